@@ -1,0 +1,2 @@
+//! The raw clients that the benchmarks compare with.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The #[api] attribute and the derives of lightbus.

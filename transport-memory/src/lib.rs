@@ -1,0 +1,1 @@
+//! The transport of lightbus that stays inside one process.

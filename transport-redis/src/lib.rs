@@ -1,0 +1,1 @@
+//! The Redis transport of lightbus, wire-compatible with Python's Lightbus.
