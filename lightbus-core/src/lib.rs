@@ -1,1 +1,35 @@
-//! What a transport for lightbus is written against: traits, messages, errors, the subscription driver, the conformance suite.
+//! What a transport for lightbus is written against.
+//!
+//! lightbus describes an API once, as procedures and events; what carries its messages is a
+//! *transport*, selected in the configuration. This crate is for those who write transports:
+//! services use the crate `lightbus`.
+//!
+//! A transport implements four small traits, [`RpcTransport`](transport::RpcTransport),
+//! [`ResultTransport`](transport::ResultTransport), [`EventTransport`](transport::EventTransport) and
+//! [`SchemaTransport`](transport::SchemaTransport), and a [`TransportFactory`] that makes them from
+//! a [`Section`] of the configuration. To be consumed from, it writes a [`Source`]: how to fetch
+//! messages and how to settle them. [`Subscription::spawn`] adds what is hard: credit,
+//! cancellation, coalesced acknowledgement, reconnecting, giving back. [`PendingResults`] matches
+//! results to calls. The suite in `conformance` (a feature) proves the whole.
+//!
+//! What this crate does not know: any broker, any file format, and the bus.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod codec;
+mod error;
+mod message;
+pub mod name;
+mod pending;
+mod registry;
+mod subscription;
+pub mod transport;
+
+pub use codec::Args;
+pub use error::{Error, ErrorKind, Result, Retry};
+pub use message::{
+    EventMessage, Fields, Headers, Name, RemoteError, ResultMessage, ReturnPath, RpcMessage,
+};
+pub use pending::{PendingResult, PendingResults};
+pub use registry::{Registry, Section, TransportFactory};
+pub use subscription::{AckHandle, Backoff, Delivery, Outcome, Source, Subscription};
+pub use transport::{Capabilities, Flow, Transport};

@@ -1,0 +1,446 @@
+//! The task behind a subscription.
+//!
+//! One loop, four things to wait for: settlements from the deliveries in flight, the fetch under
+//! way, the settlement under way, and deliveries whose wait is over. Credit is the room that is
+//! left: `max_in_flight` less what is in flight. The driver asks the broker only for what it has
+//! credit for, so a slow handler stops the reading, not the memory.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+
+use super::{
+    Backoff, Delivery, Outcome, Source,
+    delivery::{AckHandle, Fate, Settlement},
+    slots::{Slot, Slots},
+};
+use crate::{Error, ErrorKind, Flow, Result};
+
+/// With part of the credit free, wait this long for more of it before a small fetch.
+const CREDIT_WAIT: Duration = Duration::from_millis(1);
+/// How long a fetch that was interrupted may take to return.
+const INTERRUPT_LIMIT: Duration = Duration::from_secs(2);
+/// A dropped delivery comes again after this, doubled with each drop up to the longest.
+const FIRST_REDELIVERY: Duration = Duration::from_millis(50);
+const LONGEST_REDELIVERY: Duration = Duration::from_secs(10);
+/// The waits before the broker is asked again after an error.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+type Fetched<S> = Result<Vec<(<S as Source>::Message, <S as Source>::Token)>>;
+type Batch<S> = Vec<(<S as Source>::Token, Outcome)>;
+
+pub(super) async fn run<S: Source>(
+    source: Arc<S>,
+    flow: Flow,
+    out: mpsc::Sender<Result<Delivery<S::Message>>>,
+    stopped: oneshot::Receiver<()>,
+) -> Result<()> {
+    let report = out.clone();
+    let driver = Driver::new(source, flow, out);
+    match AssertUnwindSafe(driver.run(stopped)).catch_unwind().await {
+        Ok(end) => end,
+        Err(panic) => {
+            let what = panic_text(&*panic);
+            let error = Error::new(
+                ErrorKind::Unexpected,
+                format!("the transport panicked: {what}"),
+            )
+            .hint("This is a bug in the transport");
+            let _ = report.try_send(Err(error.clone()));
+            Err(error)
+        }
+    }
+}
+
+/// The text of a panic, where it has one.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}
+
+struct Driver<S: Source> {
+    source: Arc<S>,
+    flow: Flow,
+    out: Option<mpsc::Sender<Result<Delivery<S::Message>>>>,
+    settlements: mpsc::Receiver<Settlement>,
+    handle: mpsc::Sender<Settlement>,
+    slots: Slots<S::Message, S::Token>,
+    /// Settled here, not yet at the broker.
+    unsettled: Batch<S>,
+    confirms: Vec<oneshot::Sender<Result<()>>>,
+    /// Dropped deliveries, by the time at which they come again.
+    again: BinaryHeap<Reverse<(Instant, usize)>>,
+    fetches: Backoff,
+    settles: Backoff,
+    /// The last fetch brought all that was asked for: there is more.
+    more: bool,
+}
+
+struct Settling<S: Source> {
+    work: BoxFuture<'static, (Batch<S>, Result<()>)>,
+    confirms: Vec<oneshot::Sender<Result<()>>>,
+}
+
+impl<S: Source> Driver<S> {
+    fn new(source: Arc<S>, flow: Flow, out: mpsc::Sender<Result<Delivery<S::Message>>>) -> Self {
+        let (handle, settlements) = mpsc::channel(flow.max_in_flight);
+        let retry = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        Self {
+            source,
+            flow,
+            out: Some(out),
+            settlements,
+            handle,
+            slots: Slots::new(),
+            unsettled: Vec::new(),
+            confirms: Vec::new(),
+            again: BinaryHeap::new(),
+            fetches: retry.clone(),
+            settles: retry,
+            more: false,
+        }
+    }
+
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
+        let mut fetching: Option<BoxFuture<'static, Fetched<S>>> = None;
+        let mut settling: Option<Settling<S>> = None;
+        let mut arrived = VecDeque::with_capacity(64);
+        let mut buffer = Vec::with_capacity(64);
+        let end = loop {
+            if fetching.is_none() && self.may_fetch() {
+                fetching = Some(self.fetch(Duration::ZERO));
+            }
+            if settling.is_none() && !self.unsettled.is_empty() {
+                settling = Some(self.start_settling(Duration::ZERO));
+            }
+            let starved = fetching.is_none() && self.credit() > 0;
+            let next_again = self.again.peek().map(|Reverse((when, _))| *when);
+            tokio::select! {
+                biased;
+                _ = &mut stopped => break None,
+                count = self.settlements.recv_many(&mut buffer, 512) => {
+                    debug_assert!(count > 0, "the driver holds a sender");
+                    for settlement in buffer.drain(..) {
+                        self.settled(settlement, false);
+                    }
+                }
+                (batch, result) = poll_settling(&mut settling) => {
+                    let Some(finished) = settling.take() else { continue };
+                    settling = self.finish_settling(finished.confirms, batch, result);
+                }
+                fetched = poll_option(&mut fetching) => {
+                    fetching = None;
+                    match fetched {
+                        Ok(messages) => {
+                            self.fetched(&messages);
+                            arrived.extend(messages);
+                            for (message, token) in arrived.drain(..) {
+                                self.hand_out(message, token);
+                            }
+                        }
+                        Err(error) if error.is_temporary() => {
+                            let wait = self.fetches.failed();
+                            if self.fetches.failures() == 1 {
+                                tracing::warn!(%error, "consuming was interrupted, trying again");
+                            }
+                            fetching = Some(self.fetch(wait));
+                        }
+                        Err(error) => break Some(error),
+                    }
+                }
+                () = sleep_until_some(next_again) => self.deliver_again(),
+                () = sleep(CREDIT_WAIT), if starved => {
+                    fetching = Some(self.fetch(Duration::ZERO));
+                }
+            }
+        };
+        let failed = end.is_some();
+        if let (Some(error), Some(out)) = (end, &self.out) {
+            tracing::error!(%error, "consuming ended");
+            let _ = out.try_send(Err(error));
+        }
+        if let (Some(fetch), false) = (fetching, failed) {
+            self.finish_fetching(fetch).await;
+        }
+        self.out = None;
+        self.finish(settling).await
+    }
+
+    fn credit(&self) -> usize {
+        self.flow.max_in_flight.saturating_sub(self.slots.len())
+    }
+
+    /// Small fetches are avoided while there is more to come: one freed slot is not worth a round
+    /// trip if its neighbours will be free in a moment.
+    fn may_fetch(&self) -> bool {
+        let enough = if self.more {
+            self.flow.batch.min(self.flow.max_in_flight / 2).max(1)
+        } else {
+            1
+        };
+        self.credit() >= enough
+    }
+
+    fn fetch(&self, wait: Duration) -> BoxFuture<'static, Fetched<S>> {
+        let source = Arc::clone(&self.source);
+        let max = self.credit().min(self.flow.batch).max(1);
+        Box::pin(async move {
+            // Sleeping for nothing would still cost a tick of the timer.
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            source.fetch(max).await
+        })
+    }
+
+    fn fetched(&mut self, messages: &[(S::Message, S::Token)]) {
+        if self.fetches.failures() > 0 {
+            tracing::info!(failures = self.fetches.failures(), "consuming goes on");
+        }
+        self.fetches.succeeded();
+        self.more = messages.len() >= self.flow.batch;
+    }
+
+    fn hand_out(&mut self, message: S::Message, token: S::Token) {
+        let message = Arc::new(message);
+        let kept = S::REDELIVERS.then(|| Arc::clone(&message));
+        let slot = self.slots.insert(Slot {
+            token,
+            message: kept,
+            drops: 0,
+        });
+        self.deliver(slot, message);
+    }
+
+    fn deliver(&mut self, slot: usize, message: Arc<S::Message>) {
+        let delivery = Delivery {
+            message,
+            ack: AckHandle::new(slot, self.handle.clone()),
+        };
+        let sent = match &self.out {
+            Some(out) => out
+                .try_send(Ok(delivery))
+                .map_err(|error| error.into_inner()),
+            None => Err(Ok(delivery)),
+        };
+        // The subscription is closed: nobody will see it.
+        if let Err(Ok(delivery)) = sent {
+            delivery.ack.unseen();
+        }
+    }
+
+    fn settled(&mut self, settlement: Settlement, closing: bool) {
+        let Settlement {
+            slot,
+            fate,
+            confirm,
+        } = settlement;
+        let outcome = match fate {
+            Fate::Settled(Outcome::Retry) | Fate::Dropped if S::REDELIVERS && !closing => {
+                self.wait_for_redelivery(slot);
+                if let Some(confirm) = confirm {
+                    let _ = confirm.send(Ok(()));
+                }
+                return;
+            }
+            // It may have run: it must not run again.
+            Fate::Settled(Outcome::Retry) | Fate::Dropped if !S::REDELIVERS => Outcome::Done,
+            Fate::Dropped | Fate::Unseen => Outcome::Retry,
+            Fate::Settled(outcome) => outcome,
+        };
+        if let Some(slot) = self.slots.remove(slot) {
+            self.unsettled.push((slot.token, outcome));
+            self.confirms.extend(confirm);
+        }
+    }
+
+    fn wait_for_redelivery(&mut self, index: usize) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.drops += 1;
+            let wait = Backoff::wait(FIRST_REDELIVERY, LONGEST_REDELIVERY, slot.drops);
+            self.again.push(Reverse((Instant::now() + wait, index)));
+        }
+    }
+
+    fn deliver_again(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((when, index))) = self.again.peek().copied() {
+            if when > now {
+                break;
+            }
+            self.again.pop();
+            if let Some(message) = self
+                .slots
+                .get_mut(index)
+                .and_then(|slot| slot.message.clone())
+            {
+                self.deliver(index, message);
+            }
+        }
+    }
+
+    fn start_settling(&mut self, wait: Duration) -> Settling<S> {
+        let source = Arc::clone(&self.source);
+        let batch = std::mem::take(&mut self.unsettled);
+        let work = Box::pin(async move {
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            let result = source.settle(&batch).await;
+            (batch, result)
+        });
+        Settling {
+            work,
+            confirms: std::mem::take(&mut self.confirms),
+        }
+    }
+
+    fn finish_settling(
+        &mut self,
+        confirms: Vec<oneshot::Sender<Result<()>>>,
+        batch: Batch<S>,
+        result: Result<()>,
+    ) -> Option<Settling<S>> {
+        match result {
+            Err(error) if error.is_temporary() => {
+                let wait = self.settles.failed();
+                if self.settles.failures() == 1 {
+                    tracing::warn!(%error, "settling was interrupted, trying again");
+                }
+                // Those that came since go with it.
+                let newer = std::mem::replace(&mut self.unsettled, batch);
+                self.unsettled.extend(newer);
+                let newer = std::mem::replace(&mut self.confirms, confirms);
+                self.confirms.extend(newer);
+                Some(self.start_settling(wait))
+            }
+            result => {
+                self.settles.succeeded();
+                if let Err(error) = &result {
+                    tracing::error!(%error, messages = batch.len(), "settling failed, the messages come again");
+                }
+                for confirm in confirms {
+                    let _ = confirm.send(result.clone());
+                }
+                None
+            }
+        }
+    }
+
+    /// Lets the fetch under way end without losing what it takes.
+    async fn finish_fetching(&mut self, fetch: BoxFuture<'static, Fetched<S>>) {
+        let deadline = Instant::now() + INTERRUPT_LIMIT;
+        let source = Arc::clone(&self.source);
+        let interrupted = async {
+            // Keep polling the fetch while the interruption is on its way.
+            let mut fetch = fetch;
+            let mut interrupt = source.interrupt();
+            tokio::select! {
+                biased;
+                fetched = &mut fetch => fetched.ok(),
+                waits = &mut interrupt => if waits { fetch.await.ok() } else { None },
+            }
+        };
+        match timeout_at(deadline, interrupted).await {
+            Ok(messages) => {
+                for (message, token) in messages.into_iter().flatten() {
+                    self.hand_out(message, token);
+                }
+            }
+            Err(_) => {
+                tracing::warn!("a fetch did not end when interrupted; what it takes comes again")
+            }
+        }
+    }
+
+    /// Waits for what is held, settles, and gives back the rest.
+    async fn finish(mut self, settling: Option<Settling<S>>) -> Result<()> {
+        // A delivery that waits to come again is given back instead.
+        for Reverse((_, slot)) in std::mem::take(&mut self.again) {
+            self.settled(
+                Settlement {
+                    slot,
+                    fate: Fate::Unseen,
+                    confirm: None,
+                },
+                true,
+            );
+        }
+        let deadline = Instant::now() + self.flow.close_timeout;
+        let mut settling = settling;
+        let mut last = Ok(());
+        let mut buffer = Vec::new();
+        loop {
+            if settling.is_none() && !self.unsettled.is_empty() {
+                settling = Some(self.start_settling(Duration::ZERO));
+            }
+            if settling.is_none() && self.slots.len() == 0 {
+                break;
+            }
+            tokio::select! {
+                biased;
+                _ = self.settlements.recv_many(&mut buffer, 512) => {
+                    for settlement in buffer.drain(..) {
+                        self.settled(settlement, true);
+                    }
+                }
+                (batch, result) = poll_settling(&mut settling) => {
+                    let Some(finished) = settling.take() else { continue };
+                    last = result.clone();
+                    settling = self.finish_settling(finished.confirms, batch, result);
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    if self.slots.len() > 0 {
+                        tracing::warn!(held = self.slots.len(), "deliveries still held at close are given back");
+                    }
+                    let rest: Batch<S> = self.slots.drain()
+                        .filter(|_| S::REDELIVERS)
+                        .map(|slot| (slot.token, Outcome::Retry))
+                        .collect();
+                    if !rest.is_empty() {
+                        last = timeout_at(deadline + INTERRUPT_LIMIT, self.source.settle(&rest))
+                            .await
+                            .unwrap_or_else(|_| Err(Error::timeout("settling did not end", INTERRUPT_LIMIT)));
+                    }
+                    break;
+                }
+            }
+        }
+        self.source.close().await.and(last)
+    }
+}
+
+async fn poll_option<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn poll_settling<S: Source>(settling: &mut Option<Settling<S>>) -> (Batch<S>, Result<()>) {
+    match settling {
+        Some(settling) => (&mut settling.work).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until_some(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

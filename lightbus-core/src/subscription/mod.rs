@@ -1,0 +1,173 @@
+//! A transport's [`Source`] becomes the [`Subscription`] that the bus reads.
+//!
+//! What is hard about consuming is written once, in the driver behind [`Subscription::spawn`]:
+//! credit, cancellation, coalesced settlement, redelivery with a wait, reconnecting with back-off,
+//! and giving back on close what was not handled.
+
+mod backoff;
+mod delivery;
+mod driver;
+mod slots;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+
+pub use backoff::Backoff;
+pub use delivery::{AckHandle, Delivery};
+
+use crate::{Error, ErrorKind, Flow, Result};
+
+/// What becomes of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Handled: never again to this listener.
+    Done,
+    /// Not handled: again, after a wait, to this consumer or another.
+    Retry,
+    /// Cannot be handled, for this reason: set aside, never again to this listener.
+    Reject(Arc<str>),
+}
+
+/// What a transport writes to be consumed from: how to get messages, and how to settle them.
+///
+/// The driver calls [`fetch`](Self::fetch) and [`settle`](Self::settle) at the same time, but
+/// each of them only once at a time.
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// What is delivered.
+    type Message: Send + Sync + 'static;
+    /// What the broker needs to settle it: a stream id, a delivery tag, a partition and an offset.
+    type Token: Send + Sync + 'static;
+
+    /// Whether a delivery that was handed out and dropped comes again. `false` for calls, which
+    /// run at most once: then [`Outcome::Retry`] reaches [`settle`](Self::settle) only for messages
+    /// that nobody has seen.
+    const REDELIVERS: bool = true;
+
+    /// Waits for messages and takes at most `max`. May return fewer, and none at all as a sign of
+    /// life. The driver never asks for more than there is room for.
+    ///
+    /// After a [temporary](Error::is_temporary) error the driver waits and asks again; any other
+    /// error ends the subscription.
+    ///
+    /// # Cancel safety
+    ///
+    /// The driver drops it only when closing, and only if [`interrupt`](Self::interrupt) says
+    /// `false`. Then it must lose nothing.
+    async fn fetch(&self, max: usize) -> Result<Vec<(Self::Message, Self::Token)>>;
+
+    /// Tells the broker what became of messages. [`Outcome::Retry`] gives a message back, so that
+    /// any consumer may have it at once.
+    ///
+    /// A token that the broker does not know any more is no error: the message comes again, or
+    /// another consumer has it. After a temporary error the driver calls again with the same
+    /// tokens and those that came since, so settling twice must do no harm.
+    async fn settle(&self, settled: &[(Self::Token, Outcome)]) -> Result<()>;
+
+    /// Asks a [`fetch`](Self::fetch) that waits to return now, with what it has or nothing. Gives
+    /// `true` if it will, `false` if it may be dropped instead.
+    async fn interrupt(&self) -> bool {
+        false
+    }
+
+    /// Ends what the source runs. Called once, last.
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Messages as they come, each to be settled.
+///
+/// Dropped, it closes without waiting: what nobody has seen is given back.
+pub struct Subscription<M> {
+    deliveries: mpsc::Receiver<Result<Delivery<M>>>,
+    stop: Option<oneshot::Sender<()>>,
+    driver: tokio::task::JoinHandle<Result<()>>,
+}
+
+impl<M: Send + Sync + 'static> Subscription<M> {
+    /// Starts to consume from a source. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn spawn<S: Source<Message = M>>(source: S, flow: Flow) -> Self {
+        // Bounded by credit: never more in it than may be in flight, and an error at the end.
+        let (sender, deliveries) = mpsc::channel(flow.max_in_flight + 1);
+        let (stop, stopped) = oneshot::channel();
+        let driver = tokio::spawn(driver::run(Arc::new(source), flow, sender, stopped));
+        Self {
+            deliveries,
+            stop: Some(stop),
+            driver,
+        }
+    }
+
+    /// The next delivery. `None` after [`stop`](Self::stop), when all has been handed out; an error
+    /// if the transport cannot go on, and then `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call takes nothing (case `a_cancelled_next_loses_nothing`).
+    pub async fn next(&mut self) -> Option<Result<Delivery<M>>> {
+        self.deliveries.recv().await
+    }
+
+    /// Appends to `buffer` at most `max` deliveries that are here, or waits for the first. Gives
+    /// their number: 0 where [`next`](Self::next) would give `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call takes nothing.
+    pub async fn next_batch(&mut self, buffer: &mut Vec<Result<Delivery<M>>>, max: usize) -> usize {
+        self.deliveries.recv_many(buffer, max).await
+    }
+
+    /// Stops asking the broker for more. What was taken by then is still handed out.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Stops, gives back what nobody has seen, waits for the deliveries that are held (at most
+    /// [`Flow::close_timeout`]), settles, and gives back the rest.
+    ///
+    /// # Errors
+    ///
+    /// What the transport said to the last settlement or to closing. What could not be settled comes
+    /// again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it goes on in the background.
+    pub async fn close(mut self) -> Result<()> {
+        self.give_back();
+        (&mut self.driver).await.map_err(|error| {
+            Error::new(ErrorKind::Unexpected, "the consumer's task ended").because(error)
+        })?
+    }
+}
+
+impl<M> Subscription<M> {
+    fn give_back(&mut self) {
+        drop(self.stop.take());
+        self.deliveries.close();
+        while let Ok(delivery) = self.deliveries.try_recv() {
+            if let Ok(delivery) = delivery {
+                delivery.ack.unseen();
+            }
+        }
+    }
+}
+
+impl<M> Drop for Subscription<M> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+impl<M> fmt::Debug for Subscription<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("waiting", &self.deliveries.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,142 @@
+//! The four traits that a transport implements, and what all four have in common.
+//!
+//! | trait | carries | guarantee |
+//! | --- | --- | --- |
+//! | [`RpcTransport`] | calls to workers | at most once; never executed after the caller's deadline |
+//! | [`ResultTransport`] | answers to callers | at most one per call |
+//! | [`EventTransport`] | events to listeners | at least once per listener name |
+//! | [`SchemaTransport`] | API descriptions to everybody | visible until the time to live ends |
+//!
+//! Each promise in their documentation names the case of the conformance suite (feature
+//! `conformance`) that holds a transport to it. What a transport cannot do it says in
+//! [`Capabilities`], and answers with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
+
+mod event;
+mod result;
+mod rpc;
+mod schema;
+
+use std::{fmt, time::Duration};
+
+pub use event::{
+    DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start,
+};
+pub use result::ResultTransport;
+pub use rpc::{RpcTransport, ServeSpec};
+pub use schema::SchemaTransport;
+
+use async_trait::async_trait;
+
+use crate::Result;
+
+/// What a transport can do beyond the traits' common promises.
+///
+/// Declared once by the transport, checked before a service relies on it, and tested both ways:
+/// what is absent answers `Unsupported` and is never silently ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Events, once confirmed, outlive the process that sent them.
+    pub durable: bool,
+    /// Events of one stream reach a listener in the order in which they were confirmed.
+    pub ordered: bool,
+    /// A new listener can start before now: [`Start::Earliest`] and [`Start::Since`].
+    pub replay: bool,
+    /// [`EventTransport::history`] answers.
+    pub history: bool,
+    /// [`EventTransport::lag`] answers.
+    pub lag: bool,
+    /// A rejected event is kept where [`EventTransport::dead_letters`] finds it.
+    pub dead_letters: bool,
+    /// Other processes can reach what this one sends.
+    pub shared: bool,
+}
+
+impl Capabilities {
+    /// Each capability with its name, in the order of the fields.
+    pub fn iter(self) -> impl Iterator<Item = (&'static str, bool)> {
+        [
+            ("durable", self.durable),
+            ("ordered", self.ordered),
+            ("replay", self.replay),
+            ("history", self.history),
+            ("lag", self.lag),
+            ("dead_letters", self.dead_letters),
+            ("shared", self.shared),
+        ]
+        .into_iter()
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let present: Vec<_> = self
+            .iter()
+            .filter(|(_, is)| *is)
+            .map(|(name, _)| name)
+            .collect();
+        f.write_str(&present.join(", "))
+    }
+}
+
+/// What the four traits have in common.
+#[async_trait]
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// The name under which the configuration selects the transport, such as `redis`.
+    fn name(&self) -> &'static str;
+
+    /// Which broker it speaks to, for people, without secrets: `127.0.0.1:6379/0`.
+    fn broker(&self) -> String;
+
+    /// What it can do. The same answer for as long as the transport lives.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Connects, and checks that the broker serves. May be called again: then it checks again.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), which may be retried, if no broker answers
+    /// within the transport's connection timeout (case `open_without_a_broker_is_unavailable`).
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped; a connection made by then is kept or closed.
+    async fn open(&self) -> Result<()>;
+
+    /// Ends what the transport runs and gives its connections back.
+    ///
+    /// Subscriptions end, calls that wait for a result fail with
+    /// [`Closed`](crate::ErrorKind::Closed), and so does every later operation. Closing twice is fine
+    /// (case `closing_twice_is_fine`).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it leaves the transport closed; connections may end a little later.
+    async fn close(&self) -> Result<()>;
+}
+
+/// How much a subscription takes before it waits for what it took to be settled: back-pressure
+/// that reaches the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The most messages to ask the broker for at once.
+    pub batch: usize,
+    /// The most messages handed out, or waiting to be, and not settled.
+    pub max_in_flight: usize,
+    /// How long [`Subscription::close`](crate::Subscription::close) waits for deliveries that are
+    /// still held. After it they count as given back.
+    pub close_timeout: Duration,
+}
+
+impl Flow {
+    /// At most `max_in_flight` unsettled messages, asked for in batches of at most `batch`.
+    /// Zeros count as one. [`close_timeout`](Self::close_timeout) is 10 s.
+    #[must_use]
+    pub fn new(batch: usize, max_in_flight: usize) -> Self {
+        Self {
+            batch: batch.max(1),
+            max_in_flight: max_in_flight.max(1),
+            close_timeout: Duration::from_secs(10),
+        }
+    }
+}

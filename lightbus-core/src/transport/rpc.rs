@@ -1,0 +1,72 @@
+//! Calls: from any caller to one worker.
+
+use async_trait::async_trait;
+
+use super::{Flow, Transport};
+use crate::{Name, Result, RpcMessage, Subscription};
+
+/// What a worker serves.
+#[derive(Clone, Debug)]
+pub struct ServeSpec {
+    /// The APIs whose calls to take.
+    pub apis: Vec<Name>,
+    /// How much to take at once.
+    pub flow: Flow,
+}
+
+/// Carries calls to the workers of an API.
+#[async_trait]
+pub trait RpcTransport: Transport {
+    /// Hands a call to the broker.
+    ///
+    /// # Delivery
+    ///
+    /// At most once. `Ok` means that the broker has it; whether somebody serves the API is not
+    /// known (case `a_call_waits_for_its_worker`). No worker is handed it after
+    /// [`RpcMessage::deadline`] (case `an_expired_call_is_not_run`).
+    ///
+    /// # Ordering
+    ///
+    /// None between calls.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the broker cannot be reached before the
+    /// deadline: [`Retry::Safe`](crate::Retry) if nothing was sent, else
+    /// [`Retry::MayDuplicate`](crate::Retry). [`Timeout`](crate::ErrorKind::Timeout) if the deadline
+    /// has passed. [`TooLarge`](crate::ErrorKind::TooLarge) where the broker limits size.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the call was sent or it was not: treat it as sent.
+    ///
+    /// # Implementing
+    ///
+    /// Do not hold a connection per call. Send the calls of many callers together.
+    async fn call(&self, call: RpcMessage) -> Result<()>;
+
+    /// Takes calls of these APIs, in competition with all other workers.
+    ///
+    /// # Delivery
+    ///
+    /// Each call to one worker of the fleet (cases `each_call_runs_once`,
+    /// `two_workers_share_the_calls`). Calls that were sent before `serve` and have not expired are
+    /// delivered. A call lost with its worker stays lost.
+    ///
+    /// # Ordering
+    ///
+    /// By queue, as the broker keeps it; callers must not rely on it.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) for an empty list,
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the broker is away now. Once the subscription
+    /// stands it reconnects by itself (case `a_worker_survives_a_broker_restart`).
+    ///
+    /// # Implementing
+    ///
+    /// Return [`Subscription::spawn`] over a [`Source`](crate::Source). A message that cannot be
+    /// read is counted, logged, answered where id and return path can be made out, and skipped
+    /// (case `a_malformed_call_is_set_aside`).
+    async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>>;
+}
