@@ -1,53 +1,54 @@
 //! From values to bytes and back: JSON, as on Python's wire, through erased-serde where the type
 //! is not known when the program is compiled.
 
-use std::fmt;
-
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, ErrorKind, Fields, Name, Result};
+use crate::{Error, ErrorKind, Fields, Result};
 
-/// Arguments whose types are known only where they are written, as `args! { username: "admin" }` makes them.
-#[derive(Clone, Default)]
-pub struct Args<'a>(Vec<(&'a str, &'a dyn erased_serde::Serialize)>);
+/// Arguments whose types are known only where they are written, as `args! { username: "admin" }`
+/// makes them. Each is encoded when it is added.
+#[derive(Clone, Debug)]
+pub struct Args(Result<Fields>);
 
-impl<'a> Args<'a> {
+impl Args {
     /// No arguments.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self(Ok(Fields::new()))
     }
 
     /// Adds an argument.
     #[must_use]
-    pub fn with(mut self, name: &'a str, value: &'a dyn erased_serde::Serialize) -> Self {
-        self.0.push((name, value));
+    pub fn with(mut self, name: &str, value: &dyn erased_serde::Serialize) -> Self {
+        if let Ok(fields) = &mut self.0 {
+            match encode(value) {
+                Ok(bytes) => fields.push(name, bytes),
+                Err(error) => self.0 = Err(error.with("argument", name)),
+            }
+        }
         self
     }
 
-    /// Encodes each argument, once.
+    /// The encoded arguments.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] with the argument's name, if a value has no JSON form.
-    pub fn encode(&self) -> Result<Fields> {
-        let mut fields = Fields::with_capacity(self.0.len());
-        for (name, value) in &self.0 {
-            fields.push(
-                *name,
-                encode(value).map_err(|error| error.with("argument", name))?,
-            );
-        }
-        Ok(fields)
+    pub fn into_fields(self) -> Result<Fields> {
+        self.0
     }
 }
 
-impl fmt::Debug for Args<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.0.iter().map(|(name, _)| name))
-            .finish()
+impl Default for Args {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<Fields> for Args {
+    fn from(fields: Fields) -> Self {
+        Self(Ok(fields))
     }
 }
 
@@ -74,26 +75,55 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| malformed(&error))
 }
 
-/// Decodes the argument `name` of a message. An argument that was not sent is decoded as `default`
-/// says, or else as `null`, so that it may be left out where its type is an `Option`.
+/// Decodes the argument `name` of a message. One that was not sent counts as `null`, so that it
+/// may be left out where its type is an `Option`.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Invalid`] that names the argument, if it is missing or of another type.
-pub fn decode_field<T: DeserializeOwned>(fields: &Fields, name: &Name) -> Result<T> {
-    match fields.get(name) {
-        Some(bytes) => serde_json::from_slice(bytes).map_err(|error| {
-            Error::new(
-                ErrorKind::Invalid,
-                format!("the argument `{name}` is of another type: {error}"),
-            )
-        }),
-        None => serde_json::from_slice(b"null").map_err(|_| {
+pub fn decode_field<T: DeserializeOwned>(fields: &Fields, name: &str) -> Result<T> {
+    decode_field_or(fields, name, || {
+        serde_json::from_slice(b"null").map_err(|_| {
             Error::new(
                 ErrorKind::Invalid,
                 format!("the argument `{name}` is missing"),
             )
-        }),
+        })
+    })
+}
+
+/// Decodes the argument `name` of a message, or takes the default if it was not sent.
+///
+/// # Errors
+///
+/// [`ErrorKind::Invalid`] that names the argument, if it is of another type.
+pub fn decode_field_or<T: DeserializeOwned>(
+    fields: &Fields,
+    name: &str,
+    default: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let Some(bytes) = fields.get(name) else {
+        return default();
+    };
+    serde_json::from_slice(bytes).map_err(|error| {
+        let message = format!("the argument `{name}` is of another type: {error}");
+        Error::new(ErrorKind::Invalid, message)
+    })
+}
+
+/// Refuses arguments other than these.
+///
+/// # Errors
+///
+/// [`ErrorKind::Invalid`] that names the first argument that is too many, and those that there are.
+pub fn refuse_others(fields: &Fields, known: &[&str]) -> Result<()> {
+    match fields.iter().find(|(name, _)| !known.contains(&&***name)) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("there is no argument `{name}`"),
+        )
+        .with("arguments", known.join(", "))),
     }
 }
 
