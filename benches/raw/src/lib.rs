@@ -8,7 +8,7 @@
 //! the same form and can take turns with the measurements here:
 //!
 //! - [`driver`]: callers that call again as soon as they have their answer ([`Caller`],
-//!   [`closed_loop`]), giving an [`Outcome`];
+//!   [`closed_loop`], [`closed_loop_in_one_task`]), giving an [`Outcome`];
 //! - [`record`]: the line, [`Measurement`];
 //! - [`cpu`]: CPU time of client, server and broker ([`Processes`]);
 //! - [`peer`]: the other process, this executable started again ([`Peer`]);
@@ -58,7 +58,7 @@ mod redis_rpc;
 
 pub use broker::Broker;
 pub use cpu::Processes;
-pub use driver::{Caller, Load, Outcome, closed_loop};
+pub use driver::{Caller, Load, Outcome, closed_loop, closed_loop_in_one_task};
 pub use options::{Options, Serve};
 pub use peer::Peer;
 pub use record::{CpuPerOp, Label, Measurement};

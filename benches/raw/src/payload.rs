@@ -7,29 +7,33 @@ pub fn text(bytes: usize) -> String {
     (b'a'..=b'z').cycle().take(bytes).map(char::from).collect()
 }
 
-/// An element of structured arguments, about 50 bytes as JSON.
+/// An element of structured arguments, about 100 bytes as JSON.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Item {
     /// A short text that is not like the others'.
     pub sku: String,
+    /// A longer text.
+    pub description: String,
     /// A number with a fraction.
     pub price: f64,
-    /// Some short texts.
-    pub tags: Vec<String>,
+    /// A whole number.
+    pub quantity: u32,
 }
 
 /// As many items as make about so many bytes of JSON, at least one.
 pub fn items(bytes: usize) -> Vec<Item> {
-    const BYTES_OF_ITEM: usize = 50;
-    let count = (bytes / BYTES_OF_ITEM).max(1) as u64;
-    (0..count).map(item).collect()
+    const BYTES_OF_ITEM: usize = 100;
+    (0..(bytes / BYTES_OF_ITEM).max(1) as u32)
+        .map(item)
+        .collect()
 }
 
-fn item(n: u64) -> Item {
+fn item(n: u32) -> Item {
     Item {
         sku: format!("item-{}", 1000 + n),
-        price: n as f64 + 10.25,
-        tags: vec!["new".into()],
+        description: text(32),
+        price: f64::from(n) + 10.25,
+        quantity: n % 10,
     }
 }
 

@@ -1,11 +1,13 @@
 //! Firing: `XADD` by `XADD`, those in flight sharing a connection.
+//!
+//! The callers are in one task: it gives twice what a task for each gives at 256 in flight.
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::{STREAM, xadd};
 use crate::suite::Site;
-use crate::{Caller, Load, Outcome, Result, closed_loop, payload};
+use crate::{Caller, Load, Outcome, Result, closed_loop_in_one_task, payload};
 
 struct Firer {
     connection: MultiplexedConnection,
@@ -30,7 +32,7 @@ pub(crate) async fn measure(site: &Site, callers: usize, load: Load) -> Result<O
         payload: payload::text(site.bytes).into_bytes(),
     };
     let firers = std::iter::repeat_with(firer).take(callers).collect();
-    let outcome = closed_loop(firers, load, site.processes(None)).await;
+    let outcome = closed_loop_in_one_task(firers, load, site.processes(None)).await;
     site.broker.delete(&[site.key(STREAM)]).await?;
     outcome
 }
