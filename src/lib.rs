@@ -1,1 +1,109 @@
 //! A message bus for Rust services.
+//!
+//! A service describes its API once, as procedures and events; every other service calls and
+//! listens to it as if it were local code. What carries the messages (Redis, or memory in a test)
+//! is a line of configuration, and never shows in service code. On Redis it speaks the protocol of
+//! Python's Lightbus: services in both languages share one bus.
+//!
+//! ```
+//! use lightbus::prelude::*;
+//!
+//! /// The contract.
+//! #[lightbus::api(name = "auth", events(UserRegistered))]
+//! pub trait Auth {
+//!     /// Whether this is the user's password.
+//!     async fn check_password(&self, username: String, password: String) -> bool;
+//! }
+//!
+//! /// Somebody has signed up.
+//! #[derive(lightbus::Event)]
+//! pub struct UserRegistered {
+//!     pub username: String,
+//!     pub email: String,
+//! }
+//!
+//! struct Service;
+//!
+//! impl Auth for Service {
+//!     async fn check_password(&self, username: String, password: String) -> bool {
+//!         username == "admin" && password == "secret"
+//!     }
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> lightbus::Result<()> {
+//! let bus = Bus::in_memory().await?;
+//! bus.serve(AuthApi(Service)).await?;
+//!
+//! let auth = AuthClient::new(&bus);
+//! assert!(auth.check_password("admin", "secret").await?);
+//! # bus.close().await
+//! # }
+//! ```
+//!
+//! - [`Bus`]: calling, serving, firing, listening, running.
+//! - [`api`] and [`Event`]: contracts.
+//! - [`config`]: which transport carries what.
+//! - [`transport`]: the transports that are compiled in, and what it takes to write one.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod bus;
+pub mod config;
+pub mod contract;
+pub mod schema;
+
+pub use bus::{
+    Bus, BusBuilder, Call, Fired, HandlerError, HandlerResult, Listen, OnError, Received,
+    RetryPolicy, Serve,
+};
+pub use lightbus_core::{
+    Args, Error, ErrorKind, EventMessage, Fields, Headers, Name, Registry, RemoteError, Result,
+    Retry,
+    transport::{EventSelector, HistorySpec, Lag, Start},
+};
+#[cfg(feature = "macros")]
+pub use lightbus_macros::{ApiError, Event, api};
+pub use schemars::{self, JsonSchema};
+
+/// The transports that are compiled in, and what it takes to write one.
+pub mod transport {
+    pub use lightbus_core::*;
+
+    #[cfg(feature = "memory")]
+    pub use lightbus_transport_memory as memory;
+    #[cfg(feature = "redis")]
+    pub use lightbus_transport_redis as redis;
+}
+
+/// What almost every program that uses lightbus needs.
+pub mod prelude {
+    pub use crate::{
+        Bus, HandlerError, HandlerResult, OnError, Received, Start, args,
+        contract::{Client as _, Event as _},
+    };
+}
+
+/// The transports that are compiled in. The one place that knows them; a program adds its own with
+/// [`Registry::with`].
+#[must_use]
+pub fn registry() -> Registry {
+    let registry = Registry::new();
+    #[cfg(feature = "memory")]
+    let registry = registry.with(lightbus_transport_memory::MemoryFactory::default());
+    #[cfg(feature = "redis")]
+    let registry = registry.with(lightbus_transport_redis::RedisFactory::default());
+    registry
+}
+
+/// Arguments for a call or an event without types: `args! { username: "admin", tries: 3 }`.
+///
+/// Each value is anything that serde can serialise.
+#[macro_export]
+macro_rules! args {
+    ($($name:ident : $value:expr),* $(,)?) => {
+        $crate::Args::new()$(.with(stringify!($name), &$value))*
+    };
+}
+
+#[doc(hidden)]
+pub mod __private;

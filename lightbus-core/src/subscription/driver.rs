@@ -86,8 +86,6 @@ struct Driver<S: Source> {
     again: BinaryHeap<Reverse<(Instant, usize)>>,
     fetches: Backoff,
     settles: Backoff,
-    /// The last fetch brought all that was asked for: there is more.
-    more: bool,
 }
 
 struct Settling<S: Source> {
@@ -111,7 +109,6 @@ impl<S: Source> Driver<S> {
             again: BinaryHeap::new(),
             fetches: retry.clone(),
             settles: retry,
-            more: false,
         }
     }
 
@@ -146,7 +143,7 @@ impl<S: Source> Driver<S> {
                     fetching = None;
                     match fetched {
                         Ok(messages) => {
-                            self.fetched(&messages);
+                            self.fetched();
                             arrived.extend(messages);
                             for (message, token) in arrived.drain(..) {
                                 self.hand_out(message, token);
@@ -184,15 +181,10 @@ impl<S: Source> Driver<S> {
         self.flow.max_in_flight.saturating_sub(self.slots.len())
     }
 
-    /// Small fetches are avoided while there is more to come: one freed slot is not worth a round
-    /// trip if its neighbours will be free in a moment.
+    /// Small fetches are avoided: one freed slot is not worth a round trip if its neighbours will
+    /// be free in a moment.
     fn may_fetch(&self) -> bool {
-        let enough = if self.more {
-            self.flow.batch.min(self.flow.max_in_flight / 2).max(1)
-        } else {
-            1
-        };
-        self.credit() >= enough
+        self.credit() >= self.flow.batch.min(self.flow.max_in_flight / 4).max(1)
     }
 
     fn fetch(&self, wait: Duration) -> BoxFuture<'static, Fetched<S>> {
@@ -207,12 +199,11 @@ impl<S: Source> Driver<S> {
         })
     }
 
-    fn fetched(&mut self, messages: &[(S::Message, S::Token)]) {
+    fn fetched(&mut self) {
         if self.fetches.failures() > 0 {
             tracing::info!(failures = self.fetches.failures(), "consuming goes on");
         }
         self.fetches.succeeded();
-        self.more = messages.len() >= self.flow.batch;
     }
 
     fn hand_out(&mut self, message: S::Message, token: S::Token) {

@@ -1,0 +1,19 @@
+//! What the code that the macros write needs. Not part of the public interface: it may change at any time.
+
+pub use std::sync::LazyLock;
+
+pub use bytes::Bytes;
+pub use futures_util::future::BoxFuture;
+pub use lightbus_core::{Fields, codec};
+pub use schemars;
+pub use serde;
+pub use serde_json;
+
+use lightbus_core::Name;
+
+use crate::{Bus, Call, Result};
+
+/// A call by a typed client.
+pub fn call<T, E>(bus: &Bus, api: &Name, procedure: &Name, fields: Result<Fields>) -> Call<T, E> {
+    Call::new(bus.clone(), api.clone(), procedure.clone(), fields)
+}

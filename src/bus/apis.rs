@@ -1,0 +1,249 @@
+//! Which transports carry which API.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use lightbus_core::{
+    Error, Name, Registry, Result, TransportFactory,
+    transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport, Transport},
+};
+use tokio::sync::OnceCell;
+
+use crate::config::{ApiConfig, Config, Selector, with_nearest_key};
+
+/// An API with its settings and its transports.
+#[derive(Debug)]
+pub(crate) struct ApiEntry {
+    pub(crate) name: Name,
+    pub(crate) config: ApiConfig,
+    pub(crate) rpc: Arc<dyn RpcTransport>,
+    pub(crate) result: Arc<dyn ResultTransport>,
+    pub(crate) event: Arc<dyn EventTransport>,
+    opened: Arc<OnceCell<()>>,
+}
+
+impl ApiEntry {
+    /// Connects, the first time.
+    pub(crate) async fn open(&self) -> Result<()> {
+        self.opened
+            .get_or_try_init(|| async {
+                self.rpc.open().await?;
+                self.result.open().await?;
+                self.event.open().await
+            })
+            .await
+            .copied()
+    }
+}
+
+/// Adds to an error which transport it came from.
+pub(crate) fn at<T: Transport + ?Sized>(transport: &T, error: Error) -> Error {
+    if error.context().any(|(key, _)| key == "broker") {
+        error
+    } else {
+        error.with(
+            "broker",
+            format!("{} {}", transport.name(), transport.broker()),
+        )
+    }
+}
+
+/// The transports of one set of settings: all APIs with equal settings share them.
+#[derive(Debug)]
+struct Set {
+    api: ApiConfig,
+    rpc: Arc<dyn RpcTransport>,
+    result: Arc<dyn ResultTransport>,
+    event: Arc<dyn EventTransport>,
+    opened: Arc<OnceCell<()>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Apis {
+    /// By API; `default` for all others.
+    sets: HashMap<String, Set>,
+    entries: RwLock<HashMap<Name, Arc<ApiEntry>>>,
+}
+
+impl Apis {
+    /// Makes the transports of every API in the configuration, without connecting: what is wrong
+    /// in it shows at start, also for APIs that are used later.
+    pub(crate) fn new(config: &Config, registry: &Registry) -> Result<Self> {
+        let mut made = Made::default();
+        let mut sets = HashMap::new();
+        let names = config
+            .apis
+            .keys()
+            .map(String::as_str)
+            .filter(|name| *name != "default");
+        for name in names.chain(["default"]) {
+            if name != "default" {
+                lightbus_core::name::check_api(name)
+                    .map_err(|error| error.with("at", format!("apis.{name}")))?;
+            }
+            sets.insert(name.to_owned(), made.set(name, config, registry)?);
+        }
+        Ok(Self {
+            sets,
+            entries: RwLock::default(),
+        })
+    }
+
+    pub(crate) fn entry(&self, api: &str) -> Arc<ApiEntry> {
+        if let Some(entry) = self
+            .entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(api)
+        {
+            return Arc::clone(entry);
+        }
+        let set = self.sets.get(api).unwrap_or_else(|| &self.sets["default"]);
+        let entry = Arc::new(ApiEntry {
+            name: api.into(),
+            config: set.api.clone(),
+            rpc: Arc::clone(&set.rpc),
+            result: Arc::clone(&set.result),
+            event: Arc::clone(&set.event),
+            opened: Arc::clone(&set.opened),
+        });
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        // Names of APIs may come from outside: what is kept has a limit.
+        if entries.len() < 10_000 {
+            entries.insert(api.into(), Arc::clone(&entry));
+        }
+        entry
+    }
+
+    /// A transport that does not reach other processes, if there is one.
+    pub(crate) fn unshared(&self) -> Option<&'static str> {
+        self.sets.values().find_map(|set| {
+            [
+                (set.rpc.name(), set.rpc.capabilities()),
+                (set.result.name(), set.result.capabilities()),
+                (set.event.name(), set.event.capabilities()),
+            ]
+            .into_iter()
+            .find_map(|(name, can)| (!can.shared).then_some(name))
+        })
+    }
+
+    /// Closes all transports; gives the first error.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let mut first = Ok(());
+        for set in self.sets.values() {
+            for end in [
+                set.rpc.close().await,
+                set.result.close().await,
+                set.event.close().await,
+            ] {
+                first = first.and(end);
+            }
+        }
+        first
+    }
+}
+
+/// Makes the transport for schemas.
+pub(crate) fn schema_transport(
+    config: &Config,
+    registry: &Registry,
+) -> Result<Arc<dyn SchemaTransport>> {
+    let selector = config
+        .bus
+        .schema
+        .transport
+        .clone()
+        .unwrap_or_else(|| config.fallback());
+    let path = "bus.schema.transport";
+    let factory = factory(&selector, path, registry)?;
+    factory
+        .schema(&selector.section(path))
+        .map_err(with_nearest_key)
+}
+
+/// What was made so far: equal settings share a transport.
+#[derive(Default)]
+struct Made {
+    rpc: Vec<(Selector, Arc<dyn RpcTransport>)>,
+    result: Vec<(Selector, Arc<dyn ResultTransport>)>,
+    event: Vec<(Selector, Arc<dyn EventTransport>)>,
+}
+
+impl Made {
+    fn set(&mut self, api: &str, config: &Config, registry: &Registry) -> Result<Set> {
+        let settings = config.api(api);
+        let path = |kind: &str| format!("apis.{api}.{kind}");
+        let rpc = shared(
+            &mut self.rpc,
+            settings.rpc_transport.as_ref(),
+            &path("rpc_transport"),
+            config,
+            registry,
+            |factory, section| factory.rpc(section),
+        )?;
+        let result = shared(
+            &mut self.result,
+            settings.result_transport.as_ref(),
+            &path("result_transport"),
+            config,
+            registry,
+            |factory, section| factory.result(section),
+        )?;
+        let event = shared(
+            &mut self.event,
+            settings.event_transport.as_ref(),
+            &path("event_transport"),
+            config,
+            registry,
+            |factory, section| factory.event(section),
+        )?;
+        Ok(Set {
+            api: settings,
+            rpc,
+            result,
+            event,
+            opened: Arc::default(),
+        })
+    }
+}
+
+fn shared<T: ?Sized>(
+    made: &mut Vec<(Selector, Arc<T>)>,
+    selector: Option<&Selector>,
+    path: &str,
+    config: &Config,
+    registry: &Registry,
+    make: impl FnOnce(&dyn TransportFactory, &lightbus_core::Section) -> Result<Arc<T>>,
+) -> Result<Arc<T>> {
+    let selector = selector.cloned().unwrap_or_else(|| config.fallback());
+    if let Some((_, transport)) = made.iter().find(|(known, _)| *known == selector) {
+        return Ok(Arc::clone(transport));
+    }
+    let factory = factory(&selector, path, registry)?;
+    let transport = make(factory, &selector.section(path)).map_err(with_nearest_key)?;
+    made.push((selector, Arc::clone(&transport)));
+    Ok(transport)
+}
+
+fn factory<'r>(
+    selector: &Selector,
+    path: &str,
+    registry: &'r Registry,
+) -> Result<&'r dyn TransportFactory> {
+    registry.get(selector.name()).map_err(|error| {
+        let error = error.with("at", path);
+        match crate::config::nearest(selector.name(), registry.names()) {
+            Some(known) => error.hint(format!("Did you mean `{known}`?")),
+            None if ["redis", "amqp", "kafka", "memory"].contains(&selector.name()) => {
+                error.hint(format!(
+                    "It is a feature of lightbus that this program was built without: `{}`",
+                    selector.name()
+                ))
+            }
+            None => error,
+        }
+    })
+}

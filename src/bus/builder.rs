@@ -1,0 +1,106 @@
+//! Makes a bus from a configuration.
+
+use std::sync::Arc;
+
+use lightbus_core::{Registry, Result};
+use tokio::sync::{Semaphore, watch};
+
+use super::{Bus, Inner, Phase, State, apis, apis::Apis, ids::Ids, startup};
+use crate::{
+    config::{Config, Names},
+    schema::SchemaStore,
+};
+
+/// The most calls of a process that may wait for their results at once; further ones wait for a
+/// place, within their own time.
+const MAX_CALLS: usize = 32_768;
+
+/// Settings of a bus that the program chooses itself.
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until `connect`"]
+pub struct BusBuilder {
+    config: Option<Config>,
+    registry: Option<Registry>,
+    service_name: Option<String>,
+    process_name: Option<String>,
+}
+
+impl BusBuilder {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// This configuration, instead of the one that `LIGHTBUS_CONFIG` names.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// These transports, instead of all that are compiled in: `lightbus::registry().with(MyFactory)`.
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// This name of the service, whatever the configuration says. May hold placeholders.
+    pub fn service_name(mut self, name: impl Into<String>) -> Self {
+        self.service_name = Some(name.into());
+        self
+    }
+
+    /// This name of the process, whatever the configuration says. May hold placeholders.
+    pub fn process_name(mut self, name: impl Into<String>) -> Self {
+        self.process_name = Some(name.into());
+        self
+    }
+
+    /// Checks the configuration, connects to the broker that carries schemas, and reads them.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](lightbus_core::ErrorKind::Config) with the path of what is wrong;
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if no broker answers.
+    pub async fn connect(self) -> Result<Bus> {
+        let config = match self.config {
+            Some(config) => config,
+            None => Config::from_env()?,
+        };
+        let registry = self.registry.unwrap_or_else(crate::registry);
+        let names = Names::resolve(
+            self.service_name
+                .as_deref()
+                .or(config.service_name.as_deref()),
+            self.process_name
+                .as_deref()
+                .or(config.process_name.as_deref()),
+        )?;
+        let transport = apis::schema_transport(&config, &registry)?;
+        let apis = Apis::new(&config, &registry)?;
+        let schema = Arc::new(SchemaStore::new(
+            Arc::clone(&transport),
+            config.bus.schema.ttl,
+        ));
+        let opened = async {
+            transport.open().await?;
+            schema.load().await
+        };
+        opened
+            .await
+            .map_err(|error| apis::at(&*transport, error).during("connecting to the bus"))?;
+        let inner = Arc::new(Inner {
+            config,
+            names,
+            apis,
+            schema,
+            ids: Arc::new(Ids::new()),
+            calls: Semaphore::new(MAX_CALLS),
+            phase: watch::Sender::new(Phase::Running),
+            state: std::sync::Mutex::new(State::default()),
+        });
+        inner.spawn_consumer(startup::keep_schemas(
+            Arc::clone(&inner.schema),
+            inner.watch(),
+        ));
+        Ok(Bus { inner })
+    }
+}

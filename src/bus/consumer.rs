@@ -1,0 +1,100 @@
+//! What workers and listeners have in common: running user code that may panic, and coming back
+//! after the transport gave up.
+
+use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt;
+use lightbus_core::{Backoff, Delivery, Error, Result, Subscription};
+use tokio::sync::watch;
+
+use super::Phase;
+
+/// The waits before a consumer whose transport gave up begins anew.
+const FIRST_RESTART: Duration = Duration::from_millis(200);
+const LONGEST_RESTART: Duration = Duration::from_secs(10);
+
+/// Runs user code: a panic is a value like any other.
+pub(super) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .map_err(|panic| panic_text(&*panic).to_owned())
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}
+
+/// Takes from a subscription until the bus drains, batch by batch. If the transport gives up, it
+/// subscribes again after a wait, for ever: losing a broker never ends a process.
+pub(super) async fn consume<M, Open, Opened, Take, Taken>(
+    first: Subscription<M>,
+    mut phase: watch::Receiver<Phase>,
+    what: &str,
+    open: Open,
+    mut take: Take,
+) where
+    M: Send + Sync + 'static,
+    Open: Fn() -> Opened,
+    Opened: Future<Output = Result<Subscription<M>>>,
+    Take: FnMut(Vec<Delivery<M>>) -> Taken,
+    Taken: Future<Output = Vec<Delivery<M>>>,
+{
+    let mut subscription = first;
+    let mut restarts = Backoff::new(FIRST_RESTART, LONGEST_RESTART);
+    let mut buffer = Vec::new();
+    let mut spare = Vec::new();
+    loop {
+        let draining = tokio::select! {
+            biased;
+            () = drained(&mut phase) => true,
+            _ = subscription.next_batch(&mut buffer, 64) => false,
+        };
+        if draining {
+            break;
+        }
+        let ended = buffer.is_empty();
+        let mut error = None;
+        let mut deliveries: Vec<Delivery<M>> = std::mem::take(&mut spare);
+        for delivery in buffer.drain(..) {
+            match delivery {
+                Ok(delivery) => deliveries.push(delivery),
+                Err(gave_up) => error = Some(gave_up),
+            }
+        }
+        if !deliveries.is_empty() {
+            restarts.succeeded();
+            spare = take(deliveries).await;
+            spare.clear();
+        } else {
+            spare = deliveries;
+        }
+        if !ended && error.is_none() {
+            continue;
+        }
+        let error = error.unwrap_or_else(|| Error::closed("the subscription"));
+        tracing::error!(consumer = what, %error, "consuming ended; it begins anew");
+        subscription = loop {
+            tokio::select! {
+                () = drained(&mut phase) => return,
+                () = tokio::time::sleep(restarts.failed()) => {}
+            }
+            match open().await {
+                Ok(subscription) => break subscription,
+                Err(error) => tracing::warn!(consumer = what, %error, "consuming cannot begin yet"),
+            }
+        };
+    }
+    if let Err(error) = subscription.close().await {
+        tracing::warn!(consumer = what, %error, "what was not acknowledged comes again");
+    }
+}
+
+/// Ends when the bus drains, or nobody holds it any more.
+pub(super) async fn drained(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+}

@@ -1,0 +1,257 @@
+//! The bus: calling, serving, firing, listening, running.
+
+mod apis;
+mod builder;
+mod call;
+mod consumer;
+mod fire;
+mod ids;
+mod listen;
+mod received;
+mod run;
+mod serve;
+mod startup;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lightbus_core::{Error, ErrorKind, Name, Result};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+
+pub use builder::BusBuilder;
+pub use call::{Call, Failure};
+pub use fire::Fired;
+pub use listen::{HandlerError, HandlerResult, Listen, OnError, RetryPolicy};
+pub use received::{FromEvent, Received};
+pub use serve::Serve;
+
+use crate::{
+    config::{Config, Names},
+    contract::Contract,
+    schema::SchemaStore,
+};
+use apis::Apis;
+use ids::Ids;
+
+/// A process' place on the bus. Cheap to clone; all clones are the same place.
+///
+/// When the last clone is dropped, what it serves and listens to is cut off, as in a crash: calls
+/// are left unanswered and unacknowledged events come again. [`close`](Bus::close) and
+/// [`run`](Bus::run) end it in order.
+#[derive(Clone)]
+pub struct Bus {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) names: Names,
+    pub(crate) apis: Apis,
+    pub(crate) schema: Arc<SchemaStore>,
+    pub(crate) ids: Arc<Ids>,
+    pub(crate) calls: Semaphore,
+    phase: watch::Sender<Phase>,
+    state: Mutex<State>,
+}
+
+/// What the process has begun.
+#[derive(Default)]
+struct State {
+    registered: HashMap<Name, &'static Contract>,
+    served: HashSet<Name>,
+    listeners: Vec<startup::Line>,
+    listener_names: HashSet<Name>,
+    consumers: JoinSet<()>,
+    failure: Option<Error>,
+}
+
+/// How far a bus has come in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Running,
+    /// Something asked to stop: `run` will drain.
+    Stopping,
+    /// Nothing new is taken; what runs may finish.
+    Draining,
+    Closed,
+}
+
+impl Bus {
+    /// A bus with the configuration that `LIGHTBUS_CONFIG` names, or in memory without one.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](ErrorKind::Config) if the configuration is wrong;
+    /// [`Unavailable`](ErrorKind::Unavailable) if a broker that it names does not answer.
+    pub async fn from_env() -> Result<Self> {
+        Self::builder().connect().await
+    }
+
+    /// A bus of its own that stays in this process: for tests and first steps.
+    ///
+    /// # Errors
+    ///
+    /// Only if the feature `memory` is off.
+    pub async fn in_memory() -> Result<Self> {
+        Self::builder().config(Config::default()).connect().await
+    }
+
+    /// A bus that is configured by the program.
+    #[must_use]
+    pub fn builder() -> BusBuilder {
+        BusBuilder::new()
+    }
+
+    /// Under which name of a service this process is on the bus.
+    #[must_use]
+    pub fn service_name(&self) -> &str {
+        &self.inner.names.service
+    }
+
+    /// The name of this process within its service.
+    #[must_use]
+    pub fn process_name(&self) -> &str {
+        &self.inner.names.process
+    }
+
+    /// Makes this process an authority of an API that it does not serve: it may fire its events,
+    /// and publishes its schema.
+    ///
+    /// ```no_run
+    /// # use lightbus::prelude::*;
+    /// # #[lightbus::api(name = "auth")] pub trait Auth {}
+    /// # async fn example(bus: Bus) -> lightbus::Result<()> {
+    /// bus.register(AuthClient::contract()).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](ErrorKind::Config) if the API's name cannot be used, or another contract has it in
+    /// this process; [`Unavailable`](ErrorKind::Unavailable) if the schema cannot be published.
+    pub async fn register(&self, contract: &'static Contract) -> Result<()> {
+        self.inner.ensure_open()?;
+        lightbus_core::name::check_api(contract.name)?;
+        {
+            let mut state = self.inner.state();
+            match state.registered.get(contract.name) {
+                Some(other) if !std::ptr::eq(*other, contract) => {
+                    return Err(Error::new(
+                        ErrorKind::Config,
+                        format!("another contract is registered as `{}`", contract.name),
+                    ));
+                }
+                Some(_) => return Ok(()),
+                None => state.registered.insert(contract.name.into(), contract),
+            };
+        }
+        self.inner.schema.publish(contract).await.map_err(|error| {
+            self.inner.state().registered.remove(contract.name);
+            error.during(format!("publishing the schema of {}", contract.name))
+        })
+    }
+
+    /// Fails unless every transport of the configuration reaches other processes: for programs that
+    /// make no sense alone.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](ErrorKind::Config) that says how to choose a transport.
+    pub fn require_shared(&self) -> Result<()> {
+        let Some(name) = self.inner.apis.unshared() else {
+            return Ok(());
+        };
+        let error = Error::new(
+            ErrorKind::Config,
+            format!(
+                "the transport `{name}` cannot reach another process, and this program needs one"
+            ),
+        )
+        .with("config", self.inner.config.origin());
+        Err(error.hint(
+            "Choose a transport in a configuration file and name it: LIGHTBUS_CONFIG=examples/redis.yaml",
+        ))
+    }
+
+    /// The APIs whose schemas are on the bus, as far as this process has read it. Sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](ErrorKind::Unavailable) if the bus cannot be read.
+    pub async fn remote_apis(&self) -> Result<Vec<Name>> {
+        self.inner.schema.load().await?;
+        Ok(self.inner.schema.apis())
+    }
+
+    /// The document that describes an API on the bus, or `None` if nobody has published one.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](ErrorKind::Unavailable) if the bus cannot be read.
+    pub async fn schema(&self, api: &str) -> Result<Option<serde_json::Value>> {
+        self.inner.schema.load().await?;
+        let schema = self.inner.schema.get(api);
+        schema
+            .map(|schema| lightbus_core::codec::decode(schema.text().get().as_bytes()))
+            .transpose()
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+}
+
+impl Inner {
+    pub(crate) fn ensure_open(&self) -> Result<()> {
+        if *self.phase.borrow() >= Phase::Draining {
+            Err(Error::closed("the bus"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a consumer until the bus drains; it watches the phase itself.
+    fn spawn_consumer(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.state().consumers.spawn(task);
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Asks `run` to stop; the first reason stays.
+    pub(crate) fn fail(&self, error: Error) {
+        self.state().failure.get_or_insert(error);
+        self.advance(Phase::Stopping);
+    }
+
+    fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let later = to > *phase;
+            if later {
+                *phase = to;
+            }
+            later
+        });
+    }
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus")
+            .field("service", &self.inner.names.service)
+            .field("process", &self.inner.names.process)
+            .field("phase", &*self.inner.phase.borrow())
+            .finish_non_exhaustive()
+    }
+}

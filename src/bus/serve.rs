@@ -1,0 +1,244 @@
+//! Serving an API: calls in, results out.
+
+use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use lightbus_core::{
+    Backoff, Delivery, Error, ErrorKind, Flow, Headers, Name, Outcome, RemoteError, Result,
+    ResultMessage, RpcMessage, transport::ServeSpec,
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    Bus,
+    apis::{ApiEntry, at},
+    call::DEADLINE,
+    consumer::{catch_panic, consume},
+    ids::Ids,
+};
+use crate::{contract::Service, schema::ApiSchema};
+
+/// The most calls of an API that a process runs at once, unless told otherwise.
+const CONCURRENCY: usize = 256;
+/// The most calls taken from the broker at once.
+const BATCH: usize = 128;
+
+/// An API that is about to be served: await it.
+#[must_use = "an API is served when this is awaited"]
+pub struct Serve {
+    bus: Bus,
+    service: Arc<dyn Service>,
+    concurrency: usize,
+}
+
+impl Serve {
+    /// The most calls of this API that run at once in this process: 256. Further ones stay with the
+    /// broker, for other processes. Zero counts as one.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency.max(1);
+        self
+    }
+}
+
+impl IntoFuture for Serve {
+    type Output = Result<()>;
+    type IntoFuture = BoxFuture<'static, Result<()>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let api = self.service.contract().name;
+            self.start()
+                .await
+                .map_err(|error| error.during(format!("serving {api}")))
+        })
+    }
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("api", &self.service.contract().name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    /// Serves an API: from when this is awaited, the process answers its calls, in competition with
+    /// all others that serve it, and may fire its events. It publishes the schema, and goes on until
+    /// the bus drains.
+    ///
+    /// # Delivery
+    ///
+    /// At most once: a call runs in one process of all, and not after its caller's deadline. A
+    /// procedure that panics answers with an error; the service goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](ErrorKind::Config) if the API is served already or its name cannot be used;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
+    pub fn serve(&self, service: impl Service) -> Serve {
+        Serve {
+            bus: self.clone(),
+            service: Arc::new(service),
+            concurrency: CONCURRENCY,
+        }
+    }
+}
+
+impl Serve {
+    async fn start(self) -> Result<()> {
+        let inner = self.bus.inner();
+        let contract = self.service.contract();
+        let api: Name = contract.name.into();
+        if !inner.state().served.insert(Name::clone(&api)) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "this process serves the API already",
+            ));
+        }
+        let entry = inner.apis.entry(&api);
+        let worker = Arc::new(Worker {
+            entry: Arc::clone(&entry),
+            service: self.service,
+            flow: Flow::new(BATCH.min(self.concurrency), self.concurrency),
+            ids: Arc::clone(&inner.ids),
+            schema: std::sync::OnceLock::new(),
+        });
+        let started = async {
+            entry.open().await?;
+            self.bus.register(contract).await?;
+            worker.subscribe().await
+        };
+        let subscription = started.await.map_err(|error| {
+            inner.state().served.remove(&api);
+            at(&*entry.rpc, error)
+        })?;
+        if let Some(schema) = inner.schema.get(&api) {
+            let _ = worker.schema.set(schema);
+        }
+        let phase = inner.watch();
+        inner.spawn_consumer(async move {
+            let mut handlers = JoinSet::new();
+            let (opener, taker) = (Arc::clone(&worker), Arc::clone(&worker));
+            let what = format!("worker of {}", worker.entry.name);
+            consume(
+                subscription,
+                phase,
+                &what,
+                || opener.subscribe(),
+                |mut deliveries| {
+                    while handlers.try_join_next().is_some() {}
+                    for delivery in deliveries.drain(..) {
+                        // Bounded by the flow's credit: a call is only taken for a free place.
+                        handlers.spawn(Arc::clone(&taker).handle(delivery));
+                    }
+                    std::future::ready(deliveries)
+                },
+            )
+            .await;
+            // The subscription is closed: those that still run had their time.
+            handlers.shutdown().await;
+        });
+        Ok(())
+    }
+}
+
+struct Worker {
+    entry: Arc<ApiEntry>,
+    service: Arc<dyn Service>,
+    flow: Flow,
+    ids: Arc<Ids>,
+    schema: std::sync::OnceLock<Arc<ApiSchema>>,
+}
+
+impl Worker {
+    async fn subscribe(&self) -> Result<lightbus_core::Subscription<RpcMessage>> {
+        let spec = ServeSpec {
+            apis: vec![Name::clone(&self.entry.name)],
+            flow: self.flow,
+        };
+        self.entry.rpc.serve(spec).await
+    }
+
+    async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>) {
+        let call = delivery.message;
+        let run = DEADLINE.scope(call.deadline, self.run(&call));
+        let body = catch_panic(run).await.unwrap_or_else(|panic| {
+            tracing::error!(api = %call.api, procedure = %call.procedure, panic, "a procedure panicked");
+            Err(RemoteError { message: format!("the procedure panicked: {panic}"), ..RemoteError::default() })
+        });
+        self.reply(&call, body).await;
+        delivery.ack.settle_later(Outcome::Done);
+    }
+
+    async fn run(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        let refuse = |error: Error| {
+            let error = error.during(format!("{}.{} was called", call.api, call.procedure));
+            tracing::warn!(%error, id = %call.id, "a call was refused");
+            RemoteError {
+                message: error.to_string(),
+                ..RemoteError::default()
+            }
+        };
+        let schema = self.schema.get();
+        if let (true, Some(schema)) = (self.entry.config.validate.incoming, schema) {
+            schema
+                .check_call(&call.procedure, &call.fields)
+                .map_err(refuse)?;
+        }
+        let value = self.service.call(&call.procedure, &call.fields).await?;
+        if let (true, Some(schema)) = (self.entry.config.validate.outgoing, schema) {
+            schema
+                .check_result(&call.procedure, &value)
+                .map_err(refuse)?;
+        }
+        Ok(value)
+    }
+
+    /// Sends the result; while the broker is away, again until the caller has given up.
+    async fn reply(&self, call: &RpcMessage, body: Result<Bytes, RemoteError>) {
+        let Some(inner) = self.inner.upgrade() else {
+            return;
+        };
+        let message = ResultMessage {
+            id: self.ids.next(),
+            rpc_id: Name::clone(&call.id),
+            headers: Headers::new(),
+            body,
+        };
+        let mut tries = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let error = loop {
+            let reply = self.entry.result.reply(&call.return_path, message.clone());
+            let limit = call.deadline.max(Instant::now() + Duration::from_secs(1));
+            match timeout_at(limit, reply).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) if error.is_temporary() && Instant::now() < call.deadline => {
+                    sleep(tries.failed()).await;
+                }
+                Ok(Err(error)) => break error,
+                Err(_) => {
+                    break Error::timeout(
+                        "the broker did not take the result",
+                        limit - call.deadline,
+                    );
+                }
+            }
+        };
+        tracing::warn!(%error, api = %call.api, procedure = %call.procedure, id = %call.id, "a result was lost");
+        if error.kind() == ErrorKind::TooLarge {
+            let body = Err(RemoteError {
+                message: error.to_string(),
+                ..RemoteError::default()
+            });
+            let _ = self
+                .entry
+                .result
+                .reply(&call.return_path, ResultMessage { body, ..message })
+                .await;
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! Checks encoded values against a schema.
+//!
+//! Most arguments are texts, numbers and truth values. Those are checked on their bytes, without
+//! building a tree; everything else goes to the `jsonschema` crate, whose validators are compiled
+//! once.
+
+use std::{collections::HashMap, sync::OnceLock};
+
+use bytes::Bytes;
+use lightbus_core::{Error, ErrorKind, Fields, Result};
+use serde_json::{Map, Value, json, value::RawValue};
+
+use crate::config::nearest;
+
+/// The schema of one API, with its checks compiled when they are first needed.
+#[derive(Debug)]
+pub(crate) struct ApiSchema {
+    text: Box<RawValue>,
+    rpcs: HashMap<String, Member>,
+    events: HashMap<String, Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    parameters: Value,
+    response: Value,
+    compiled_parameters: OnceLock<Result<Parameters>>,
+    compiled_response: OnceLock<Result<Check>>,
+}
+
+impl ApiSchema {
+    /// Reads a document as it is stored on the bus.
+    pub(crate) fn read(text: Box<RawValue>) -> Result<Self> {
+        let malformed = |what: &str| Error::new(ErrorKind::Malformed, format!("the schema {what}"));
+        let mut document: Value = serde_json::from_str(text.get())
+            .map_err(|error| malformed("is not JSON that can be read").because(error))?;
+        let mut section = |name: &str| match document.get_mut(name).map(Value::take) {
+            Some(Value::Object(members)) => Ok(members),
+            None | Some(Value::Null) => Ok(Map::new()),
+            Some(_) => Err(malformed(&format!("has `{name}` that are no mapping"))),
+        };
+        let members = |section: Map<String, Value>| {
+            section
+                .into_iter()
+                .map(|(name, mut member)| {
+                    let mut part =
+                        |key: &str| member.get_mut(key).map_or(Value::Bool(true), Value::take);
+                    let (parameters, response) = (part("parameters"), part("response"));
+                    let compiled_parameters = OnceLock::new();
+                    let compiled_response = OnceLock::new();
+                    (
+                        name,
+                        Member {
+                            parameters,
+                            response,
+                            compiled_parameters,
+                            compiled_response,
+                        },
+                    )
+                })
+                .collect()
+        };
+        let (rpcs, events) = (members(section("rpcs")?), members(section("events")?));
+        Ok(Self { text, rpcs, events })
+    }
+
+    pub(crate) fn text(&self) -> &RawValue {
+        &self.text
+    }
+
+    pub(crate) fn procedures(&self) -> impl Iterator<Item = &str> {
+        self.rpcs.keys().map(String::as_str)
+    }
+
+    pub(crate) fn events(&self) -> impl Iterator<Item = &str> {
+        self.events.keys().map(String::as_str)
+    }
+
+    /// Checks the arguments of a call. A procedure that the schema lacks is `Unknown`.
+    pub(crate) fn check_call(&self, procedure: &str, arguments: &Fields) -> Result<()> {
+        self.procedure(procedure)?.check_parameters(arguments)
+    }
+
+    /// Checks the result of a call.
+    pub(crate) fn check_result(&self, procedure: &str, result: &Bytes) -> Result<()> {
+        let member = self.procedure(procedure)?;
+        let check = member
+            .compiled_response
+            .get_or_init(|| Check::compile(&member.response, &member.response));
+        check
+            .as_ref()
+            .map_err(Clone::clone)?
+            .run(result)
+            .map_err(|why| {
+                Error::new(
+                    ErrorKind::Invalid,
+                    format!("the result does not fit the schema: {why}"),
+                )
+            })
+    }
+
+    /// Checks the arguments of an event. An event that the schema lacks is `Unknown`.
+    pub(crate) fn check_event(&self, event: &str, arguments: &Fields) -> Result<()> {
+        let member = self
+            .events
+            .get(event)
+            .ok_or_else(|| unknown("event", event, self.events()))?;
+        member.check_parameters(arguments)
+    }
+
+    fn procedure(&self, name: &str) -> Result<&Member> {
+        self.rpcs
+            .get(name)
+            .ok_or_else(|| unknown("procedure", name, self.procedures()))
+    }
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let mut known: Vec<_> = known.collect();
+    known.sort_unstable();
+    let nearest = nearest(name, known.iter().copied()).map(str::to_owned);
+    let error = Error::new(
+        ErrorKind::Unknown,
+        format!("the API has no {what} `{name}`"),
+    )
+    .with(
+        "it has",
+        if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        },
+    );
+    match nearest {
+        Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
+        None => error,
+    }
+}
+
+impl Member {
+    fn check_parameters(&self, arguments: &Fields) -> Result<()> {
+        let compiled = self
+            .compiled_parameters
+            .get_or_init(|| Parameters::compile(&self.parameters));
+        compiled.as_ref().map_err(Clone::clone)?.run(arguments)
+    }
+}
+
+/// The check of all arguments of a call or an event.
+#[derive(Debug)]
+enum Parameters {
+    /// An object with known properties: each argument is checked on its own.
+    Each {
+        properties: Vec<(String, Check)>,
+        required: Vec<String>,
+        others: bool,
+    },
+    /// Something else: all arguments are checked together.
+    Together(Check),
+}
+
+impl Parameters {
+    fn compile(schema: &Value) -> Result<Self> {
+        const UNDERSTOOD: [&str; 11] = [
+            "$schema",
+            "$id",
+            "type",
+            "title",
+            "description",
+            "properties",
+            "required",
+            "additionalProperties",
+            "definitions",
+            "$defs",
+            "default",
+        ];
+        let plain = schema.as_object().filter(|object| {
+            object
+                .keys()
+                .all(|key| UNDERSTOOD.contains(&key.as_str()) || key.starts_with("x-"))
+                && object.get("type").is_none_or(|kind| kind == "object")
+                && object
+                    .get("additionalProperties")
+                    .is_none_or(Value::is_boolean)
+        });
+        let Some(object) = plain else {
+            return Ok(Self::Together(Check::compile(schema, schema)?));
+        };
+        let properties = object.get("properties").and_then(Value::as_object);
+        let properties = properties
+            .into_iter()
+            .flatten()
+            .map(|(name, property)| Ok((name.clone(), Check::compile(property, schema)?)))
+            .collect::<Result<_>>()?;
+        let required = object.get("required").and_then(Value::as_array);
+        let required = required
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        let others = object.get("additionalProperties") != Some(&Value::Bool(false));
+        Ok(Self::Each {
+            properties,
+            required,
+            others,
+        })
+    }
+
+    fn run(&self, arguments: &Fields) -> Result<()> {
+        let invalid = |message: String| Error::new(ErrorKind::Invalid, message);
+        match self {
+            Self::Each {
+                properties,
+                required,
+                others,
+            } => {
+                for (name, value) in arguments.iter() {
+                    match properties.iter().find(|(property, _)| property == &**name) {
+                        Some((_, check)) => check.run(value).map_err(|why| {
+                            invalid(format!(
+                                "the argument `{name}` does not fit the schema: {why}"
+                            ))
+                        })?,
+                        None if *others => {}
+                        None => {
+                            let names: Vec<_> =
+                                properties.iter().map(|(name, _)| name.as_str()).collect();
+                            let known = if names.is_empty() {
+                                "none".to_owned()
+                            } else {
+                                names.join(", ")
+                            };
+                            return Err(invalid(format!("there is no argument `{name}`"))
+                                .with("arguments", known));
+                        }
+                    }
+                }
+                match required.iter().find(|name| arguments.get(name).is_none()) {
+                    Some(missing) => Err(invalid(format!("the argument `{missing}` is missing"))),
+                    None => Ok(()),
+                }
+            }
+            Self::Together(check) => {
+                let mut whole = Map::new();
+                for (name, value) in arguments.iter() {
+                    let value = serde_json::from_slice(value).map_err(|error| {
+                        invalid(format!("the argument `{name}` is not JSON: {error}"))
+                    })?;
+                    whole.insert(name.to_string(), value);
+                }
+                check
+                    .run_value(&Value::Object(whole))
+                    .map_err(|why| invalid(format!("the arguments do not fit the schema: {why}")))
+            }
+        }
+    }
+}
+
+/// The check of one value.
+#[derive(Debug)]
+enum Check {
+    Anything,
+    Text,
+    Truth,
+    Null,
+    Number(Range),
+    Integer(Range),
+    OneOf(Vec<Check>),
+    Tree(Box<jsonschema::Validator>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    min: f64,
+    max: f64,
+}
+
+impl Check {
+    /// `root` holds the definitions that `schema` may refer to.
+    fn compile(schema: &Value, root: &Value) -> Result<Self> {
+        if let Some(simple) = Self::simple(schema) {
+            return Ok(simple);
+        }
+        let mut whole = json!({ "allOf": [schema] });
+        for key in ["$schema", "definitions", "$defs"] {
+            if let Some(value) = root.get(key) {
+                whole[key] = value.clone();
+            }
+        }
+        // Draft 7 unless the document says otherwise, as Python's Lightbus publishes.
+        let mut options = jsonschema::options();
+        if root.get("$schema").is_none() {
+            options = options.with_draft(jsonschema::Draft::Draft7);
+        }
+        let validator = options.build(&whole).map_err(|error| {
+            Error::new(
+                ErrorKind::Malformed,
+                format!("the schema cannot be used: {error}"),
+            )
+        })?;
+        Ok(Self::Tree(Box::new(validator)))
+    }
+
+    /// The check on bytes, if the schema says no more than that can see.
+    fn simple(schema: &Value) -> Option<Self> {
+        let object = match schema {
+            Value::Bool(true) => return Some(Self::Anything),
+            other => other.as_object()?,
+        };
+        let mut kinds = Vec::new();
+        let (mut range, mut ranged, mut alternatives) = (
+            Range {
+                min: f64::MIN,
+                max: f64::MAX,
+            },
+            false,
+            false,
+        );
+        for (key, value) in object {
+            match key.as_str() {
+                // `format` is not checked, as in Python.
+                "title" | "description" | "default" | "format" | "$schema" | "definitions"
+                | "$defs" | "examples" => {}
+                "type" => match value {
+                    Value::String(kind) => kinds.push(kind.as_str()),
+                    Value::Array(list) => {
+                        for kind in list {
+                            kinds.push(kind.as_str()?);
+                        }
+                    }
+                    _ => return None,
+                },
+                "anyOf" => alternatives = true,
+                "minimum" => (range.min, ranged) = (value.as_f64()?, true),
+                "maximum" => (range.max, ranged) = (value.as_f64()?, true),
+                _ if key.starts_with("x-") => {}
+                _ => return None,
+            }
+        }
+        if alternatives {
+            let list = object.get("anyOf")?.as_array()?;
+            let checks = list.iter().map(Self::simple).collect::<Option<Vec<_>>>()?;
+            return (kinds.is_empty() && !ranged).then_some(Self::OneOf(checks));
+        }
+        let mut checks = Vec::new();
+        for kind in &kinds {
+            checks.push(match *kind {
+                "string" => Self::Text,
+                "boolean" => Self::Truth,
+                "null" => Self::Null,
+                "number" => Self::Number(range),
+                "integer" => Self::Integer(range),
+                _ => return None,
+            });
+        }
+        match checks.len() {
+            0 if ranged => None,
+            0 => Some(Self::Anything),
+            1 => checks.pop(),
+            _ => Some(Self::OneOf(checks)),
+        }
+    }
+
+    /// Gives the reason why encoded JSON does not fit.
+    fn run(&self, json: &[u8]) -> Result<(), String> {
+        let found = || format!("found {}", excerpt(json));
+        let expect = |holds: bool, what: &str| {
+            if holds {
+                Ok(())
+            } else {
+                Err(format!("expected {what}, {}", found()))
+            }
+        };
+        let json = json.trim_ascii();
+        match self {
+            Self::Anything => Ok(()),
+            Self::Text => expect(json.first() == Some(&b'"'), "a text"),
+            Self::Truth => expect(json == b"true" || json == b"false", "true or false"),
+            Self::Null => expect(json == b"null", "null"),
+            Self::Number(range) => expect(
+                number(json).is_some_and(|n| range.holds(n)),
+                &range.text("a number"),
+            ),
+            Self::Integer(range) => {
+                let whole = number(json).is_some_and(|n| n.fract() == 0.0 && range.holds(n));
+                expect(whole, &range.text("an integer"))
+            }
+            Self::OneOf(checks) => {
+                let mut reasons = Vec::new();
+                for check in checks {
+                    match check.run(json) {
+                        Ok(()) => return Ok(()),
+                        Err(reason) => reasons.push(reason),
+                    }
+                }
+                Err(reasons.join(", or "))
+            }
+            Self::Tree(_) => {
+                let value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+                self.run_value(&value)
+            }
+        }
+    }
+
+    fn run_value(&self, value: &Value) -> Result<(), String> {
+        match self {
+            Self::Tree(validator) => validator.validate(value).map_err(|error| {
+                let place = error.instance_path().to_string();
+                if place.is_empty() {
+                    error.to_string()
+                } else {
+                    format!("{error} (at {place})")
+                }
+            }),
+            simple => simple.run(value.to_string().as_bytes()),
+        }
+    }
+}
+
+impl Range {
+    fn holds(self, number: f64) -> bool {
+        number >= self.min && number <= self.max
+    }
+
+    fn text(self, kind: &str) -> String {
+        match (self.min > f64::MIN, self.max < f64::MAX) {
+            (false, false) => kind.to_owned(),
+            (true, false) => format!("{kind} of at least {}", self.min),
+            (false, true) => format!("{kind} of at most {}", self.max),
+            (true, true) => format!("{kind} from {} to {}", self.min, self.max),
+        }
+    }
+}
+
+fn number(json: &[u8]) -> Option<f64> {
+    matches!(json.first(), Some(b'-' | b'0'..=b'9'))
+        .then(|| std::str::from_utf8(json).ok()?.parse().ok())
+        .flatten()
+}
+
+fn excerpt(json: &[u8]) -> String {
+    let text = String::from_utf8_lossy(json);
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(parameters: &Value) -> ApiSchema {
+        let document =
+            json!({ "events": {}, "rpcs": { "p": { "parameters": parameters, "response": {} } } });
+        ApiSchema::read(serde_json::from_str(&document.to_string()).unwrap()).unwrap()
+    }
+
+    fn fields(pairs: &[(&str, &'static str)]) -> Fields {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).into(), Bytes::from_static(value.as_bytes())))
+            .collect()
+    }
+
+    #[test]
+    fn simple_values_are_checked_on_their_bytes() {
+        let schema = schema(&json!({
+            "type": "object", "additionalProperties": false, "required": ["n"],
+            "properties": {
+                "n": { "type": "integer", "minimum": 0 },
+                "s": { "anyOf": [{ "type": "string" }, { "type": "null" }] },
+                "any": {},
+            },
+        }));
+        for good in [
+            fields(&[("n", "1")]),
+            fields(&[("n", "1.0")]),
+            fields(&[("n", "1e2"), ("s", "null")]),
+            fields(&[("n", "0"), ("s", "\"x\""), ("any", "[1]")]),
+        ] {
+            schema.check_call("p", &good).unwrap();
+        }
+        for (bad, why) in [
+            (fields(&[]), "`n` is missing"),
+            (fields(&[("n", "1.5")]), "expected an integer"),
+            (fields(&[("n", "-1")]), "at least 0"),
+            (fields(&[("n", "true")]), "expected an integer"),
+            (fields(&[("n", "\"1\"")]), "found \"1\""),
+            (fields(&[("n", "1"), ("s", "3")]), "expected a text"),
+            (fields(&[("n", "1"), ("m", "3")]), "no argument `m`"),
+        ] {
+            let error = schema.check_call("p", &bad).unwrap_err();
+            assert!(error.to_string().contains(why), "{error} lacks {why}");
+        }
+    }
+
+    #[test]
+    fn everything_else_goes_to_the_library() {
+        let schema = schema(&json!({
+            "type": "object",
+            "definitions": { "tag": { "type": "string", "pattern": "^[a-z]+$" } },
+            "properties": { "tags": { "type": "array", "items": { "$ref": "#/definitions/tag" } } },
+        }));
+        schema
+            .check_call("p", &fields(&[("tags", r#"["a","b"]"#), ("other", "1")]))
+            .unwrap();
+        let error = schema
+            .check_call("p", &fields(&[("tags", r#"["a","B"]"#)]))
+            .unwrap_err();
+        assert!(error.to_string().contains("/1"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_procedure_names_the_nearest() {
+        let error = schema(&json!({}))
+            .check_call("q", &fields(&[]))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unknown);
+        assert!(error.to_string().contains("it has p"), "{error}");
+    }
+}

@@ -1,0 +1,159 @@
+//! The schemas that this process knows: its own, which it publishes and renews, and those on the
+//! bus.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use lightbus_core::{Name, Result, transport::SchemaTransport};
+use serde_json::value::RawValue;
+use tokio::{sync::Mutex, time::Instant};
+
+use super::{ApiSchema, document_text};
+use crate::contract::Contract;
+
+/// The bus is asked again about an API that it did not know only after this time.
+const RELOAD_PAUSE: Duration = Duration::from_millis(250);
+
+#[derive(Debug)]
+pub(crate) struct SchemaStore {
+    transport: Arc<dyn SchemaTransport>,
+    ttl: Duration,
+    known: RwLock<Known>,
+    loaded: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Of the APIs that this process registered.
+    local: HashMap<Name, Arc<ApiSchema>>,
+    /// Of all APIs on the bus, as last read.
+    remote: HashMap<Name, Arc<ApiSchema>>,
+}
+
+impl SchemaStore {
+    pub(crate) fn new(transport: Arc<dyn SchemaTransport>, ttl: Duration) -> Self {
+        Self {
+            transport,
+            ttl,
+            known: RwLock::default(),
+            loaded: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<dyn SchemaTransport> {
+        &self.transport
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Publishes the schema of an API that this process registered.
+    pub(crate) async fn publish(&self, contract: &Contract) -> Result<()> {
+        let schema = Arc::new(ApiSchema::read(document_text(contract)?)?);
+        self.transport
+            .store(contract.name, schema.text(), self.ttl)
+            .await?;
+        self.write().local.insert(contract.name.into(), schema);
+        Ok(())
+    }
+
+    /// Renews what was published, and reads what is on the bus.
+    pub(crate) async fn refresh(&self) -> Result<()> {
+        let local: Vec<_> = {
+            let known = self.read();
+            known
+                .local
+                .iter()
+                .map(|(api, schema)| (Arc::clone(api), Arc::clone(schema)))
+                .collect()
+        };
+        for (api, schema) in local {
+            // Stored again rather than pinged: another process may have stored its own idea of it.
+            self.transport.store(&api, schema.text(), self.ttl).await?;
+        }
+        self.load().await
+    }
+
+    /// Reads what is on the bus.
+    pub(crate) async fn load(&self) -> Result<()> {
+        let mut loaded = self.loaded.lock().await;
+        self.load_locked(&mut loaded).await
+    }
+
+    async fn load_locked(&self, loaded: &mut Option<Instant>) -> Result<()> {
+        let documents = self.transport.load().await?;
+        *loaded = Some(Instant::now());
+        self.take_over(documents);
+        Ok(())
+    }
+
+    fn take_over(&self, documents: BTreeMap<String, Box<RawValue>>) {
+        let mut known = self.write();
+        let mut remote = HashMap::with_capacity(documents.len());
+        for (api, text) in documents {
+            let api: Name = api.into();
+            // What did not change keeps its compiled checks.
+            let unchanged = known
+                .remote
+                .remove(&api)
+                .filter(|old| old.text().get() == text.get());
+            let schema = unchanged.map_or_else(|| ApiSchema::read(text).map(Arc::new), Ok);
+            match schema {
+                Ok(schema) => {
+                    remote.insert(api, schema);
+                }
+                Err(error) => tracing::warn!(%api, %error, "a schema on the bus cannot be used"),
+            }
+        }
+        known.remote = remote;
+    }
+
+    /// The schema to check messages of an API with: this process' own, or that on the bus.
+    pub(crate) fn get(&self, api: &str) -> Option<Arc<ApiSchema>> {
+        let known = self.read();
+        known
+            .local
+            .get(api)
+            .or_else(|| known.remote.get(api))
+            .cloned()
+    }
+
+    /// The same; an API that is not known is looked for on the bus.
+    pub(crate) async fn find(&self, api: &str) -> Result<Option<Arc<ApiSchema>>> {
+        if let Some(schema) = self.get(api) {
+            return Ok(Some(schema));
+        }
+        let mut loaded = self.loaded.lock().await;
+        // Another call may have looked while this one waited.
+        if self.get(api).is_none() && loaded.is_none_or(|at| at.elapsed() >= RELOAD_PAUSE) {
+            self.load_locked(&mut loaded).await?;
+        }
+        Ok(self.get(api))
+    }
+
+    /// The APIs on the bus, and this process' own, sorted.
+    pub(crate) fn apis(&self) -> Vec<Name> {
+        let known = self.read();
+        let mut names: Vec<_> = known
+            .local
+            .keys()
+            .chain(known.remote.keys())
+            .cloned()
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
