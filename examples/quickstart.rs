@@ -28,11 +28,13 @@ impl Auth for Service {
 async fn main() -> lightbus::Result<()> {
     let bus = Bus::in_memory().await?;
     bus.serve(AuthApi(Service)).await?;
-    let print = |user: UserRegistered| async move {
+    let stop = bus.clone();
+    bus.listen("print_on_new_registration", move |user: UserRegistered| {
         println!("{} <{}> has registered", user.username, user.email);
-        Ok(())
-    };
-    bus.listen("print_on_new_registration", print).await?;
+        stop.shut_down();
+        async { Ok(()) }
+    })
+    .await?;
 
     let auth = AuthClient::new(&bus);
     for password in ["secret", "guess"] {
@@ -44,5 +46,5 @@ async fn main() -> lightbus::Result<()> {
         email: "sally@example.com".into(),
     })
     .await?;
-    bus.close().await
+    bus.run().await
 }

@@ -201,9 +201,6 @@ impl Worker {
 
     /// Sends the result; while the broker is away, again until the caller has given up.
     async fn reply(&self, call: &RpcMessage, body: Result<Bytes, RemoteError>) {
-        let Some(inner) = self.inner.upgrade() else {
-            return;
-        };
         let message = ResultMessage {
             id: self.ids.next(),
             rpc_id: Name::clone(&call.id),
