@@ -8,22 +8,14 @@ use lightbus::prelude::*;
 
 #[tokio::main]
 async fn main() -> lightbus::Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     // The name is kept over restarts, so that what is fired meanwhile is waiting then.
-    let bus = Bus::builder()
-        .service_name("another-service")
-        .connect()
-        .await?;
+    let bus = Bus::builder().service_name("another-service").connect().await?;
     bus.require_shared()?;
-    bus.listen(
-        "print_on_new_registration",
-        |user: UserRegistered| async move {
-            println!("A new user registered: {} <{}>", user.username, user.email);
-            Ok(())
-        },
-    )
+    bus.listen("print_on_new_registration", |user: UserRegistered| async move {
+        println!("A new user registered: {} <{}>", user.username, user.email);
+        Ok(())
+    })
     .await?;
     bus.run().await
 }

@@ -15,9 +15,7 @@ impl Auth for Service {
 
 #[tokio::main]
 async fn main() -> lightbus::Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let bus = Bus::from_env().await?;
     bus.require_shared()?;
     bus.serve(AuthApi(Service)).await?;

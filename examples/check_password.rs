@@ -13,10 +13,7 @@ async fn main() -> lightbus::Result<()> {
 
     let bus = Bus::from_env().await?;
     bus.require_shared()?;
-    if AuthClient::new(&bus)
-        .check_password(username, password)
-        .await?
-    {
+    if AuthClient::new(&bus).check_password(username, password).await? {
         println!("Password valid!");
     } else {
         println!("Oops, bad username or password");

@@ -10,9 +10,7 @@ use lightbus::prelude::*;
 async fn main() -> lightbus::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let username = arguments.next().unwrap_or_else(|| "admin".to_owned());
-    let email = arguments
-        .next()
-        .unwrap_or_else(|| "admin@example.com".to_owned());
+    let email = arguments.next().unwrap_or_else(|| "admin@example.com".to_owned());
 
     let bus = Bus::from_env().await?;
     bus.require_shared()?;

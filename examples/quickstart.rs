@@ -28,23 +28,17 @@ impl Auth for Service {
 async fn main() -> lightbus::Result<()> {
     let bus = Bus::in_memory().await?;
     bus.serve(AuthApi(Service)).await?;
-    let stop = bus.clone();
-    bus.listen("print_on_new_registration", move |user: UserRegistered| {
+    bus.listen("print_on_new_registration", |user: UserRegistered| async move {
         println!("{} <{}> has registered", user.username, user.email);
-        stop.shut_down();
-        async { Ok(()) }
+        Ok(())
     })
     .await?;
-
-    let auth = AuthClient::new(&bus);
     for password in ["secret", "guess"] {
-        let valid = auth.check_password("admin", password).await?;
+        let valid = AuthClient::new(&bus).check_password("admin", password).await?;
         println!("Password {}!", if valid { "valid" } else { "not valid" });
     }
-    bus.fire(UserRegistered {
-        username: "sally".into(),
-        email: "sally@example.com".into(),
-    })
-    .await?;
-    bus.run().await
+    bus.fire(UserRegistered { username: "sally".into(), email: "sally@example.com".into() })
+        .await?;
+    bus.settle().await?;
+    bus.close().await
 }

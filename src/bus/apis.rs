@@ -43,10 +43,7 @@ pub(crate) fn at<T: Transport + ?Sized>(transport: &T, error: Error) -> Error {
     if error.context().any(|(key, _)| key == "broker") {
         error
     } else {
-        error.with(
-            "broker",
-            format!("{} {}", transport.name(), transport.broker()),
-        )
+        error.with("broker", format!("{} {}", transport.name(), transport.broker()))
     }
 }
 
@@ -73,11 +70,7 @@ impl Apis {
     pub(crate) fn new(config: &Config, registry: &Registry) -> Result<Self> {
         let mut made = Made::default();
         let mut sets = HashMap::new();
-        let names = config
-            .apis
-            .keys()
-            .map(String::as_str)
-            .filter(|name| *name != "default");
+        let names = config.apis.keys().map(String::as_str).filter(|name| *name != "default");
         for name in names.chain(["default"]) {
             if name != "default" {
                 lightbus_core::name::check_api(name)
@@ -85,19 +78,11 @@ impl Apis {
             }
             sets.insert(name.to_owned(), made.set(name, config, registry)?);
         }
-        Ok(Self {
-            sets,
-            entries: RwLock::default(),
-        })
+        Ok(Self { sets, entries: RwLock::default() })
     }
 
     pub(crate) fn entry(&self, api: &str) -> Arc<ApiEntry> {
-        if let Some(entry) = self
-            .entries
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(api)
-        {
+        if let Some(entry) = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(api) {
             return Arc::clone(entry);
         }
         let set = self.sets.get(api).unwrap_or_else(|| &self.sets["default"]);
@@ -134,11 +119,7 @@ impl Apis {
     pub(crate) async fn close(&self) -> Result<()> {
         let mut first = Ok(());
         for set in self.sets.values() {
-            for end in [
-                set.rpc.close().await,
-                set.result.close().await,
-                set.event.close().await,
-            ] {
+            for end in [set.rpc.close().await, set.result.close().await, set.event.close().await] {
                 first = first.and(end);
             }
         }
@@ -151,17 +132,10 @@ pub(crate) fn schema_transport(
     config: &Config,
     registry: &Registry,
 ) -> Result<Arc<dyn SchemaTransport>> {
-    let selector = config
-        .bus
-        .schema
-        .transport
-        .clone()
-        .unwrap_or_else(|| config.fallback());
+    let selector = config.bus.schema.transport.clone().unwrap_or_else(|| config.fallback());
     let path = "bus.schema.transport";
     let factory = factory(&selector, path, registry)?;
-    factory
-        .schema(&selector.section(path))
-        .map_err(with_nearest_key)
+    factory.schema(&selector.section(path)).map_err(with_nearest_key)
 }
 
 /// What was made so far: equal settings share a transport.
@@ -200,13 +174,7 @@ impl Made {
             registry,
             |factory, section| factory.event(section),
         )?;
-        Ok(Set {
-            api: settings,
-            rpc,
-            result,
-            event,
-            opened: Arc::default(),
-        })
+        Ok(Set { api: settings, rpc, result, event, opened: Arc::default() })
     }
 }
 

@@ -67,19 +67,12 @@ impl BusBuilder {
         };
         let registry = self.registry.unwrap_or_else(crate::registry);
         let names = Names::resolve(
-            self.service_name
-                .as_deref()
-                .or(config.service_name.as_deref()),
-            self.process_name
-                .as_deref()
-                .or(config.process_name.as_deref()),
+            self.service_name.as_deref().or(config.service_name.as_deref()),
+            self.process_name.as_deref().or(config.process_name.as_deref()),
         )?;
         let transport = apis::schema_transport(&config, &registry)?;
         let apis = Apis::new(&config, &registry)?;
-        let schema = Arc::new(SchemaStore::new(
-            Arc::clone(&transport),
-            config.bus.schema.ttl,
-        ));
+        let schema = Arc::new(SchemaStore::new(Arc::clone(&transport), config.bus.schema.ttl));
         let opened = async {
             transport.open().await?;
             schema.load().await
@@ -94,13 +87,11 @@ impl BusBuilder {
             schema,
             ids: Arc::new(Ids::new()),
             calls: Semaphore::new(MAX_CALLS),
+            handled: Arc::default(),
             phase: watch::Sender::new(Phase::Running),
             state: std::sync::Mutex::new(State::default()),
         });
-        inner.spawn_consumer(startup::keep_schemas(
-            Arc::clone(&inner.schema),
-            inner.watch(),
-        ));
+        inner.spawn_consumer(startup::keep_schemas(Arc::clone(&inner.schema), inner.watch()));
         Ok(Bus { inner })
     }
 }

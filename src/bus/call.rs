@@ -91,20 +91,9 @@ impl<T: DeserializeOwned + 'static, E: Failure + 'static> IntoFuture for Call<T,
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Self {
-                bus,
-                api,
-                procedure,
-                fields,
-                timeout,
-                headers,
-                ..
-            } = self;
+            let Self { bus, api, procedure, fields, timeout, headers, .. } = self;
             let call = async {
-                let result = bus
-                    .inner()
-                    .call(&api, &procedure, fields?, timeout, headers)
-                    .await?;
+                let result = bus.inner().call(&api, &procedure, fields?, timeout, headers).await?;
                 codec::decode(&result).map_err(|error| error.with("part", "the result"))
             };
             call.await
@@ -187,17 +176,10 @@ impl Inner {
         headers: Headers,
         deadline: Instant,
     ) -> Result<Bytes> {
-        let _place = self
-            .calls
-            .acquire()
-            .await
-            .map_err(|_| Error::closed("the bus"))?;
+        let _place = self.calls.acquire().await.map_err(|_| Error::closed("the bus"))?;
         entry.open().await?;
         let schema = self
-            .schema_for(
-                entry,
-                entry.config.validate.outgoing || entry.config.validate.incoming,
-            )
+            .schema_for(entry, entry.config.validate.outgoing || entry.config.validate.incoming)
             .await?;
         if let (true, Some(schema)) = (entry.config.validate.outgoing, &schema) {
             schema.check_call(procedure, &fields)?;
@@ -259,19 +241,9 @@ impl Inner {
             .map(str::to_owned);
         let error = Error::new(
             ErrorKind::Unavailable,
-            format!(
-                "nobody serves `{}`: no process has its schema on the bus",
-                entry.name
-            ),
+            format!("nobody serves `{}`: no process has its schema on the bus", entry.name),
         )
-        .with(
-            "on the bus",
-            if known.is_empty() {
-                "nothing".to_owned()
-            } else {
-                known.join(", ")
-            },
-        );
+        .with("on the bus", if known.is_empty() { "nothing".to_owned() } else { known.join(", ") });
         at(&*entry.rpc, error).hint(match nearest {
             Some(nearest) => format!("Did you mean `{nearest}`?"),
             None => "Is the service that serves it running, and on this broker?".to_owned(),

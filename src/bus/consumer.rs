@@ -15,10 +15,7 @@ const LONGEST_RESTART: Duration = Duration::from_secs(10);
 
 /// Runs user code: a panic is a value like any other.
 pub(super) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(work)
-        .catch_unwind()
-        .await
-        .map_err(|panic| panic_text(&*panic).to_owned())
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| panic_text(&*panic).to_owned())
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -40,14 +40,8 @@ impl Bus {
     /// Dropped, the event was sent or it was not.
     pub async fn fire<E: Event>(&self, event: E) -> Result<Fired> {
         let (api, name) = (E::api(), E::CONTRACT.name);
-        let fired = async {
-            self.inner()
-                .fire(api.name, name, event.encode()?, event.key())
-                .await
-        };
-        fired
-            .await
-            .map_err(|error| error.during(format!("firing {}.{name}", api.name)))
+        let fired = async { self.inner().fire(api.name, name, event.encode()?, event.key()).await };
+        fired.await.map_err(|error| error.during(format!("firing {}.{name}", api.name)))
     }
 
     /// Fires an event by its name, without its type: `auth.user_registered`. Otherwise as
@@ -62,9 +56,7 @@ impl Bus {
             let (api, name) = name::split(event)?;
             self.inner().fire(api, name, fields?, None).await
         };
-        fired
-            .await
-            .map_err(|error| error.during(format!("firing {event}")))
+        fired.await.map_err(|error| error.during(format!("firing {event}")))
     }
 }
 
@@ -79,10 +71,8 @@ impl Inner {
         self.ensure_open()?;
         let contract = self.authority(api, event)?;
         let entry = self.apis.entry(api);
-        if entry.config.validate.outgoing {
-            if let Some(schema) = self.schema.get(api) {
-                schema.check_event(event, &fields)?;
-            }
+        if let (true, Some(schema)) = (entry.config.validate.outgoing, self.schema.get(api)) {
+            schema.check_event(event, &fields)?;
         }
         let id = self.ids.next();
         let mut message = EventMessage::new(
@@ -99,20 +89,12 @@ impl Inner {
         };
         let limit = entry.config.event_fire_timeout;
         let sent = timeout(limit, sending).await.unwrap_or_else(|_| {
-            Err(
-                Error::timeout("the broker did not confirm the event in time", limit)
-                    .retry(lightbus_core::Retry::MayDuplicate)
-                    .hint("It may have been stored all the same"),
-            )
+            Err(Error::timeout("the broker did not confirm the event in time", limit)
+                .retry(lightbus_core::Retry::MayDuplicate)
+                .hint("It may have been stored all the same"))
         });
-        let native_id = sent
-            .map_err(|error| at(&*entry.event, error))?
-            .into_iter()
-            .next();
-        Ok(Fired {
-            native_id: native_id.unwrap_or_else(|| Name::clone(&id)),
-            id,
-        })
+        let native_id = sent.map_err(|error| at(&*entry.event, error))?.into_iter().next();
+        Ok(Fired { native_id: native_id.unwrap_or_else(|| Name::clone(&id)), id })
     }
 
     /// Only who serves an API, or registered it, fires its events.
@@ -130,18 +112,8 @@ impl Inner {
             return Ok(contract);
         }
         let names: Vec<_> = contract.events.iter().map(|event| event.name).collect();
-        let error = Error::new(
-            ErrorKind::Unknown,
-            format!("the API has no event `{event}`"),
-        )
-        .with(
-            "it has",
-            if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            },
-        );
+        let error = Error::new(ErrorKind::Unknown, format!("the API has no event `{event}`"))
+            .with("it has", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
         Err(match nearest(event, names.iter().copied()) {
             Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
             None => error,

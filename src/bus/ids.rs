@@ -18,10 +18,7 @@ pub(crate) struct Ids {
 impl Ids {
     pub(crate) fn new() -> Self {
         let random = || RandomState::new().build_hasher().finish();
-        Self {
-            process: format!("{:016x}{:016x}-", random(), random()),
-            next: AtomicU64::new(0),
-        }
+        Self { process: format!("{:016x}{:016x}-", random(), random()), next: AtomicU64::new(0) }
     }
 
     pub(crate) fn next(&self) -> Name {

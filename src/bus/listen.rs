@@ -9,7 +9,7 @@ use lightbus_core::{
     transport::{EventSelector, EventTransport, ListenSpec, Start},
 };
 use tokio::{
-    sync::{Mutex, Semaphore, watch},
+    sync::{Mutex, Notify, Semaphore, watch},
     task::JoinSet,
     time::sleep,
 };
@@ -19,7 +19,6 @@ use super::{
     apis::{ApiEntry, at},
     consumer::{catch_panic, consume, drained},
     received::FromEvent,
-    startup::Line,
 };
 
 /// Taken from the broker at once, and held, however many are handled at a time: a round trip for
@@ -149,9 +148,7 @@ impl IntoFuture for Listen {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let name = Name::clone(&self.name);
-            self.begin()
-                .await
-                .map_err(|error| error.during(format!("listening as {name}")))
+            self.begin().await.map_err(|error| error.during(format!("listening as {name}")))
         })
     }
 }
@@ -247,11 +244,7 @@ impl Bus {
 
 fn selector(path: &str) -> Result<EventSelector> {
     let (api, event) = name::split(path)?;
-    Ok(if event == "*" {
-        EventSelector::all(api)
-    } else {
-        EventSelector::one(api, event)
-    })
+    Ok(if event == "*" { EventSelector::all(api) } else { EventSelector::one(api, event) })
 }
 
 impl Listen {
@@ -301,6 +294,8 @@ impl Listen {
                 incoming: entry.config.validate.incoming,
                 handler: Arc::clone(&self.handler),
                 on_error: self.on_error,
+                concurrency: self.concurrency,
+                handled: Arc::clone(&inner.handled),
                 inner: Arc::downgrade(&inner),
             });
             let limit = entry.config.event_listener_setup_timeout;
@@ -319,12 +314,8 @@ impl Listen {
             subscribed.push((listener, subscription));
         }
         for (listener, subscription) in subscribed {
-            inner.state().listeners.push(Line::listener(
-                &listener.spec,
-                self.concurrency,
-                self.on_error,
-            ));
-            inner.spawn_consumer(listener.run(subscription, inner.watch(), self.concurrency));
+            inner.state().listeners.push(Arc::clone(&listener));
+            inner.spawn_consumer(listener.run(subscription, inner.watch()));
         }
         Ok(())
     }
@@ -338,10 +329,7 @@ fn by_transport(
     let mut groups: Vec<(Arc<ApiEntry>, Vec<EventSelector>)> = Vec::new();
     for selector in events {
         let entry = inner.apis.entry(&selector.api);
-        match groups
-            .iter_mut()
-            .find(|(other, _)| Arc::ptr_eq(&other.event, &entry.event))
-        {
+        match groups.iter_mut().find(|(other, _)| Arc::ptr_eq(&other.event, &entry.event)) {
             Some((_, selectors)) => selectors.push(selector),
             None => groups.push((entry, vec![selector])),
         }
@@ -349,13 +337,15 @@ fn by_transport(
     groups
 }
 
-struct Listener {
+pub(super) struct Listener {
     name: Name,
-    spec: ListenSpec,
-    event: Arc<dyn EventTransport>,
+    pub(super) spec: ListenSpec,
+    pub(super) event: Arc<dyn EventTransport>,
+    pub(super) concurrency: usize,
     incoming: bool,
     handler: Handler,
-    on_error: OnError,
+    pub(super) on_error: OnError,
+    handled: Arc<Notify>,
     inner: std::sync::Weak<Inner>,
 }
 
@@ -375,12 +365,11 @@ impl Listener {
         self: Arc<Self>,
         first: Subscription<EventMessage>,
         phase: watch::Receiver<Phase>,
-        concurrency: usize,
     ) {
-        if concurrency == 1 {
+        if self.concurrency == 1 {
             self.run_in_order(first, phase).await;
         } else {
-            self.run_at_once(first, phase, concurrency).await;
+            self.run_at_once(first, phase).await;
         }
     }
 
@@ -395,23 +384,15 @@ impl Listener {
                 deliveries
             }
         };
-        consume(
-            first,
-            phase,
-            &format!("listener {}", self.name),
-            || self.subscribe(),
-            take,
-        )
-        .await;
+        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
     }
 
     async fn run_at_once(
         self: Arc<Self>,
         first: Subscription<EventMessage>,
         phase: watch::Receiver<Phase>,
-        concurrency: usize,
     ) {
-        let (permits, running) = (Semaphore::new(concurrency), Mutex::new(JoinSet::new()));
+        let (permits, running) = (Semaphore::new(self.concurrency), Mutex::new(JoinSet::new()));
         let permits = Arc::new(permits);
         let watch = phase.clone();
         let take = |mut deliveries: Vec<Delivery<EventMessage>>| {
@@ -433,14 +414,7 @@ impl Listener {
                 deliveries
             }
         };
-        consume(
-            first,
-            phase,
-            &format!("listener {}", self.name),
-            || self.subscribe(),
-            take,
-        )
-        .await;
+        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
         running.into_inner().shutdown().await;
     }
 
@@ -454,6 +428,7 @@ impl Listener {
             End::Settle(outcome) => ack.settle_later(outcome),
             End::GiveBack => drop(ack),
         }
+        self.handled.notify_waiters();
     }
 
     async fn try_until_settled(
@@ -466,10 +441,9 @@ impl Listener {
         }
         let policy = match self.on_error {
             OnError::Retry(policy) => policy,
-            OnError::Acknowledge | OnError::Shutdown => RetryPolicy {
-                attempts: 1,
-                ..RetryPolicy::default()
-            },
+            OnError::Acknowledge | OnError::Shutdown => {
+                RetryPolicy { attempts: 1, ..RetryPolicy::default() }
+            }
         };
         let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
         loop {
@@ -504,10 +478,8 @@ impl Listener {
             }
             OnError::Shutdown => {
                 if let Some(inner) = self.inner.upgrade() {
-                    let what = format!(
-                        "handling {}.{} as {}",
-                        message.api, message.event, self.name
-                    );
+                    let what =
+                        format!("handling {}.{} as {}", message.api, message.event, self.name);
                     inner.fail(
                         Error::new(ErrorKind::Remote, reason)
                             .during(what)

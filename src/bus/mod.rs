@@ -10,6 +10,7 @@ mod listen;
 mod received;
 mod run;
 mod serve;
+mod settle;
 mod startup;
 
 use std::{
@@ -20,7 +21,7 @@ use std::{
 
 use lightbus_core::{Error, ErrorKind, Name, Result};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinSet,
 };
 
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) schema: Arc<SchemaStore>,
     pub(crate) ids: Arc<Ids>,
     pub(crate) calls: Semaphore,
+    /// Rings whenever a listener is done with an event.
+    pub(crate) handled: Arc<Notify>,
     phase: watch::Sender<Phase>,
     state: Mutex<State>,
 }
@@ -65,7 +68,7 @@ pub(crate) struct Inner {
 struct State {
     registered: HashMap<Name, &'static Contract>,
     served: HashSet<Name>,
-    listeners: Vec<startup::Line>,
+    listeners: Vec<Arc<listen::Listener>>,
     listener_names: HashSet<Name>,
     consumers: JoinSet<()>,
     failure: Option<Error>,
@@ -103,7 +106,6 @@ impl Bus {
     }
 
     /// A bus that is configured by the program.
-    #[must_use]
     pub fn builder() -> BusBuilder {
         BusBuilder::new()
     }
@@ -209,11 +211,7 @@ impl Bus {
 
 impl Inner {
     pub(crate) fn ensure_open(&self) -> Result<()> {
-        if *self.phase.borrow() >= Phase::Draining {
-            Err(Error::closed("the bus"))
-        } else {
-            Ok(())
-        }
+        if *self.phase.borrow() >= Phase::Draining { Err(Error::closed("the bus")) } else { Ok(()) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

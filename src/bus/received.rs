@@ -74,10 +74,7 @@ impl<E: Event> FromEvent for Received<E> {
     }
 
     fn from_message(message: &Arc<EventMessage>) -> Result<Self> {
-        Ok(Self {
-            event: E::from_message(message)?,
-            message: Arc::clone(message),
-        })
+        Ok(Self { event: E::from_message(message)?, message: Arc::clone(message) })
     }
 }
 

@@ -66,27 +66,19 @@ impl Bus {
     pub async fn close(&self) -> Result<()> {
         self.inner.advance(Phase::Draining);
         let mut consumers = std::mem::take(&mut self.inner.state().consumers);
-        let drained = timeout(DRAIN_TIMEOUT, async {
-            while consumers.join_next().await.is_some() {}
-        })
-        .await;
+        let drained =
+            timeout(DRAIN_TIMEOUT, async { while consumers.join_next().await.is_some() {} }).await;
         consumers.shutdown().await;
-        let closed = self
-            .inner
-            .apis
-            .close()
-            .await
-            .and(self.inner.schema.transport().close().await);
+        let closed = self.inner.apis.close().await.and(self.inner.schema.transport().close().await);
         self.inner.calls.close();
         self.inner.advance(Phase::Closed);
         match drained {
             Ok(()) => closed,
-            Err(_) => Err(Error::new(
-                ErrorKind::Timeout,
-                "something was still running and was cut off",
-            )
-            .during("closing the bus")
-            .with("limit", format!("{DRAIN_TIMEOUT:?}"))),
+            Err(_) => {
+                Err(Error::new(ErrorKind::Timeout, "something was still running and was cut off")
+                    .during("closing the bus")
+                    .with("limit", format!("{DRAIN_TIMEOUT:?}")))
+            }
         }
     }
 }
@@ -106,8 +98,5 @@ async fn signal() -> Result<&'static str> {
         }
     }
     #[cfg(not(unix))]
-    tokio::signal::ctrl_c()
-        .await
-        .map(|()| "Ctrl-C")
-        .map_err(unusable)
+    tokio::signal::ctrl_c().await.map(|()| "Ctrl-C").map_err(unusable)
 }

@@ -51,18 +51,14 @@ impl IntoFuture for Serve {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let api = self.service.contract().name;
-            self.start()
-                .await
-                .map_err(|error| error.during(format!("serving {api}")))
+            self.start().await.map_err(|error| error.during(format!("serving {api}")))
         })
     }
 }
 
 impl fmt::Debug for Serve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Serve")
-            .field("api", &self.service.contract().name)
-            .finish_non_exhaustive()
+        f.debug_struct("Serve").field("api", &self.service.contract().name).finish_non_exhaustive()
     }
 }
 
@@ -81,11 +77,7 @@ impl Bus {
     /// [`Config`](ErrorKind::Config) if the API is served already or its name cannot be used;
     /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
     pub fn serve(&self, service: impl Service) -> Serve {
-        Serve {
-            bus: self.clone(),
-            service: Arc::new(service),
-            concurrency: CONCURRENCY,
-        }
+        Serve { bus: self.clone(), service: Arc::new(service), concurrency: CONCURRENCY }
     }
 }
 
@@ -95,10 +87,7 @@ impl Serve {
         let contract = self.service.contract();
         let api: Name = contract.name.into();
         if !inner.state().served.insert(Name::clone(&api)) {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "this process serves the API already",
-            ));
+            return Err(Error::new(ErrorKind::Config, "this process serves the API already"));
         }
         let entry = inner.apis.entry(&api);
         let worker = Arc::new(Worker {
@@ -157,10 +146,7 @@ struct Worker {
 
 impl Worker {
     async fn subscribe(&self) -> Result<lightbus_core::Subscription<RpcMessage>> {
-        let spec = ServeSpec {
-            apis: vec![Name::clone(&self.entry.name)],
-            flow: self.flow,
-        };
+        let spec = ServeSpec { apis: vec![Name::clone(&self.entry.name)], flow: self.flow };
         self.entry.rpc.serve(spec).await
     }
 
@@ -179,22 +165,15 @@ impl Worker {
         let refuse = |error: Error| {
             let error = error.during(format!("{}.{} was called", call.api, call.procedure));
             tracing::warn!(%error, id = %call.id, "a call was refused");
-            RemoteError {
-                message: error.to_string(),
-                ..RemoteError::default()
-            }
+            RemoteError { message: error.to_string(), ..RemoteError::default() }
         };
         let schema = self.schema.get();
         if let (true, Some(schema)) = (self.entry.config.validate.incoming, schema) {
-            schema
-                .check_call(&call.procedure, &call.fields)
-                .map_err(refuse)?;
+            schema.check_call(&call.procedure, &call.fields).map_err(refuse)?;
         }
         let value = self.service.call(&call.procedure, &call.fields).await?;
         if let (true, Some(schema)) = (self.entry.config.validate.outgoing, schema) {
-            schema
-                .check_result(&call.procedure, &value)
-                .map_err(refuse)?;
+            schema.check_result(&call.procedure, &value).map_err(refuse)?;
         }
         Ok(value)
     }
@@ -227,15 +206,9 @@ impl Worker {
         };
         tracing::warn!(%error, api = %call.api, procedure = %call.procedure, id = %call.id, "a result was lost");
         if error.kind() == ErrorKind::TooLarge {
-            let body = Err(RemoteError {
-                message: error.to_string(),
-                ..RemoteError::default()
-            });
-            let _ = self
-                .entry
-                .result
-                .reply(&call.return_path, ResultMessage { body, ..message })
-                .await;
+            let body = Err(RemoteError { message: error.to_string(), ..RemoteError::default() });
+            let _ =
+                self.entry.result.reply(&call.return_path, ResultMessage { body, ..message }).await;
         }
     }
 }

@@ -2,10 +2,13 @@
 
 use std::{fmt::Write, sync::Arc};
 
-use lightbus_core::transport::ListenSpec;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Bus, Phase, consumer::drained, listen::OnError};
+use super::{
+    Bus, Phase,
+    consumer::drained,
+    listen::{Listener, OnError},
+};
 use crate::schema::SchemaStore;
 
 /// Renews the schemas of this process and reads those of others, until the bus drains.
@@ -21,31 +24,19 @@ pub(super) async fn keep_schemas(schema: Arc<SchemaStore>, mut phase: watch::Rec
     }
 }
 
-/// One line of the block that a process shows at start.
-#[derive(Clone, Debug)]
-pub(super) struct Line(String);
-
-impl Line {
-    pub(super) fn listener(spec: &ListenSpec, concurrency: usize, on_error: OnError) -> Self {
-        let events = spec.events.iter().map(|selector| {
-            format!(
-                "{}.{}",
-                selector.api,
-                selector.event.as_deref().unwrap_or("*")
-            )
+fn describe(listener: &Listener) -> String {
+    let events =
+        listener.spec.events.iter().map(|selector| {
+            format!("{}.{}", selector.api, selector.event.as_deref().unwrap_or("*"))
         });
-        let events: Vec<_> = events.collect();
-        let failed = match on_error {
-            OnError::Retry(policy) => format!("{} tries, then dead letter", policy.attempts),
-            OnError::Acknowledge => "failures are logged and acknowledged".to_owned(),
-            OnError::Shutdown => "a failure ends the process".to_owned(),
-        };
-        Self(format!(
-            "{} as {} · {concurrency} at a time · {failed}",
-            events.join(", "),
-            spec.listener
-        ))
-    }
+    let events: Vec<_> = events.collect();
+    let failed = match listener.on_error {
+        OnError::Retry(policy) => format!("{} tries, then dead letter", policy.attempts),
+        OnError::Acknowledge => "failures are logged and acknowledged".to_owned(),
+        OnError::Shutdown => "a failure ends the process".to_owned(),
+    };
+    let (name, at_once) = (&listener.spec.listener, listener.concurrency);
+    format!("{} as {name} · {at_once} at a time · {failed}", events.join(", "))
 }
 
 impl Bus {
@@ -102,19 +93,15 @@ impl Bus {
                 entry.event.broker()
             );
         }
-        for Line(line) in listeners {
-            let _ = writeln!(text, "  listens  {line}");
+        for listener in listeners {
+            let _ = writeln!(text, "  listens  {}", describe(&listener));
         }
         let remote = inner.schema.apis();
         let _ = write!(
             text,
             "  schema   published, expires after {:?} · APIs on the bus: {}",
             inner.schema.ttl(),
-            if remote.is_empty() {
-                "none".to_owned()
-            } else {
-                remote.join(", ")
-            },
+            if remote.is_empty() { "none".to_owned() } else { remote.join(", ") },
         );
         text
     }

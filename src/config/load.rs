@@ -17,12 +17,9 @@ impl Config {
     /// As [`from_files`](Self::from_files).
     pub fn from_env() -> Result<Self> {
         match std::env::var("LIGHTBUS_CONFIG") {
-            Ok(paths) if !paths.trim().is_empty() => Self::from_files(
-                paths
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|path| !path.is_empty()),
-            ),
+            Ok(paths) if !paths.trim().is_empty() => {
+                Self::from_files(paths.split(',').map(str::trim).filter(|path| !path.is_empty()))
+            }
             _ => Ok(Self::default()),
         }
     }
@@ -85,10 +82,8 @@ fn read(path: &str) -> Result<Value> {
             .with("file", path)
     };
     if path.starts_with("http://") || path.starts_with("https://") {
-        return Err(
-            wrong("a configuration cannot be fetched over HTTP yet".to_owned())
-                .hint("Download it first, and name the file"),
-        );
+        return Err(wrong("a configuration cannot be fetched over HTTP yet".to_owned())
+            .hint("Download it first, and name the file"));
     }
     let size = std::fs::metadata(path).map(|metadata| metadata.len());
     let text = match size {
@@ -101,9 +96,8 @@ fn read(path: &str) -> Result<Value> {
             )
         })?,
     };
-    let is_json = std::path::Path::new(path)
-        .extension()
-        .is_some_and(|extension| extension == "json");
+    let is_json =
+        std::path::Path::new(path).extension().is_some_and(|extension| extension == "json");
     let value = if is_json {
         serde_json::from_str(&text)
             .map_err(|error| wrong(format!("the file is not JSON: {error}")))?
@@ -123,11 +117,9 @@ fn parse_yaml(text: &str) -> Result<Value> {
     if value.is_object() {
         Ok(value)
     } else {
-        Err(
-            Error::new(ErrorKind::Config, "the configuration is not a mapping")
-                .during("reading the configuration")
-                .hint("It begins with keys such as `apis:` or `bus:`"),
-        )
+        Err(Error::new(ErrorKind::Config, "the configuration is not a mapping")
+            .during("reading the configuration")
+            .hint("It begins with keys such as `apis:` or `bus:`"))
     }
 }
 

@@ -87,11 +87,7 @@ pub struct SchemaConfig {
 
 impl Default for SchemaConfig {
     fn default() -> Self {
-        Self {
-            ttl: Duration::from_secs(60),
-            human_readable: true,
-            transport: None,
-        }
+        Self { ttl: Duration::from_secs(60), human_readable: true, transport: None }
     }
 }
 
@@ -151,10 +147,7 @@ pub struct Validate {
 
 impl Default for Validate {
     fn default() -> Self {
-        Self {
-            outgoing: true,
-            incoming: true,
-        }
+        Self { outgoing: true, incoming: true }
     }
 }
 
@@ -172,16 +165,10 @@ impl<'de> Deserialize<'de> for Validate {
             true
         }
         match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::Bool(on) => Ok(Self {
-                outgoing: on,
-                incoming: on,
-            }),
+            serde_json::Value::Bool(on) => Ok(Self { outgoing: on, incoming: on }),
             value @ serde_json::Value::Object(_) => {
                 let both: Both = serde_json::from_value(value).map_err(D::Error::custom)?;
-                Ok(Self {
-                    outgoing: both.outgoing,
-                    incoming: both.incoming,
-                })
+                Ok(Self { outgoing: both.outgoing, incoming: both.incoming })
             }
             _ => Err(D::Error::custom(
                 "expected true, false, or a mapping of `outgoing` and `incoming` to true or false",
@@ -231,13 +218,7 @@ impl Config {
         }
         let default = self.apis.get("default");
         let named = default.into_iter().flat_map(|api| {
-            [
-                &api.rpc_transport,
-                &api.result_transport,
-                &api.event_transport,
-            ]
-            .into_iter()
-            .flatten()
+            [&api.rpc_transport, &api.result_transport, &api.event_transport].into_iter().flatten()
         });
         let mut named = named.chain(&self.bus.schema.transport).peekable();
         match named.peek().copied() {

@@ -82,20 +82,14 @@ fn fill(template: &str) -> Result<String> {
 }
 
 fn wrong(template: &str, why: &str) -> Error {
-    Error::new(
-        ErrorKind::Config,
-        format!("the name `{template}` cannot be used: {why}"),
-    )
+    Error::new(ErrorKind::Config, format!("the name `{template}` cannot be used: {why}"))
 }
 
 fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::env::var("HOSTNAME"))
         .or_else(|_| std::env::var("COMPUTERNAME"))
-        .map_or_else(
-            |_| "localhost".to_owned(),
-            |name| name.trim().to_lowercase(),
-        )
+        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_lowercase())
 }
 
 fn random() -> u64 {
@@ -103,9 +97,7 @@ fn random() -> u64 {
 }
 
 fn letters(count: usize) -> String {
-    (0..count)
-        .map(|_| char::from(b'a' + (random() % 26) as u8))
-        .collect()
+    (0..count).map(|_| char::from(b'a' + (random() % 26) as u8)).collect()
 }
 
 fn friendly() -> String {
@@ -131,11 +123,7 @@ mod tests {
     fn placeholders_are_filled() {
         let name = fill("a-{random4}-{random8}-{{x}}-{pid}").unwrap();
         let parts: Vec<_> = name.split('-').collect();
-        assert_eq!(
-            &parts[2][..4],
-            parts[1],
-            "the shorter is a prefix of the longer"
-        );
+        assert_eq!(&parts[2][..4], parts[1], "the shorter is a prefix of the longer");
         assert_eq!(parts[3], "{x}");
         assert_eq!(parts[4], std::process::id().to_string());
     }

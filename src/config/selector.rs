@@ -22,10 +22,7 @@ impl Selector {
     /// A transport with options.
     #[must_use]
     pub fn with_options(name: impl Into<String>, options: serde_json::Value) -> Self {
-        Self {
-            name: name.into(),
-            options,
-        }
+        Self { name: name.into(), options }
     }
 
     /// The transport's name.
@@ -42,9 +39,7 @@ impl Selector {
 impl fmt::Debug for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The options may hold passwords.
-        f.debug_struct("Selector")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Selector").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -55,9 +50,9 @@ impl<'de> Deserialize<'de> for Selector {
         let mut entries = entries.into_iter();
         match (entries.next(), entries.next()) {
             (Some((name, options)), None) => Ok(Self { name, options }),
-            (None, _) => Err(D::Error::custom(
-                "names no transport: write for instance `redis: {}`",
-            )),
+            (None, _) => {
+                Err(D::Error::custom("names no transport: write for instance `redis: {}`"))
+            }
             _ => Err(D::Error::custom(format!(
                 "names several transports ({}): keep one",
                 names.join(", ")

@@ -43,9 +43,6 @@ mod tests {
             nearest("rpc_timout", ["rpc_timeout", "validate"].into_iter()),
             Some("rpc_timeout")
         );
-        assert_eq!(
-            nearest("zzzz", ["rpc_timeout", "validate"].into_iter()),
-            None
-        );
+        assert_eq!(nearest("zzzz", ["rpc_timeout", "validate"].into_iter()), None);
     }
 }

@@ -31,10 +31,7 @@ impl ApiError for Error {
 
 impl ApiError for String {
     fn to_remote(&self) -> RemoteError {
-        RemoteError {
-            message: self.clone(),
-            ..RemoteError::default()
-        }
+        RemoteError { message: self.clone(), ..RemoteError::default() }
     }
 
     fn from_remote(remote: &RemoteError) -> Option<Self> {

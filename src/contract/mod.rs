@@ -32,9 +32,7 @@ impl Contract {
     /// The procedure of this name.
     #[must_use]
     pub fn procedure(&self, name: &str) -> Option<&'static Procedure> {
-        self.procedures
-            .iter()
-            .find(|procedure| procedure.name == name)
+        self.procedures.iter().find(|procedure| procedure.name == name)
     }
 
     /// The event of this name.

@@ -48,15 +48,7 @@ impl ApiSchema {
                     let (parameters, response) = (part("parameters"), part("response"));
                     let compiled_parameters = OnceLock::new();
                     let compiled_response = OnceLock::new();
-                    (
-                        name,
-                        Member {
-                            parameters,
-                            response,
-                            compiled_parameters,
-                            compiled_response,
-                        },
-                    )
+                    (name, Member { parameters, response, compiled_parameters, compiled_response })
                 })
                 .collect()
         };
@@ -87,31 +79,20 @@ impl ApiSchema {
         let check = member
             .compiled_response
             .get_or_init(|| Check::compile(&member.response, &member.response));
-        check
-            .as_ref()
-            .map_err(Clone::clone)?
-            .run(result)
-            .map_err(|why| {
-                Error::new(
-                    ErrorKind::Invalid,
-                    format!("the result does not fit the schema: {why}"),
-                )
-            })
+        check.as_ref().map_err(Clone::clone)?.run(result).map_err(|why| {
+            Error::new(ErrorKind::Invalid, format!("the result does not fit the schema: {why}"))
+        })
     }
 
     /// Checks the arguments of an event. An event that the schema lacks is `Unknown`.
     pub(crate) fn check_event(&self, event: &str, arguments: &Fields) -> Result<()> {
-        let member = self
-            .events
-            .get(event)
-            .ok_or_else(|| unknown("event", event, self.events()))?;
+        let member =
+            self.events.get(event).ok_or_else(|| unknown("event", event, self.events()))?;
         member.check_parameters(arguments)
     }
 
     fn procedure(&self, name: &str) -> Result<&Member> {
-        self.rpcs
-            .get(name)
-            .ok_or_else(|| unknown("procedure", name, self.procedures()))
+        self.rpcs.get(name).ok_or_else(|| unknown("procedure", name, self.procedures()))
     }
 }
 
@@ -119,18 +100,8 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     let mut known: Vec<_> = known.collect();
     known.sort_unstable();
     let nearest = nearest(name, known.iter().copied()).map(str::to_owned);
-    let error = Error::new(
-        ErrorKind::Unknown,
-        format!("the API has no {what} `{name}`"),
-    )
-    .with(
-        "it has",
-        if known.is_empty() {
-            "none".to_owned()
-        } else {
-            known.join(", ")
-        },
-    );
+    let error = Error::new(ErrorKind::Unknown, format!("the API has no {what} `{name}`"))
+        .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
     match nearest {
         Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
         None => error,
@@ -139,9 +110,8 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
 
 impl Member {
     fn check_parameters(&self, arguments: &Fields) -> Result<()> {
-        let compiled = self
-            .compiled_parameters
-            .get_or_init(|| Parameters::compile(&self.parameters));
+        let compiled =
+            self.compiled_parameters.get_or_init(|| Parameters::compile(&self.parameters));
         compiled.as_ref().map_err(Clone::clone)?.run(arguments)
     }
 }
@@ -150,11 +120,7 @@ impl Member {
 #[derive(Debug)]
 enum Parameters {
     /// An object with known properties: each argument is checked on its own.
-    Each {
-        properties: Vec<(String, Check)>,
-        required: Vec<String>,
-        others: bool,
-    },
+    Each { properties: Vec<(String, Check)>, required: Vec<String>, others: bool },
     /// Something else: all arguments are checked together.
     Together(Check),
 }
@@ -175,13 +141,9 @@ impl Parameters {
             "default",
         ];
         let plain = schema.as_object().filter(|object| {
-            object
-                .keys()
-                .all(|key| UNDERSTOOD.contains(&key.as_str()) || key.starts_with("x-"))
+            object.keys().all(|key| UNDERSTOOD.contains(&key.as_str()) || key.starts_with("x-"))
                 && object.get("type").is_none_or(|kind| kind == "object")
-                && object
-                    .get("additionalProperties")
-                    .is_none_or(Value::is_boolean)
+                && object.get("additionalProperties").is_none_or(Value::is_boolean)
         });
         let Some(object) = plain else {
             return Ok(Self::Together(Check::compile(schema, schema)?));
@@ -193,44 +155,27 @@ impl Parameters {
             .map(|(name, property)| Ok((name.clone(), Check::compile(property, schema)?)))
             .collect::<Result<_>>()?;
         let required = object.get("required").and_then(Value::as_array);
-        let required = required
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect();
+        let required =
+            required.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
         let others = object.get("additionalProperties") != Some(&Value::Bool(false));
-        Ok(Self::Each {
-            properties,
-            required,
-            others,
-        })
+        Ok(Self::Each { properties, required, others })
     }
 
     fn run(&self, arguments: &Fields) -> Result<()> {
         let invalid = |message: String| Error::new(ErrorKind::Invalid, message);
         match self {
-            Self::Each {
-                properties,
-                required,
-                others,
-            } => {
+            Self::Each { properties, required, others } => {
                 for (name, value) in arguments.iter() {
                     match properties.iter().find(|(property, _)| property == &**name) {
                         Some((_, check)) => check.run(value).map_err(|why| {
-                            invalid(format!(
-                                "the argument `{name}` does not fit the schema: {why}"
-                            ))
+                            invalid(format!("the argument `{name}` does not fit the schema: {why}"))
                         })?,
                         None if *others => {}
                         None => {
                             let names: Vec<_> =
                                 properties.iter().map(|(name, _)| name.as_str()).collect();
-                            let known = if names.is_empty() {
-                                "none".to_owned()
-                            } else {
-                                names.join(", ")
-                            };
+                            let known =
+                                if names.is_empty() { "none".to_owned() } else { names.join(", ") };
                             return Err(invalid(format!("there is no argument `{name}`"))
                                 .with("arguments", known));
                         }
@@ -294,10 +239,7 @@ impl Check {
             options = options.with_draft(jsonschema::Draft::Draft7);
         }
         let validator = options.build(&whole).map_err(|error| {
-            Error::new(
-                ErrorKind::Malformed,
-                format!("the schema cannot be used: {error}"),
-            )
+            Error::new(ErrorKind::Malformed, format!("the schema cannot be used: {error}"))
         })?;
         Ok(Self::Tree(Box::new(validator)))
     }
@@ -309,14 +251,8 @@ impl Check {
             other => other.as_object()?,
         };
         let mut kinds = Vec::new();
-        let (mut range, mut ranged, mut alternatives) = (
-            Range {
-                min: f64::MIN,
-                max: f64::MAX,
-            },
-            false,
-            false,
-        );
+        let (mut range, mut ranged, mut alternatives) =
+            (Range { min: f64::MIN, max: f64::MAX }, false, false);
         for (key, value) in object {
             match key.as_str() {
                 // `format` is not checked, as in Python.
@@ -366,11 +302,7 @@ impl Check {
     fn run(&self, json: &[u8]) -> Result<(), String> {
         let found = || format!("found {}", excerpt(json));
         let expect = |holds: bool, what: &str| {
-            if holds {
-                Ok(())
-            } else {
-                Err(format!("expected {what}, {}", found()))
-            }
+            if holds { Ok(()) } else { Err(format!("expected {what}, {}", found())) }
         };
         let json = json.trim_ascii();
         match self {
@@ -378,10 +310,9 @@ impl Check {
             Self::Text => expect(json.first() == Some(&b'"'), "a text"),
             Self::Truth => expect(json == b"true" || json == b"false", "true or false"),
             Self::Null => expect(json == b"null", "null"),
-            Self::Number(range) => expect(
-                number(json).is_some_and(|n| range.holds(n)),
-                &range.text("a number"),
-            ),
+            Self::Number(range) => {
+                expect(number(json).is_some_and(|n| range.holds(n)), &range.text("a number"))
+            }
             Self::Integer(range) => {
                 let whole = number(json).is_some_and(|n| n.fract() == 0.0 && range.holds(n));
                 expect(whole, &range.text("an integer"))
@@ -407,11 +338,7 @@ impl Check {
         match self {
             Self::Tree(validator) => validator.validate(value).map_err(|error| {
                 let place = error.instance_path().to_string();
-                if place.is_empty() {
-                    error.to_string()
-                } else {
-                    format!("{error} (at {place})")
-                }
+                if place.is_empty() { error.to_string() } else { format!("{error} (at {place})") }
             }),
             simple => simple.run(value.to_string().as_bytes()),
         }
@@ -504,20 +431,14 @@ mod tests {
             "definitions": { "tag": { "type": "string", "pattern": "^[a-z]+$" } },
             "properties": { "tags": { "type": "array", "items": { "$ref": "#/definitions/tag" } } },
         }));
-        schema
-            .check_call("p", &fields(&[("tags", r#"["a","b"]"#), ("other", "1")]))
-            .unwrap();
-        let error = schema
-            .check_call("p", &fields(&[("tags", r#"["a","B"]"#)]))
-            .unwrap_err();
+        schema.check_call("p", &fields(&[("tags", r#"["a","b"]"#), ("other", "1")])).unwrap();
+        let error = schema.check_call("p", &fields(&[("tags", r#"["a","B"]"#)])).unwrap_err();
         assert!(error.to_string().contains("/1"), "{error}");
     }
 
     #[test]
     fn an_unknown_procedure_names_the_nearest() {
-        let error = schema(&json!({}))
-            .check_call("q", &fields(&[]))
-            .unwrap_err();
+        let error = schema(&json!({})).check_call("q", &fields(&[])).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unknown);
         assert!(error.to_string().contains("it has p"), "{error}");
     }

@@ -25,10 +25,7 @@ pub fn document(contract: &Contract) -> Value {
             procedure.description,
         );
         let response = titled(procedure.response, &format!("RPC {api}.{name}() response"));
-        rpcs.insert(
-            name.to_owned(),
-            json!({ "parameters": parameters, "response": response }),
-        );
+        rpcs.insert(name.to_owned(), json!({ "parameters": parameters, "response": response }));
     }
     let mut events = Map::new();
     for event in contract.events {
@@ -99,9 +96,7 @@ fn titled(schema: fn(&mut SchemaGenerator) -> schemars::Schema, title: &str) -> 
 
 fn generator() -> SchemaGenerator {
     // Python's documents have no references, and its readers need none to be found.
-    SchemaSettings::draft07()
-        .with(|settings| settings.inline_subschemas = true)
-        .into_generator()
+    SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true).into_generator()
 }
 
 /// A type that contains itself cannot be written out: it is defined once and referred to.

@@ -35,12 +35,7 @@ struct Known {
 
 impl SchemaStore {
     pub(crate) fn new(transport: Arc<dyn SchemaTransport>, ttl: Duration) -> Self {
-        Self {
-            transport,
-            ttl,
-            known: RwLock::default(),
-            loaded: Mutex::new(None),
-        }
+        Self { transport, ttl, known: RwLock::default(), loaded: Mutex::new(None) }
     }
 
     pub(crate) fn transport(&self) -> &Arc<dyn SchemaTransport> {
@@ -54,9 +49,7 @@ impl SchemaStore {
     /// Publishes the schema of an API that this process registered.
     pub(crate) async fn publish(&self, contract: &Contract) -> Result<()> {
         let schema = Arc::new(ApiSchema::read(document_text(contract)?)?);
-        self.transport
-            .store(contract.name, schema.text(), self.ttl)
-            .await?;
+        self.transport.store(contract.name, schema.text(), self.ttl).await?;
         self.write().local.insert(contract.name.into(), schema);
         Ok(())
     }
@@ -65,11 +58,7 @@ impl SchemaStore {
     pub(crate) async fn refresh(&self) -> Result<()> {
         let local: Vec<_> = {
             let known = self.read();
-            known
-                .local
-                .iter()
-                .map(|(api, schema)| (Arc::clone(api), Arc::clone(schema)))
-                .collect()
+            known.local.iter().map(|(api, schema)| (Arc::clone(api), Arc::clone(schema))).collect()
         };
         for (api, schema) in local {
             // Stored again rather than pinged: another process may have stored its own idea of it.
@@ -97,10 +86,7 @@ impl SchemaStore {
         for (api, text) in documents {
             let api: Name = api.into();
             // What did not change keeps its compiled checks.
-            let unchanged = known
-                .remote
-                .remove(&api)
-                .filter(|old| old.text().get() == text.get());
+            let unchanged = known.remote.remove(&api).filter(|old| old.text().get() == text.get());
             let schema = unchanged.map_or_else(|| ApiSchema::read(text).map(Arc::new), Ok);
             match schema {
                 Ok(schema) => {
@@ -115,11 +101,7 @@ impl SchemaStore {
     /// The schema to check messages of an API with: this process' own, or that on the bus.
     pub(crate) fn get(&self, api: &str) -> Option<Arc<ApiSchema>> {
         let known = self.read();
-        known
-            .local
-            .get(api)
-            .or_else(|| known.remote.get(api))
-            .cloned()
+        known.local.get(api).or_else(|| known.remote.get(api)).cloned()
     }
 
     /// The same; an API that is not known is looked for on the bus.
@@ -138,12 +120,7 @@ impl SchemaStore {
     /// The APIs on the bus, and this process' own, sorted.
     pub(crate) fn apis(&self) -> Vec<Name> {
         let known = self.read();
-        let mut names: Vec<_> = known
-            .local
-            .keys()
-            .chain(known.remote.keys())
-            .cloned()
-            .collect();
+        let mut names: Vec<_> = known.local.keys().chain(known.remote.keys()).cloned().collect();
         names.sort_unstable();
         names.dedup();
         names

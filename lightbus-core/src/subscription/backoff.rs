@@ -19,11 +19,7 @@ impl Backoff {
     /// Waits that begin with `first` and never exceed `longest`.
     #[must_use]
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self {
-            first,
-            longest,
-            failures: 0,
-        }
+        Self { first, longest, failures: 0 }
     }
 
     /// How often it failed since the last success.

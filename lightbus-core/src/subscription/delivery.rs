@@ -17,9 +17,7 @@ pub struct Delivery<M> {
 
 impl<M: fmt::Debug> fmt::Debug for Delivery<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Delivery")
-            .field("message", &self.message)
-            .finish_non_exhaustive()
+        f.debug_struct("Delivery").field("message", &self.message).finish_non_exhaustive()
     }
 }
 
@@ -45,10 +43,7 @@ pub(super) enum Fate {
 
 impl AckHandle {
     pub(super) fn new(slot: usize, settlements: mpsc::Sender<Settlement>) -> Self {
-        Self {
-            slot,
-            settlements: Some(settlements),
-        }
+        Self { slot, settlements: Some(settlements) }
     }
 
     /// Settles, and waits until the broker has taken it.
@@ -63,9 +58,7 @@ impl AckHandle {
     pub async fn settle(mut self, outcome: Outcome) -> Result<()> {
         let (confirm, confirmed) = oneshot::channel();
         self.send(Fate::Settled(outcome), Some(confirm));
-        confirmed
-            .await
-            .unwrap_or_else(|_| Err(Error::closed("the subscription")))
+        confirmed.await.unwrap_or_else(|_| Err(Error::closed("the subscription")))
     }
 
     /// Settles together with others, as soon as the broker is free. What fails then is tried again
@@ -82,11 +75,7 @@ impl AckHandle {
         if let Some(settlements) = self.settlements.take() {
             // Never full: it has room for a settlement of each delivery in flight. Closed: the
             // subscription has ended and has given the message back.
-            let _ = settlements.try_send(Settlement {
-                slot: self.slot,
-                fate,
-                confirm,
-            });
+            let _ = settlements.try_send(Settlement { slot: self.slot, fate, confirm });
         }
     }
 }
@@ -99,8 +88,6 @@ impl Drop for AckHandle {
 
 impl fmt::Debug for AckHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AckHandle")
-            .field("slot", &self.slot)
-            .finish_non_exhaustive()
+        f.debug_struct("AckHandle").field("slot", &self.slot).finish_non_exhaustive()
     }
 }

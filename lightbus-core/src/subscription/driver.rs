@@ -52,11 +52,9 @@ pub(super) async fn run<S: Source>(
         Ok(end) => end,
         Err(panic) => {
             let what = panic_text(&*panic);
-            let error = Error::new(
-                ErrorKind::Unexpected,
-                format!("the transport panicked: {what}"),
-            )
-            .hint("This is a bug in the transport");
+            let error =
+                Error::new(ErrorKind::Unexpected, format!("the transport panicked: {what}"))
+                    .hint("This is a bug in the transport");
             let _ = report.try_send(Err(error.clone()));
             Err(error)
         }
@@ -209,23 +207,14 @@ impl<S: Source> Driver<S> {
     fn hand_out(&mut self, message: S::Message, token: S::Token) {
         let message = Arc::new(message);
         let kept = S::REDELIVERS.then(|| Arc::clone(&message));
-        let slot = self.slots.insert(Slot {
-            token,
-            message: kept,
-            drops: 0,
-        });
+        let slot = self.slots.insert(Slot { token, message: kept, drops: 0 });
         self.deliver(slot, message);
     }
 
     fn deliver(&mut self, slot: usize, message: Arc<S::Message>) {
-        let delivery = Delivery {
-            message,
-            ack: AckHandle::new(slot, self.handle.clone()),
-        };
+        let delivery = Delivery { message, ack: AckHandle::new(slot, self.handle.clone()) };
         let sent = match &self.out {
-            Some(out) => out
-                .try_send(Ok(delivery))
-                .map_err(|error| error.into_inner()),
+            Some(out) => out.try_send(Ok(delivery)).map_err(|error| error.into_inner()),
             None => Err(Ok(delivery)),
         };
         // The subscription is closed: nobody will see it.
@@ -235,11 +224,7 @@ impl<S: Source> Driver<S> {
     }
 
     fn settled(&mut self, settlement: Settlement, closing: bool) {
-        let Settlement {
-            slot,
-            fate,
-            confirm,
-        } = settlement;
+        let Settlement { slot, fate, confirm } = settlement;
         let outcome = match fate {
             Fate::Settled(Outcome::Retry) | Fate::Dropped if S::REDELIVERS && !closing => {
                 self.wait_for_redelivery(slot);
@@ -274,11 +259,7 @@ impl<S: Source> Driver<S> {
                 break;
             }
             self.again.pop();
-            if let Some(message) = self
-                .slots
-                .get_mut(index)
-                .and_then(|slot| slot.message.clone())
-            {
+            if let Some(message) = self.slots.get_mut(index).and_then(|slot| slot.message.clone()) {
                 self.deliver(index, message);
             }
         }
@@ -294,10 +275,7 @@ impl<S: Source> Driver<S> {
             let result = source.settle(&batch).await;
             (batch, result)
         });
-        Settling {
-            work,
-            confirms: std::mem::take(&mut self.confirms),
-        }
+        Settling { work, confirms: std::mem::take(&mut self.confirms) }
     }
 
     fn finish_settling(
@@ -362,14 +340,7 @@ impl<S: Source> Driver<S> {
     async fn finish(mut self, settling: Option<Settling<S>>) -> Result<()> {
         // A delivery that waits to come again is given back instead.
         for Reverse((_, slot)) in std::mem::take(&mut self.again) {
-            self.settled(
-                Settlement {
-                    slot,
-                    fate: Fate::Unseen,
-                    confirm: None,
-                },
-                true,
-            );
+            self.settled(Settlement { slot, fate: Fate::Unseen, confirm: None }, true);
         }
         let deadline = Instant::now() + self.flow.close_timeout;
         let mut settling = settling;

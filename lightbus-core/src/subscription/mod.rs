@@ -95,11 +95,7 @@ impl<M: Send + Sync + 'static> Subscription<M> {
         let (sender, deliveries) = mpsc::channel(flow.max_in_flight + 1);
         let (stop, stopped) = oneshot::channel();
         let driver = tokio::spawn(driver::run(Arc::new(source), flow, sender, stopped));
-        Self {
-            deliveries,
-            stop: Some(stop),
-            driver,
-        }
+        Self { deliveries, stop: Some(stop), driver }
     }
 
     /// The next delivery. `None` after [`stop`](Self::stop), when all has been handed out; an error

@@ -17,10 +17,7 @@ pub(super) struct Slots<M, T> {
 
 impl<M, T> Slots<M, T> {
     pub(super) fn new() -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-        }
+        Self { slots: Vec::new(), free: Vec::new() }
     }
 
     pub(super) fn insert(&mut self, slot: Slot<M, T>) -> usize {
