@@ -84,10 +84,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 pub fn decode_field<T: DeserializeOwned>(fields: &Fields, name: &str) -> Result<T> {
     decode_field_or(fields, name, || {
         serde_json::from_slice(b"null").map_err(|_| {
-            Error::new(
-                ErrorKind::Invalid,
-                format!("the argument `{name}` is missing"),
-            )
+            Error::new(ErrorKind::Invalid, format!("the argument `{name}` is missing"))
         })
     })
 }
@@ -119,17 +116,13 @@ pub fn decode_field_or<T: DeserializeOwned>(
 pub fn refuse_others(fields: &Fields, known: &[&str]) -> Result<()> {
     match fields.iter().find(|(name, _)| !known.contains(&&***name)) {
         None => Ok(()),
-        Some((name, _)) => Err(Error::new(
-            ErrorKind::Invalid,
-            format!("there is no argument `{name}`"),
-        )
-        .with("arguments", known.join(", "))),
+        Some((name, _)) => {
+            Err(Error::new(ErrorKind::Invalid, format!("there is no argument `{name}`"))
+                .with("arguments", known.join(", ")))
+        }
     }
 }
 
 fn malformed(error: &serde_json::Error) -> Error {
-    Error::new(
-        ErrorKind::Malformed,
-        format!("not the JSON that was expected: {error}"),
-    )
+    Error::new(ErrorKind::Malformed, format!("not the JSON that was expected: {error}"))
 }

@@ -161,9 +161,7 @@ impl Error {
     /// Adds a fact, such as the broker or the listener concerned.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
-        Arc::make_mut(&mut self.0)
-            .context
-            .push((key, value.to_string()));
+        Arc::make_mut(&mut self.0).context.push((key, value.to_string()));
         self
     }
 
@@ -229,10 +227,7 @@ impl Error {
 
     /// The facts added to the error, in order.
     pub fn context(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.0
-            .context
-            .iter()
-            .map(|(key, value)| (*key, value.as_str()))
+        self.0.context.iter().map(|(key, value)| (*key, value.as_str()))
     }
 
     /// What the code at the other end reported, if this is [`ErrorKind::Remote`].
@@ -310,9 +305,6 @@ mod tests {
         })
         .because(std::io::Error::other("pipe"));
         let text = format!("{error:?}");
-        assert!(
-            text.contains("because: pipe") && text.contains("line 1"),
-            "{text}"
-        );
+        assert!(text.contains("because: pipe") && text.contains("line 1"), "{text}");
     }
 }

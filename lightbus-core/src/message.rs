@@ -36,11 +36,7 @@ impl Fields {
     /// The encoded argument of this name: of several, the last, as JSON readers do.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(key, _)| &**key == name)
-            .map(|(_, value)| value)
+        self.0.iter().rev().find(|(key, _)| &**key == name).map(|(_, value)| value)
     }
 
     /// Name and encoded value of each argument, in order.
@@ -63,10 +59,7 @@ impl Fields {
     /// The bytes of all names and values together.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.0
-            .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum()
+        self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 }
 
@@ -79,9 +72,7 @@ impl FromIterator<(Name, Bytes)> for Fields {
 impl fmt::Debug for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
-        f.debug_map()
-            .entries(self.0.iter().map(|(name, value)| (name, text(value))))
-            .finish()
+        f.debug_map().entries(self.0.iter().map(|(name, value)| (name, text(value)))).finish()
     }
 }
 
@@ -109,10 +100,7 @@ impl Headers {
     /// The header of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| &**key == name)
-            .map(|(_, value)| &**value)
+        self.0.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
     }
 
     /// Sets a header, in the place of one of the same name.

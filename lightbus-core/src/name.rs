@@ -12,18 +12,10 @@ use crate::{Error, ErrorKind, Result};
 /// [`ErrorKind::Config`] with the rule that is broken.
 pub fn check_api(name: &str) -> Result<()> {
     if name == "default" || name.starts_with("default.") {
-        return Err(refused(
-            "API",
-            name,
-            "`default` stands for all APIs in the configuration",
-        ));
+        return Err(refused("API", name, "`default` stands for all APIs in the configuration"));
     }
     if name.split('.').any(str::is_empty) {
-        return Err(refused(
-            "API",
-            name,
-            "a name is words separated by single dots",
-        ));
+        return Err(refused("API", name, "a name is words separated by single dots"));
     }
     check_characters("API", name)
 }
@@ -39,18 +31,10 @@ pub fn check_member(what: &'static str, name: &str) -> Result<()> {
         return Err(refused(what, name, "a name cannot be empty"));
     }
     if name.starts_with('_') {
-        return Err(refused(
-            what,
-            name,
-            "names that start with an underscore are private",
-        ));
+        return Err(refused(what, name, "names that start with an underscore are private"));
     }
     if name.contains('.') {
-        return Err(refused(
-            what,
-            name,
-            "the dot separates an API from its members",
-        ));
+        return Err(refused(what, name, "the dot separates an API from its members"));
     }
     check_characters(what, name)
 }
@@ -63,33 +47,22 @@ pub fn check_member(what: &'static str, name: &str) -> Result<()> {
 pub fn split(path: &str) -> Result<(&str, &str)> {
     match path.rsplit_once('.') {
         Some((api, member)) if !api.is_empty() && !member.is_empty() => Ok((api, member)),
-        _ => Err(Error::new(
-            ErrorKind::Config,
-            format!("`{path}` names no member of an API"),
-        )
-        .hint("Write the API's name, a dot, and the procedure or event, as `auth.check_password`")),
+        _ => Err(Error::new(ErrorKind::Config, format!("`{path}` names no member of an API"))
+            .hint(
+                "Write the API's name, a dot, and the procedure or event, as `auth.check_password`",
+            )),
     }
 }
 
 fn check_characters(what: &str, name: &str) -> Result<()> {
-    match name
-        .chars()
-        .find(|c| c.is_whitespace() || c.is_control() || matches!(c, ':' | '*'))
-    {
+    match name.chars().find(|c| c.is_whitespace() || c.is_control() || matches!(c, ':' | '*')) {
         None => Ok(()),
-        Some(bad) => Err(refused(
-            what,
-            name,
-            &format!("{bad:?} is not allowed in a name"),
-        )),
+        Some(bad) => Err(refused(what, name, &format!("{bad:?} is not allowed in a name"))),
     }
 }
 
 fn refused(what: &str, name: &str, why: &str) -> Error {
-    Error::new(
-        ErrorKind::Config,
-        format!("`{name}` cannot name an {what}: {why}"),
-    )
+    Error::new(ErrorKind::Config, format!("`{name}` cannot name an {what}: {why}"))
 }
 
 #[cfg(test)]
@@ -101,16 +74,7 @@ mod tests {
         for good in ["auth", "shop.till", "défault", "a-b_c.d"] {
             check_api(good).unwrap();
         }
-        for bad in [
-            "",
-            "default",
-            "default.x",
-            "a..b",
-            ".a",
-            "a b",
-            "a:b",
-            "a.*",
-        ] {
+        for bad in ["", "default", "default.x", "a..b", ".a", "a b", "a:b", "a.*"] {
             assert!(check_api(bad).is_err(), "{bad}");
         }
         for bad in ["", "_x", "a.b", "a b", "*"] {

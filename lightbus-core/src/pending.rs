@@ -56,10 +56,7 @@ impl PendingResults {
         Ok(PendingResult {
             return_path,
             receiver,
-            registration: Registration {
-                results: self.clone(),
-                id,
-            },
+            registration: Registration { results: self.clone(), id },
         })
     }
 
@@ -102,10 +99,7 @@ impl PendingResults {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         // Nothing panics while it is locked, and a map is whole after any panic.
-        self.0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,9 +140,7 @@ impl Future for PendingResult {
 
 impl fmt::Debug for PendingResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingResult")
-            .field("id", &self.registration.id)
-            .finish_non_exhaustive()
+        f.debug_struct("PendingResult").field("id", &self.registration.id).finish_non_exhaustive()
     }
 }
 

@@ -24,10 +24,7 @@ impl Section {
             serde_json::Value::Null => serde_json::Value::Object(serde_json::Map::new()),
             value => value,
         };
-        Self {
-            path: path.into(),
-            value,
-        }
+        Self { path: path.into(), value }
     }
 
     /// No options at all.
@@ -58,11 +55,8 @@ impl Section {
         let deserializer = serde_path_to_error::Deserializer::new(&self.value, &mut track);
         T::deserialize(deserializer).map_err(|error| {
             let inner = track.path().to_string();
-            let path = if inner == "." {
-                self.path.clone()
-            } else {
-                format!("{}.{inner}", self.path)
-            };
+            let path =
+                if inner == "." { self.path.clone() } else { format!("{}.{inner}", self.path) };
             Error::config(path, error.to_string())
         })
     }
@@ -71,9 +65,7 @@ impl Section {
 impl fmt::Debug for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The value may hold passwords.
-        f.debug_struct("Section")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("Section").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -124,10 +116,7 @@ pub trait TransportFactory: fmt::Debug + Send + Sync + 'static {
 }
 
 fn not_offered(name: &str, kind: &str, section: &Section) -> Error {
-    Error::config(
-        section.path(),
-        format!("the transport `{name}` cannot be a {kind}"),
-    )
+    Error::config(section.path(), format!("the transport `{name}` cannot be a {kind}"))
 }
 
 /// The transports that a program knows, by name: a value, not a global.
@@ -161,13 +150,10 @@ impl Registry {
     ///
     /// [`ErrorKind::Config`] that lists the known names.
     pub fn get(&self, name: &str) -> Result<&dyn TransportFactory> {
-        self.factories
-            .get(name)
-            .map(|factory| &**factory)
-            .ok_or_else(|| {
-                let known: Vec<_> = self.names().collect();
-                Error::new(ErrorKind::Config, format!("there is no transport `{name}`"))
-                    .with("known", known.join(", "))
-            })
+        self.factories.get(name).map(|factory| &**factory).ok_or_else(|| {
+            let known: Vec<_> = self.names().collect();
+            Error::new(ErrorKind::Config, format!("there is no transport `{name}`"))
+                .with("known", known.join(", "))
+        })
     }
 }

@@ -21,19 +21,13 @@ impl EventSelector {
     /// One event.
     #[must_use]
     pub fn one(api: impl Into<Name>, event: impl Into<Name>) -> Self {
-        Self {
-            api: api.into(),
-            event: Some(event.into()),
-        }
+        Self { api: api.into(), event: Some(event.into()) }
     }
 
     /// Every event of an API.
     #[must_use]
     pub fn all(api: impl Into<Name>) -> Self {
-        Self {
-            api: api.into(),
-            event: None,
-        }
+        Self { api: api.into(), event: None }
     }
 
     /// Whether the event is among those selected.
@@ -190,10 +184,7 @@ pub trait EventTransport: Transport {
     /// the way; the stream then ends.
     async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
         let _ = spec;
-        Err(Error::unsupported(
-            self.name(),
-            "reading the history of events",
-        ))
+        Err(Error::unsupported(self.name(), "reading the history of events"))
     }
 
     /// How far a group is behind. A group that does not exist has no lag.
@@ -203,10 +194,7 @@ pub trait EventTransport: Transport {
     /// `Unsupported` without the capability `lag`.
     async fn lag(&self, spec: LagSpec) -> Result<Lag> {
         let _ = spec;
-        Err(Error::unsupported(
-            self.name(),
-            "measuring the lag of a listener",
-        ))
+        Err(Error::unsupported(self.name(), "measuring the lag of a listener"))
     }
 
     /// What a group set aside, oldest first, at most `limit`.
@@ -235,9 +223,7 @@ impl ListenSpec {
     /// Whether the listener asked for this event.
     #[must_use]
     pub fn wants(&self, api: &str, event: &str) -> bool {
-        self.events
-            .iter()
-            .any(|selector| selector.selects(api, event))
+        self.events.iter().any(|selector| selector.selects(api, event))
     }
 }
 

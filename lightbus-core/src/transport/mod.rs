@@ -70,11 +70,7 @@ impl Capabilities {
 
 impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let present: Vec<_> = self
-            .iter()
-            .filter(|(_, is)| *is)
-            .map(|(name, _)| name)
-            .collect();
+        let present: Vec<_> = self.iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
         f.write_str(&present.join(", "))
     }
 }
