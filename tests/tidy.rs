@@ -70,7 +70,8 @@ fn the_core_knows_no_broker_no_file_format_and_no_bus() {
 #[test]
 fn a_transport_knows_only_the_core_and_its_client() {
     let all = dependencies();
-    let transports: Vec<_> = all.keys().filter(|name| name.starts_with("lightbus-transport-")).collect();
+    let transports: Vec<_> =
+        all.keys().filter(|name| name.starts_with("lightbus-transport-")).collect();
     assert!(transports.len() >= 2, "{transports:?}");
     for name in &transports {
         for other in all[*name].iter().filter(|dependency| dependency.starts_with("lightbus")) {
@@ -90,7 +91,12 @@ fn the_bus_never_asks_which_transport_it_has() {
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         for line in code {
             assert!(!line.contains("lightbus_transport_"), "{relative}: {line}");
-            for question in [".name() == \"redis\"", ".name() == \"memory\"", ".name() == \"amqp\"", ".name() == \"kafka\""] {
+            for question in [
+                ".name() == \"redis\"",
+                ".name() == \"memory\"",
+                ".name() == \"amqp\"",
+                ".name() == \"kafka\"",
+            ] {
                 assert!(!line.contains(question), "{relative}: {line}");
             }
         }
@@ -103,7 +109,9 @@ fn every_member_takes_lints_version_and_licence_from_the_workspace() {
     let members = manifest.split("members = [").nth(1).unwrap().split(']').next().unwrap();
     for member in members.split('"').skip(1).step_by(2) {
         let text = std::fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
-        for line in ["[lints]\nworkspace = true", "version.workspace = true", "license.workspace = true"] {
+        for line in
+            ["[lints]\nworkspace = true", "version.workspace = true", "license.workspace = true"]
+        {
             assert!(text.contains(line), "{member}/Cargo.toml lacks `{line}`");
         }
     }
@@ -111,7 +119,14 @@ fn every_member_takes_lints_version_and_licence_from_the_workspace() {
 
 #[test]
 fn every_source_file_says_what_it_is() {
-    for folder in ["src", "lightbus-core/src", "lightbus-macros/src", "transport-memory/src", "transport-redis/src", "examples"] {
+    for folder in [
+        "src",
+        "lightbus-core/src",
+        "lightbus-macros/src",
+        "transport-memory/src",
+        "transport-redis/src",
+        "examples",
+    ] {
         for (path, text) in sources(folder) {
             let first = text.lines().next().unwrap_or_default();
             let said = first.starts_with("//!") || first.starts_with("#![doc");
@@ -124,7 +139,15 @@ fn every_source_file_says_what_it_is() {
 fn nothing_in_the_tree_needs_the_machine_it_was_written_on() {
     // Put together here, so that this file does not find itself.
     let marks = ["todo", "unimplemented", "dbg"].map(|word| format!("{word}!("));
-    for folder in ["src", "lightbus-core/src", "lightbus-macros/src", "transport-memory/src", "transport-redis/src", "tests", "examples"] {
+    for folder in [
+        "src",
+        "lightbus-core/src",
+        "lightbus-macros/src",
+        "transport-memory/src",
+        "transport-redis/src",
+        "tests",
+        "examples",
+    ] {
         for (path, text) in sources(folder) {
             for mark in &marks {
                 assert!(!text.contains(mark.as_str()), "{} has {mark}", path.display());

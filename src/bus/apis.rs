@@ -115,6 +115,17 @@ impl Apis {
         })
     }
 
+    /// Each event transport once.
+    pub(crate) fn event_transports(&self) -> Vec<Arc<dyn EventTransport>> {
+        let mut transports: Vec<Arc<dyn EventTransport>> = Vec::new();
+        for set in self.sets.values() {
+            if transports.iter().all(|known| !Arc::ptr_eq(known, &set.event)) {
+                transports.push(Arc::clone(&set.event));
+            }
+        }
+        transports
+    }
+
     /// Closes all transports; gives the first error.
     pub(crate) async fn close(&self) -> Result<()> {
         let mut first = Ok(());

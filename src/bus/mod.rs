@@ -5,6 +5,7 @@ mod builder;
 mod call;
 mod consumer;
 mod fire;
+mod history;
 mod ids;
 mod listen;
 mod received;

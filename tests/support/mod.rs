@@ -1,0 +1,316 @@
+//! What the tests of services share: buses on every transport, a redis-server of a test's own,
+//! waiting for a condition, and child processes whose output is awaited line by line.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::{
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use lightbus::{Bus, config::Config};
+
+/// How long anything may take on a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until the condition holds, and fails with `what` if it never does.
+pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, mut condition: F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A future that must end soon.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("did not end: {what}"))
+}
+
+/// A port that nobody listens on at the moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A redis-server of its own, which ends with the test.
+pub struct RedisServer {
+    child: Option<Child>,
+    port: u16,
+    folder: PathBuf,
+}
+
+impl RedisServer {
+    /// Starts one, or says loudly that there is none. With `CI=true` that is a failure.
+    pub fn start() -> Option<Self> {
+        let port = free_port();
+        let folder =
+            std::env::temp_dir().join(format!("lightbus-redis-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut server = Self { child: None, port, folder };
+        match server.launch() {
+            Ok(()) => Some(server),
+            Err(error) => {
+                let missing = format!("SKIPPED: redis-server cannot be started: {error}");
+                assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
+                eprintln!("{missing}");
+                None
+            }
+        }
+    }
+
+    fn launch(&mut self) -> std::io::Result<()> {
+        let program = std::env::var("LIGHTBUS_TEST_REDIS_SERVER")
+            .unwrap_or_else(|_| "redis-server".to_owned());
+        let child = Command::new(program)
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                &self.port.to_string(),
+                "--save",
+                "",
+                "--appendonly",
+                "yes",
+            ])
+            .args(["--appendfsync", "always", "--loglevel", "warning", "--dir"])
+            .arg(&self.folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        self.child = Some(child);
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+            assert!(Instant::now() < deadline, "redis-server never listened");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends it as a crash does. What it has confirmed is in its file.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again on the same port with the same data.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.launch().unwrap();
+    }
+
+    /// A configuration file for it, as an operator writes one.
+    pub fn config_file(&self) -> PathBuf {
+        let path = self.folder.join("lightbus.yaml");
+        std::fs::write(&path, redis_yaml(&self.url(), "")).unwrap();
+        path
+    }
+
+    /// Runs a command by hand.
+    pub fn command(&self, words: &[&str]) -> String {
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(words)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Everything over this Redis; `event` has further options of the event transport.
+pub fn redis_yaml(url: &str, event: &str) -> String {
+    format!(
+        "bus:\n  schema:\n    transport: {{ redis: {{ url: \"{url}\" }} }}\napis:\n  default:\n    \
+         rpc_transport: {{ redis: {{ url: \"{url}\" }} }}\n    result_transport: {{ redis: {{ url: \"{url}\" }} }}\n    \
+         event_transport: {{ redis: {{ url: \"{url}\"{event} }} }}\n"
+    )
+}
+
+/// A bus on this Redis.
+pub async fn redis_bus(url: &str, service: &str) -> Bus {
+    let config = Config::from_yaml(&redis_yaml(url, "")).unwrap();
+    soon("connecting", Bus::builder().config(config).service_name(service).connect()).await.unwrap()
+}
+
+/// A broker on which buses meet, for tests that run on every transport.
+pub enum Place {
+    Memory(lightbus::Registry),
+    Redis(RedisServer),
+}
+
+impl Place {
+    pub fn memory() -> Option<Self> {
+        Some(Self::Memory(lightbus::registry()))
+    }
+
+    pub fn redis() -> Option<Self> {
+        RedisServer::start().map(Self::Redis)
+    }
+
+    /// Another process of the same bus, as far as the bus can tell.
+    pub async fn bus(&self, service: &str) -> Bus {
+        self.bus_with(service, "").await
+    }
+
+    /// The same; `settings` are further lines of `apis.default`.
+    pub async fn bus_with(&self, service: &str, settings: &str) -> Bus {
+        let (registry, yaml) = match self {
+            Self::Memory(registry) => {
+                let yaml = "bus: { schema: { transport: { memory: {} } } }\napis:\n  default:\n    rpc_transport: { memory: {} }\n    \
+                            result_transport: { memory: {} }\n    event_transport: { memory: {} }\n";
+                (registry.clone(), yaml.to_owned())
+            }
+            Self::Redis(server) => (lightbus::registry(), redis_yaml(&server.url(), "")),
+        };
+        let yaml = if settings.is_empty() { yaml } else { format!("{yaml}    {settings}\n") };
+        let config = Config::from_yaml(&yaml).unwrap();
+        let builder = Bus::builder().config(config).registry(registry).service_name(service);
+        soon("connecting", builder.connect()).await.unwrap()
+    }
+}
+
+/// Makes of each case a test per transport: `memory::case`, `redis::case`.
+#[macro_export]
+macro_rules! on_every_transport {
+    ($($case:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(place) = $crate::support::Place::memory() {
+                    super::$case(place).await;
+                }
+            })*
+        }
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(place) = $crate::support::Place::redis() {
+                    super::$case(place).await;
+                }
+            })*
+        }
+    };
+}
+
+/// A child process whose lines are awaited. It is killed when dropped.
+pub struct Program {
+    child: Child,
+    lines: Mutex<mpsc::Receiver<String>>,
+    seen: Vec<String>,
+}
+
+impl Program {
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::sync_channel(100_000);
+        let streams: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for stream in streams {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        Self { child, lines: Mutex::new(lines), seen: Vec::new() }
+    }
+
+    /// An example of this package, as cargo builds it beside the tests.
+    pub fn example(name: &str, config: Option<&Path>) -> Command {
+        let mut program = std::env::current_exe().unwrap();
+        program.pop();
+        program.pop();
+        program.push("examples");
+        program.push(name);
+        let mut command = Command::new(&program);
+        assert!(program.exists(), "{} is not built: cargo build --examples", program.display());
+        command.env_remove("LIGHTBUS_CONFIG").env_remove("LIGHTBUS_SERVICE_NAME").env_remove("CI");
+        if let Some(config) = config {
+            command.env("LIGHTBUS_CONFIG", config);
+        }
+        command
+    }
+
+    /// Waits for a line with this in it, on stdout or stderr.
+    pub fn wait_for(&mut self, part: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.lock().unwrap().recv_timeout(left);
+            match line {
+                Ok(line) if line.contains(part) => {
+                    self.seen.push(line.clone());
+                    return line;
+                }
+                Ok(line) => self.seen.push(line),
+                Err(_) => panic!("never printed {part:?}, but:\n{}", self.seen.join("\n")),
+            }
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name, as an operator does.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for its end; gives the exit code and all that it printed.
+    pub fn finish(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let code = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status.code();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "did not end, but printed:\n{}",
+                self.seen.join("\n")
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        while let Ok(line) = self.lines.lock().unwrap().recv_timeout(Duration::from_millis(200)) {
+            self.seen.push(line);
+        }
+        (code, std::mem::take(&mut self.seen).join("\n"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
