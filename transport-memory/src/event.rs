@@ -1,134 +1,436 @@
-//! Events: a log per API, and consumer groups with a place in it.
+//! Events: a bounded log for each API, and consumer groups that remember how far they are.
+//!
+//! A group reads the logs; nothing is copied for it until one of its consumers fetches. What a
+//! consumer has taken is *pending* until it is settled, and *returned* to the group when it is given
+//! back or its consumer ends.
+//!
+//! Locks are taken in this order, each for a short time: all groups, one group, one stream.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque, btree_map::Entry},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
-use futures_util::stream;
 use lightbus_core::{
     Error, ErrorKind, EventMessage, Name, Outcome, Result, Source, Subscription,
     transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start},
 };
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::{
     MemoryConfig,
-    broker::{
-        Broker, Group, Life, Log, MAX_DEAD_LETTERS, Stream, closed, ended, lock, read, write,
-    },
-    transport,
+    client::{Client, Open, lock},
 };
 
-/// Carries events within the process.
-#[derive(Debug)]
+/// How many events are looked at under one lock. A listener that wants few of many must not hold up
+/// those who send.
+const LOOK_AT: usize = 1024;
+
+/// Carries events within this process.
 pub struct MemoryEventTransport {
-    broker: Arc<Broker>,
+    client: Client,
     config: MemoryConfig,
-    pub(crate) life: Life,
+    open: Arc<Open>,
 }
 
-transport!(MemoryEventTransport);
+/// The streams and the groups of a broker.
+#[derive(Default)]
+pub(crate) struct Events {
+    /// Numbers all events of the broker, in the order in which it took them.
+    last: AtomicU64,
+    streams: Mutex<HashMap<Name, Arc<Stream>>>,
+    groups: Mutex<HashMap<Name, Arc<Group>>>,
+}
+
+/// The events of one API.
+#[derive(Default)]
+struct Stream(Mutex<Log>);
+
+#[derive(Default)]
+struct Log {
+    /// The position of the first event that is still kept.
+    first: u64,
+    events: VecDeque<Arc<Event>>,
+    /// The groups to wake.
+    bells: Vec<Arc<Notify>>,
+}
+
+struct Event {
+    number: u64,
+    time: SystemTime,
+    /// As it is delivered the first time.
+    message: EventMessage,
+}
+
+impl Events {
+    fn stream(&self, api: &Name) -> Arc<Stream> {
+        let mut streams = lock(&self.streams);
+        if let Some(stream) = streams.get(api) {
+            return Arc::clone(stream);
+        }
+        Arc::clone(streams.entry(Name::clone(api)).or_default())
+    }
+
+    fn known_stream(&self, api: &str) -> Option<Arc<Stream>> {
+        lock(&self.streams).get(api).cloned()
+    }
+
+    fn group(&self, name: &Name) -> Arc<Group> {
+        let mut groups = lock(&self.groups);
+        let new = || Arc::new(Group::new(name));
+        Arc::clone(groups.entry(Name::clone(name)).or_insert_with(new))
+    }
+
+    fn known_group(&self, name: &str) -> Option<Arc<Group>> {
+        lock(&self.groups).get(name).cloned()
+    }
+}
+
+impl Log {
+    fn end(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    /// The events from a position on.
+    fn from(&self, position: u64) -> impl Iterator<Item = &Arc<Event>> {
+        let skip = position.saturating_sub(self.first).min(self.events.len() as u64);
+        self.events.range(skip as usize..)
+    }
+
+    fn position(&self, start: Start) -> u64 {
+        match start {
+            Start::New => self.end(),
+            Start::Earliest => self.first,
+            Start::Since(time) => {
+                self.first + self.events.partition_point(|event| event.time < time) as u64
+            }
+        }
+    }
+}
+
+/// A consumer group. It stays when its consumers go.
+struct Group {
+    name: Name,
+    state: Mutex<GroupState>,
+    /// Rung once for each consumer that there is work for.
+    bell: Arc<Notify>,
+    dead: Mutex<VecDeque<DeadLetter>>,
+}
+
+#[derive(Default)]
+struct GroupState {
+    cursors: Vec<Cursor>,
+    /// Given back, by number: the oldest is the next to be taken.
+    returned: BTreeMap<u64, Taken>,
+    /// Taken and not settled, by number.
+    pending: BTreeMap<u64, (ConsumerId, Taken)>,
+    last_consumer: ConsumerId,
+}
+
+type ConsumerId = u64;
+
+/// How far a group is in a stream.
+struct Cursor {
+    api: Name,
+    stream: Arc<Stream>,
+    /// The position of the next event to look at.
+    next: u64,
+}
+
+#[derive(Clone)]
+struct Taken {
+    event: Arc<Event>,
+    /// How often it was taken.
+    attempt: u32,
+}
+
+/// What a consumer got from its group.
+struct Took {
+    taken: Vec<Taken>,
+    /// Whether the streams have events that the group has not looked at.
+    more: bool,
+    /// Whether something is left that was given back.
+    returned: bool,
+}
+
+impl Cursor {
+    /// Goes on over the events that come next, for as long as `look` wants more of them. Gives
+    /// whether there are events left.
+    fn look(&mut self, group: &str, mut look: impl FnMut(u64, &Arc<Event>) -> bool) -> bool {
+        let log = lock(&self.stream.0);
+        if self.next < log.first {
+            let lost = log.first - self.next;
+            tracing::warn!(group, api = %self.api, lost, "a listener was too far behind and has lost events");
+            self.next = log.first;
+        }
+        for event in log.from(self.next).take(LOOK_AT) {
+            self.next += 1;
+            if !look(self.next - 1, event) {
+                break;
+            }
+        }
+        self.next < log.end()
+    }
+}
+
+impl Taken {
+    fn message(&self) -> EventMessage {
+        let mut message = self.event.message.clone();
+        message.attempt = self.attempt;
+        message
+    }
+}
+
+impl Group {
+    fn new(name: &Name) -> Self {
+        Self {
+            name: Name::clone(name),
+            state: Mutex::default(),
+            bell: Arc::default(),
+            dead: Mutex::default(),
+        }
+    }
+
+    /// Begins with the streams that the group does not know yet, and adds a consumer.
+    fn join(&self, events: &Events, spec: &ListenSpec) -> ConsumerId {
+        let mut state = lock(&self.state);
+        for selector in &spec.events {
+            if state.cursors.iter().any(|cursor| cursor.api == selector.api) {
+                continue;
+            }
+            let stream = events.stream(&selector.api);
+            let mut log = lock(&stream.0);
+            log.bells.push(Arc::clone(&self.bell));
+            let next = log.position(spec.start);
+            drop(log);
+            state.cursors.push(Cursor { api: Name::clone(&selector.api), stream, next });
+        }
+        state.last_consumer += 1;
+        state.last_consumer
+    }
+
+    /// Takes what the group was given back and then what is new, the oldest first.
+    fn take(&self, consumer: ConsumerId, spec: &ListenSpec, max: usize) -> Took {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        let wants = |event: &Event| spec.wants(&event.message.api, &event.message.event);
+        let mut taken = Vec::new();
+        if !state.returned.is_empty() {
+            let again = state.returned.iter().filter(|(_, taken)| wants(&taken.event));
+            let again: Vec<_> = again.map(|(number, _)| *number).take(max).collect();
+            let again = again.iter().filter_map(|number| state.returned.remove(number));
+            taken.extend(again.map(|Taken { event, attempt }| Taken {
+                event,
+                attempt: attempt.saturating_add(1),
+            }));
+        }
+        let room = max - taken.len();
+        let mut found: Vec<(usize, u64, Arc<Event>)> = Vec::new();
+        let mut more = false;
+        for (index, cursor) in state.cursors.iter_mut().enumerate() {
+            if room > 0 && spec.events.iter().any(|selector| selector.api == cursor.api) {
+                let enough = found.len() + room;
+                more |= cursor.look(&self.name, |position, event| {
+                    if wants(event) {
+                        found.push((index, position, Arc::clone(event)));
+                    }
+                    found.len() < enough
+                });
+            }
+        }
+        // Of several streams the oldest come first; what is too much stays where it was.
+        found.sort_unstable_by_key(|(_, _, event)| event.number);
+        for (index, position, _) in found.drain(room.min(found.len())..) {
+            let cursor = &mut state.cursors[index];
+            cursor.next = cursor.next.min(position);
+            more = true;
+        }
+        taken.extend(found.into_iter().map(|(_, _, event)| Taken { event, attempt: 1 }));
+        let pending = taken.iter().map(|taken| (taken.event.number, (consumer, taken.clone())));
+        state.pending.extend(pending);
+        Took { taken, more: more || room == 0, returned: !state.returned.is_empty() }
+    }
+
+    /// What becomes of events that were taken. Those that are not this consumer's any more were given
+    /// back before.
+    fn settle(
+        &self,
+        consumer: ConsumerId,
+        settled: &[(u64, Outcome)],
+        max_dead_letters: usize,
+        now: SystemTime,
+    ) {
+        let mut rejected = Vec::new();
+        let mut returned = false;
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        for (number, outcome) in settled {
+            let Entry::Occupied(entry) = state.pending.entry(*number) else { continue };
+            if entry.get().0 != consumer {
+                continue;
+            }
+            let (_, taken) = entry.remove();
+            match outcome {
+                Outcome::Done => {}
+                Outcome::Retry => {
+                    state.returned.insert(*number, taken);
+                    returned = true;
+                }
+                Outcome::Reject(reason) => rejected.push(self.letter(&taken, reason, now)),
+            }
+        }
+        if !rejected.is_empty() {
+            // Still under the group's lock: it is never neither pending nor set aside.
+            let mut dead = lock(&self.dead);
+            dead.extend(rejected);
+            let excess = dead.len().saturating_sub(max_dead_letters);
+            dead.drain(..excess);
+        }
+        if returned {
+            self.bell.notify_one();
+        }
+    }
+
+    fn letter(&self, taken: &Taken, reason: &str, time: SystemTime) -> DeadLetter {
+        let event = taken.message();
+        DeadLetter {
+            id: event.native_id.clone().unwrap_or_else(|| Name::clone(&event.id)),
+            event,
+            group: Name::clone(&self.name),
+            reason: reason.to_owned(),
+            attempts: taken.attempt,
+            time,
+        }
+    }
+
+    /// Ends a consumer: what it has not settled is for the others at once.
+    fn leave(&self, consumer: ConsumerId) {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        let left = state.pending.iter().filter(|(_, (owner, _))| *owner == consumer);
+        let left: Vec<_> = left.map(|(number, _)| *number).collect();
+        for number in left {
+            if let Some((_, taken)) = state.pending.remove(&number) {
+                state.returned.insert(number, taken);
+            }
+        }
+        if !state.returned.is_empty() {
+            self.bell.notify_one();
+        }
+    }
+
+    fn lag(&self, spec: &LagSpec) -> Lag {
+        let state = lock(&self.state);
+        let asked = |api: &str| spec.events.iter().any(|selector| *selector.api == *api);
+        let waiting = state.cursors.iter().filter(|cursor| asked(&cursor.api)).map(|cursor| {
+            let log = lock(&cursor.stream.0);
+            log.end() - cursor.next.max(log.first)
+        });
+        let taken = state.pending.values().map(|(_, taken)| taken).chain(state.returned.values());
+        let pending = taken.filter(|taken| asked(&taken.event.message.api)).count();
+        Lag { waiting: waiting.sum(), pending: pending as u64 }
+    }
+}
 
 impl MemoryEventTransport {
-    pub(crate) fn new(broker: Arc<Broker>, config: MemoryConfig) -> Self {
-        Self { broker, config, life: Life::new() }
+    pub(crate) fn new(client: &Client, config: MemoryConfig) -> Self {
+        Self { client: client.clone(), config, open: Open::new("the event transport") }
     }
 
-    fn append(&self, log: &mut Log, event: &EventMessage) -> Name {
-        let mut event = event.clone();
-        let id: Name = format!("{}-{}", event.api, log.end()).into();
-        event.native_id = Some(Name::clone(&id));
-        event.time = Some(SystemTime::now());
-        log.events.push_back(Arc::new(event));
-        while log.events.len() > self.config.max_stream_length {
-            log.events.pop_front();
-            log.first += 1;
+    fn shut(&self) {
+        self.open.close();
+    }
+
+    /// Appends events of one API, and wakes its listeners.
+    fn append(&self, api: &Name, messages: &[EventMessage], ids: &mut Vec<Name>) {
+        // Copied before the lock is taken.
+        let messages = messages.to_vec();
+        let events = &self.client.events;
+        let stream = events.stream(api);
+        let mut log = lock(&stream.0);
+        let time = self.client.clock.now();
+        for mut message in messages {
+            let number = events.last.fetch_add(1, Ordering::Relaxed) + 1;
+            let id: Name = number.to_string().into();
+            message.native_id = Some(Name::clone(&id));
+            message.time = Some(time);
+            message.attempt = 1;
+            ids.push(id);
+            log.events.push_back(Arc::new(Event { number, time, message }));
         }
-        id
+        let excess = log.events.len().saturating_sub(self.config.max_stream_length.get());
+        log.events.drain(..excess);
+        log.first += excess as u64;
+        for bell in &log.bells {
+            bell.notify_one();
+        }
     }
 }
+
+crate::transport!(MemoryEventTransport, "event transport");
 
 #[async_trait]
 impl EventTransport for MemoryEventTransport {
     async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
-        self.life.ensure_open()?;
+        self.open.check("sending events")?;
         let mut ids = Vec::with_capacity(events.len());
-        let mut rest = events;
-        while let Some(first) = rest.first() {
-            // Neighbours of one API are appended together.
-            let run = rest.iter().take_while(|event| event.api == first.api).count();
-            let stream = self.broker.stream(&first.api);
-            {
-                let mut log = write(&stream.log);
-                ids.extend(rest[..run].iter().map(|event| self.append(&mut log, event)));
-            }
-            for bell in read(&stream.bells).iter() {
-                bell.notify_one();
-            }
-            rest = &rest[run..];
+        for events in events.chunk_by(|one, next| one.api == next.api) {
+            self.append(&events[0].api, events, &mut ids);
         }
         Ok(ids)
     }
 
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        self.life.ensure_open()?;
+        const OPERATION: &str = "listening to events";
+        self.open.check(OPERATION)?;
         if spec.events.is_empty() {
             return Err(Error::new(ErrorKind::Config, "there is no event to listen to")
-                .during("listening")
+                .during(OPERATION)
                 .with("listener", &spec.listener));
         }
-        let group = self.broker.group(&spec.group());
-        let mut streams: Vec<(Name, Arc<Stream>)> = Vec::new();
-        for selector in &spec.events {
-            if streams.iter().all(|(api, _)| *api != selector.api) {
-                streams.push((Name::clone(&selector.api), self.broker.stream(&selector.api)));
-            }
-        }
-        for (api, stream) in &streams {
-            let log = read(&stream.log);
-            lock(&group.place)
-                .next
-                .entry(Name::clone(api))
-                .or_insert_with(|| start_of(&log, spec.start));
-            drop(log);
-            let mut bells = write(&stream.bells);
-            if bells.iter().all(|bell| !Arc::ptr_eq(bell, &group.bell)) {
-                bells.push(Arc::clone(&group.bell));
-            }
-        }
+        let group = self.client.events.group(&spec.group());
         let flow = spec.flow;
-        Ok(Subscription::spawn(Events { group, streams, spec, life: self.life.watch() }, flow))
+        let source = EventSource {
+            consumer: group.join(&self.client.events, &spec),
+            group,
+            spec,
+            client: self.client.clone(),
+            max_dead_letters: self.config.max_dead_letters.get(),
+            open: Arc::clone(&self.open),
+        };
+        Ok(Subscription::spawn(source, flow))
     }
 
     async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
-        self.life.ensure_open()?;
-        let stream = self.broker.stream(&spec.events.api);
-        let log = read(&stream.log);
-        let within = |event: &EventMessage| {
-            let time = event.time.unwrap_or(SystemTime::UNIX_EPOCH);
-            spec.events.selects(&event.api, &event.event)
-                && spec.from.is_none_or(|from| time >= from)
-                && spec.until.is_none_or(|until| time <= until)
-        };
-        let found: Vec<_> =
-            log.events.iter().rev().filter(|event| within(event)).cloned().collect();
-        Ok(Box::pin(stream::iter(found.into_iter().map(|event| Ok(EventMessage::clone(&event))))))
+        self.open.check("reading the history of events")?;
+        let mut found: Vec<Arc<Event>> = Vec::new();
+        if let Some(stream) = self.client.events.known_stream(&spec.events.api) {
+            let log = lock(&stream.0);
+            let from = spec.from.map_or(log.first, |from| log.position(Start::Since(from)));
+            let until = |event: &&Arc<Event>| spec.until.is_none_or(|until| event.time <= until);
+            let selected = log
+                .from(from)
+                .take_while(until)
+                .filter(|event| spec.events.selects(&event.message.api, &event.message.event));
+            found.extend(selected.cloned());
+        }
+        let messages = found.into_iter().rev().map(|event| {
+            // Read, not delivered.
+            Ok(EventMessage { attempt: 0, ..event.message.clone() })
+        });
+        Ok(Box::pin(futures_util::stream::iter(messages)))
     }
 
     async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        self.life.ensure_open()?;
-        let Some(group) = self.broker.known_group(&spec.group()) else { return Ok(Lag::default()) };
-        let place = lock(&group.place);
-        let mut lag = Lag { waiting: place.given_back.len() as u64, pending: place.pending };
-        for (api, next) in &place.next {
-            let stream = self.broker.stream(api);
-            let log = read(&stream.log);
-            let wanted = log.from(*next).filter(|(_, event)| {
-                spec.events.iter().any(|selector| selector.selects(&event.api, &event.event))
-            });
-            lag.waiting += wanted.count() as u64;
-        }
-        Ok(lag)
+        self.open.check("measuring the lag of a listener")?;
+        let group = self.client.events.known_group(&spec.group());
+        Ok(group.map(|group| group.lag(&spec)).unwrap_or_default())
     }
 
     async fn dead_letters(
@@ -137,115 +439,72 @@ impl EventTransport for MemoryEventTransport {
         listener: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.life.ensure_open()?;
-        let group = self.broker.known_group(&format!("{service}-{listener}"));
-        Ok(group.map_or_else(Vec::new, |group| {
-            lock(&group.place).dead.iter().take(limit).cloned().collect()
-        }))
+        self.open.check("reading dead letters")?;
+        let Some(group) = self.client.events.known_group(&format!("{service}-{listener}")) else {
+            return Ok(Vec::new());
+        };
+        let letters = lock(&group.dead).iter().take(limit).cloned().collect();
+        Ok(letters)
     }
 }
 
-fn start_of(log: &Log, start: Start) -> u64 {
-    match start {
-        Start::New => log.end(),
-        Start::Earliest => log.first,
-        Start::Since(time) => {
-            let older = log
-                .events
-                .iter()
-                .take_while(|event| event.time.is_some_and(|at| at < time))
-                .count();
-            log.first + older as u64
-        }
-    }
-}
-
-struct Events {
+/// One consumer's side of its group.
+struct EventSource {
+    consumer: ConsumerId,
     group: Arc<Group>,
-    streams: Vec<(Name, Arc<Stream>)>,
     spec: ListenSpec,
-    life: watch::Receiver<bool>,
-}
-
-impl Events {
-    fn take(&self, max: usize) -> Vec<(EventMessage, Arc<EventMessage>)> {
-        let mut taken = Vec::new();
-        let mut place = lock(&self.group.place);
-        while taken.len() < max {
-            let Some(event) = place.given_back.pop_front() else { break };
-            taken.push(event);
-        }
-        for (api, stream) in &self.streams {
-            let Some(next) = place.next.get_mut(api) else { continue };
-            let log = read(&stream.log);
-            for (position, event) in log.from(*next) {
-                if taken.len() >= max {
-                    break;
-                }
-                *next = position + 1;
-                if self.spec.wants(&event.api, &event.event) {
-                    taken.push(Arc::clone(event));
-                }
-            }
-        }
-        place.pending += taken.len() as u64;
-        drop(place);
-        if taken.len() == max {
-            // There is more, perhaps, for this consumer or another.
-            self.group.bell.notify_one();
-        }
-        taken.into_iter().map(|event| (EventMessage::clone(&event), event)).collect()
-    }
+    client: Client,
+    max_dead_letters: usize,
+    open: Arc<Open>,
 }
 
 #[async_trait]
-impl Source for Events {
+impl Source for EventSource {
     type Message = EventMessage;
-    type Token = Arc<EventMessage>;
+    /// The event's number.
+    type Token = u64;
 
-    // Cancel safe: what is taken is returned without another await.
-    async fn fetch(&self, max: usize) -> Result<Vec<(EventMessage, Arc<EventMessage>)>> {
-        let mut life = self.life.clone();
+    async fn fetch(&self, max: usize) -> Result<Vec<(EventMessage, u64)>> {
         loop {
-            if !*life.borrow() {
-                return Err(closed());
-            }
-            let bell = self.group.bell.notified();
-            let taken = self.take(max);
+            let closing = self.open.closing();
+            self.open.check("taking events")?;
+            // Taken and returned without waiting in between: dropped, it has taken nothing.
+            let Took { taken, more, returned } = self.group.take(self.consumer, &self.spec, max);
             if !taken.is_empty() {
-                return Ok(taken);
+                if more || returned {
+                    // For the next consumer: the bell may have rung only once for all of them.
+                    self.group.bell.notify_one();
+                }
+                let deliver = |taken: Taken| (taken.message(), taken.event.number);
+                return Ok(taken.into_iter().map(deliver).collect());
+            }
+            if more {
+                // Many that nobody asked for: others may work before the next ones are looked at.
+                tokio::task::yield_now().await;
+                continue;
             }
             tokio::select! {
-                () = bell => {}
-                () = ended(&mut life) => {}
+                () = self.group.bell.notified() => {}
+                () = closing => {}
             }
         }
     }
 
-    async fn settle(&self, settled: &[(Arc<EventMessage>, Outcome)]) -> Result<()> {
-        let mut place = lock(&self.group.place);
-        place.pending = place.pending.saturating_sub(settled.len() as u64);
-        for (event, outcome) in settled.iter().rev() {
-            match outcome {
-                Outcome::Done => {}
-                Outcome::Retry => place.given_back.push_front(Arc::clone(event)),
-                Outcome::Reject(reason) => {
-                    place.dead.push_back(DeadLetter {
-                        id: event.native_id.clone().unwrap_or_else(|| Name::clone(&event.id)),
-                        event: EventMessage::clone(event),
-                        group: self.spec.group(),
-                        reason: reason.to_string(),
-                        attempts: event.attempt.max(1),
-                        time: SystemTime::now(),
-                    });
-                    if place.dead.len() > MAX_DEAD_LETTERS {
-                        place.dead.pop_front();
-                    }
-                }
-            }
-        }
-        drop(place);
-        self.group.bell.notify_one();
+    async fn settle(&self, settled: &[(u64, Outcome)]) -> Result<()> {
+        let now = self.client.clock.now();
+        self.group.settle(self.consumer, settled, self.max_dead_letters, now);
         Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.group.leave(self.consumer);
+        Ok(())
+    }
+}
+
+impl Drop for EventSource {
+    /// Also where the consumer's task was killed: a consumer that is gone holds nothing.
+    fn drop(&mut self) {
+        self.group.leave(self.consumer);
     }
 }

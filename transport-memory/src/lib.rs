@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-mod broker;
+mod client;
 mod config;
 mod event;
 mod result;
@@ -14,7 +14,7 @@ use lightbus_core::{
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
-use broker::Broker;
+use client::Client;
 pub use config::MemoryConfig;
 pub use event::MemoryEventTransport;
 pub use result::MemoryResultTransport;
@@ -24,11 +24,11 @@ pub use schema::MemorySchemaTransport;
 /// The name of this transport in a configuration.
 pub const NAME: &str = "memory";
 
-/// Makes transports that stay in this process. All that one factory, and its clones, make share one
-/// broker.
+/// Makes transports that share one broker: those of one factory, and of its clones, reach each other,
+/// and nobody else does.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryFactory {
-    broker: Arc<Broker>,
+    client: Client,
 }
 
 impl TransportFactory for MemoryFactory {
@@ -37,21 +37,19 @@ impl TransportFactory for MemoryFactory {
     }
 
     fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
-        Ok(Arc::new(MemoryRpcTransport::new(Arc::clone(&self.broker), section.parse()?)))
+        Ok(Arc::new(MemoryRpcTransport::new(&self.client, section.parse()?)))
     }
 
     fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
-        section.parse::<MemoryConfig>()?;
-        Ok(Arc::new(MemoryResultTransport::new(Arc::clone(&self.broker))))
+        Ok(Arc::new(MemoryResultTransport::new(&self.client, section.parse()?)))
     }
 
     fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {
-        Ok(Arc::new(MemoryEventTransport::new(Arc::clone(&self.broker), section.parse()?)))
+        Ok(Arc::new(MemoryEventTransport::new(&self.client, section.parse()?)))
     }
 
     fn schema(&self, section: &Section) -> Result<Arc<dyn SchemaTransport>> {
-        section.parse::<MemoryConfig>()?;
-        Ok(Arc::new(MemorySchemaTransport::new(Arc::clone(&self.broker))))
+        Ok(Arc::new(MemorySchemaTransport::new(&self.client, section.parse()?)))
     }
 }
 
@@ -65,14 +63,13 @@ fn capabilities() -> Capabilities {
     capabilities
 }
 
-/// What every transport of this crate answers for [`Transport`](lightbus_core::Transport): there
-/// is nothing to connect to, and closing is a flag.
+/// What is the same for all four kinds.
 macro_rules! transport {
-    ($name:ident) => {
+    ($type:ty, $what:literal) => {
         #[async_trait::async_trait]
-        impl lightbus_core::Transport for $name {
+        impl lightbus_core::Transport for $type {
             fn name(&self) -> &'static str {
-                crate::NAME
+                $crate::NAME
             }
 
             fn broker(&self) -> String {
@@ -80,16 +77,25 @@ macro_rules! transport {
             }
 
             fn capabilities(&self) -> lightbus_core::Capabilities {
-                crate::capabilities()
+                $crate::capabilities()
             }
 
             async fn open(&self) -> lightbus_core::Result<()> {
-                self.life.ensure_open()
+                self.open.check(concat!("opening the ", $what))
             }
 
             async fn close(&self) -> lightbus_core::Result<()> {
-                self.life.close();
+                self.shut();
                 Ok(())
+            }
+        }
+
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($type))
+                    .field("config", &self.config)
+                    .field("open", &self.open)
+                    .finish_non_exhaustive()
             }
         }
     };

@@ -1,6 +1,12 @@
-//! Results: straight to the caller that waits.
+//! Results: handed straight to the caller that waits.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use lightbus_core::{
@@ -8,76 +14,83 @@ use lightbus_core::{
     transport::ResultTransport,
 };
 
-use crate::broker::{Broker, Life};
+use crate::{
+    MemoryConfig,
+    client::{Client, Open, lock},
+};
 
 const SCHEME: &str = "memory://";
 
-/// Carries results within the process.
-#[derive(Debug)]
+/// Carries results within this process.
 pub struct MemoryResultTransport {
-    broker: Arc<Broker>,
-    process: Name,
-    return_path: ReturnPath,
-    results: PendingResults,
-    pub(crate) life: Life,
+    client: Client,
+    config: MemoryConfig,
+    open: Arc<Open>,
+    number: u64,
+    /// The scheme and the number: where results to this transport go.
+    path: ReturnPath,
+    pending: PendingResults,
+}
+
+/// The result transports of a broker, by number.
+#[derive(Default)]
+pub(crate) struct Callers {
+    last: AtomicU64,
+    waiting: Mutex<HashMap<u64, PendingResults>>,
 }
 
 impl MemoryResultTransport {
-    pub(crate) fn new(broker: Arc<Broker>) -> Self {
-        let process: Name = broker.next_id().to_string().into();
-        let results = PendingResults::new();
-        broker.add_caller(Name::clone(&process), results.clone());
-        let return_path = ReturnPath::new(format!("{SCHEME}{process}"));
-        Self { broker, process, return_path, results, life: Life::new() }
-    }
-}
-
-#[async_trait]
-impl lightbus_core::Transport for MemoryResultTransport {
-    fn name(&self) -> &'static str {
-        crate::NAME
-    }
-
-    fn broker(&self) -> String {
-        "this process".to_owned()
+    pub(crate) fn new(client: &Client, config: MemoryConfig) -> Self {
+        let number = client.results.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let pending = PendingResults::new();
+        lock(&client.results.waiting).insert(number, pending.clone());
+        Self {
+            client: client.clone(),
+            config,
+            open: Open::new("the result transport"),
+            number,
+            path: ReturnPath::new(format!("{SCHEME}{number}")),
+            pending,
+        }
     }
 
-    fn capabilities(&self) -> lightbus_core::Capabilities {
-        crate::capabilities()
-    }
-
-    async fn open(&self) -> Result<()> {
-        self.life.ensure_open()
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.life.close();
-        self.results.close();
-        Ok(())
+    fn shut(&self) {
+        self.open.close();
+        lock(&self.client.results.waiting).remove(&self.number);
+        self.pending.close();
     }
 }
 
 impl Drop for MemoryResultTransport {
     fn drop(&mut self) {
-        self.broker.remove_caller(&self.process);
+        self.shut();
     }
 }
+
+crate::transport!(MemoryResultTransport, "result transport");
 
 #[async_trait]
 impl ResultTransport for MemoryResultTransport {
     async fn expect(&self, id: &Name) -> Result<PendingResult> {
-        self.results.register(Name::clone(id), self.return_path.clone())
+        let registered = self.pending.register(Name::clone(id), self.path.clone());
+        registered.map_err(|error| error.during("expecting the result of a call"))
     }
 
     async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
-        self.life.ensure_open()?;
-        let process = to.as_str().strip_prefix(SCHEME).ok_or_else(|| {
-            Error::new(ErrorKind::Malformed, "the return path is not one of the memory transport")
-                .during("sending a result")
-                .with("return path", to.as_str())
-        })?;
-        if let Some(results) = self.broker.caller(process) {
-            results.complete(result);
+        const OPERATION: &str = "sending a result";
+        self.open.check(OPERATION)?;
+        let number = to.as_str().strip_prefix(SCHEME).and_then(|number| number.parse().ok());
+        let Some(number) = number else {
+            return Err(Error::new(
+                ErrorKind::Malformed,
+                "the return path leads to no caller here",
+            )
+            .during(OPERATION)
+            .with("return path", to.as_str()));
+        };
+        let caller = lock(&self.client.results.waiting).get::<u64>(&number).cloned();
+        if let Some(caller) = caller {
+            caller.complete(result);
         }
         Ok(())
     }

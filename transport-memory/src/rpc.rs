@@ -1,6 +1,12 @@
-//! Calls: a bounded queue per API.
+//! Calls: a bounded queue for each API.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use futures_util::future::select_all;
@@ -8,134 +14,209 @@ use lightbus_core::{
     Error, ErrorKind, Name, Outcome, Result, RpcMessage, Source, Subscription,
     transport::{RpcTransport, ServeSpec},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     MemoryConfig,
-    broker::{Broker, Life, Queue, closed, ended, lock},
-    transport,
+    client::{Client, Open, lock},
 };
 
-/// Carries calls within the process.
-#[derive(Debug)]
+/// Carries calls within this process.
 pub struct MemoryRpcTransport {
-    broker: Arc<Broker>,
+    client: Client,
     config: MemoryConfig,
-    pub(crate) life: Life,
+    open: Arc<Open>,
 }
 
-transport!(MemoryRpcTransport);
+/// The queues of a broker, by API.
+#[derive(Default)]
+pub(crate) struct Queues(Mutex<HashMap<Name, Arc<Queue>>>);
 
-impl MemoryRpcTransport {
-    pub(crate) fn new(broker: Arc<Broker>, config: MemoryConfig) -> Self {
-        Self { broker, config, life: Life::new() }
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<VecDeque<RpcMessage>>,
+    /// Rung once for each worker that there is work for.
+    bell: Notify,
+}
+
+impl Queues {
+    fn of(&self, api: &Name) -> Arc<Queue> {
+        let mut queues = lock(&self.0);
+        if let Some(queue) = queues.get(api) {
+            return Arc::clone(queue);
+        }
+        Arc::clone(queues.entry(Name::clone(api)).or_default())
     }
 }
+
+impl Queue {
+    /// Adds a call, unless there are `limit` already that have not expired.
+    fn push(&self, call: RpcMessage, limit: usize) -> bool {
+        let mut waiting = lock(&self.waiting);
+        if waiting.len() >= limit {
+            let now = Instant::now();
+            waiting.retain(|call| call.deadline > now);
+            if waiting.len() >= limit {
+                return false;
+            }
+        }
+        waiting.push_back(call);
+        drop(waiting);
+        self.bell.notify_one();
+        true
+    }
+
+    /// Puts calls that nobody has seen before all others, in their order.
+    fn put_back(&self, calls: impl DoubleEndedIterator<Item = RpcMessage>) {
+        let mut waiting = lock(&self.waiting);
+        for call in calls.rev() {
+            waiting.push_front(call);
+        }
+        drop(waiting);
+        self.bell.notify_one();
+    }
+
+    /// Takes what is there and has not expired, until `taken` has `max`.
+    fn take(&self, max: usize, taken: &mut Vec<RpcMessage>) {
+        let now = Instant::now();
+        let mut waiting = lock(&self.waiting);
+        while taken.len() < max {
+            match waiting.pop_front() {
+                Some(call) if call.deadline > now => taken.push(call),
+                Some(expired) => {
+                    tracing::debug!(api = %expired.api, id = %expired.id, "a call expired before a worker took it");
+                }
+                None => break,
+            }
+        }
+        let more = !waiting.is_empty();
+        drop(waiting);
+        if more {
+            // For the next worker: the bell may have rung only once for all of them.
+            self.bell.notify_one();
+        }
+    }
+}
+
+impl MemoryRpcTransport {
+    pub(crate) fn new(client: &Client, config: MemoryConfig) -> Self {
+        Self { client: client.clone(), config, open: Open::new("the RPC transport") }
+    }
+
+    fn shut(&self) {
+        self.open.close();
+    }
+}
+
+crate::transport!(MemoryRpcTransport, "RPC transport");
 
 #[async_trait]
 impl RpcTransport for MemoryRpcTransport {
     async fn call(&self, call: RpcMessage) -> Result<()> {
-        self.life.ensure_open()?;
+        const OPERATION: &str = "sending a call";
+        self.open.check(OPERATION)?;
         if call.deadline <= Instant::now() {
-            return Err(Error::new(ErrorKind::Timeout, "the call's deadline has passed"));
+            return Err(Error::new(ErrorKind::Timeout, "the deadline of the call has passed")
+                .during(OPERATION)
+                .with("api", &call.api));
         }
-        let queue = self.broker.queue(&call.api);
-        {
-            let mut calls = lock(&queue.calls);
-            if calls.len() >= self.config.max_queue_length {
-                drop_expired(&mut calls);
-            }
-            if calls.len() >= self.config.max_queue_length {
-                return Err(Error::new(ErrorKind::Unavailable, "the queue of calls is full")
-                    .with("api", &call.api)
-                    .with("max_queue_length", self.config.max_queue_length)
-                    .hint("Are there enough workers?"));
-            }
-            calls.push_back(call);
+        let limit = self.config.max_queue_length.get();
+        let queue = self.client.calls.of(&call.api);
+        let api = Name::clone(&call.api);
+        if !queue.push(call, limit) {
+            return Err(Error::new(ErrorKind::Unavailable, "too many calls wait for a worker")
+                .during(OPERATION)
+                .with("api", api)
+                .with("max_queue_length", limit)
+                .hint("Is the API served? Serve it with more workers, or call it less at once"));
         }
-        queue.bell.notify_one();
         Ok(())
     }
 
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
-        self.life.ensure_open()?;
+        const OPERATION: &str = "serving calls";
+        self.open.check(OPERATION)?;
         if spec.apis.is_empty() {
-            return Err(Error::new(ErrorKind::Config, "there is no API to serve").during("serving"));
+            return Err(Error::new(ErrorKind::Config, "there is no API to serve").during(OPERATION));
         }
-        let queues = spec.apis.iter().map(|api| self.broker.queue(api)).collect();
-        Ok(Subscription::spawn(
-            Calls { queues, apis: spec.apis, life: self.life.watch() },
-            spec.flow,
-        ))
+        let mut apis = spec.apis;
+        apis.sort_unstable();
+        apis.dedup();
+        let source = CallSource {
+            queues: apis.iter().map(|api| self.client.calls.of(api)).collect(),
+            apis,
+            first: AtomicUsize::new(0),
+            open: Arc::clone(&self.open),
+        };
+        Ok(Subscription::spawn(source, spec.flow))
     }
 }
 
-fn drop_expired(calls: &mut VecDeque<RpcMessage>) {
-    let now = Instant::now();
-    calls.retain(|call| call.deadline > now);
-}
-
-struct Calls {
-    queues: Vec<Arc<Queue>>,
+/// A worker's side of the queues.
+struct CallSource {
     apis: Vec<Name>,
-    life: watch::Receiver<bool>,
+    queues: Vec<Arc<Queue>>,
+    /// The queue to look at first: another one each time, so that a busy API starves no other.
+    first: AtomicUsize,
+    open: Arc<Open>,
 }
 
-impl Calls {
+impl CallSource {
     fn take(&self, max: usize) -> Vec<(RpcMessage, RpcMessage)> {
-        let now = Instant::now();
         let mut taken = Vec::new();
-        for queue in &self.queues {
-            let mut calls = lock(&queue.calls);
-            while taken.len() < max {
-                let Some(call) = calls.pop_front() else { break };
-                // Its caller has given up: nobody runs it.
-                if call.deadline > now {
-                    taken.push((call.clone(), call));
-                }
-            }
-            if !calls.is_empty() {
-                // There is more, for this worker or another.
-                queue.bell.notify_one();
+        let first = self.first.fetch_add(1, Ordering::Relaxed);
+        for index in 0..self.queues.len() {
+            let queue = &self.queues[first.wrapping_add(index) % self.queues.len()];
+            queue.take(max, &mut taken);
+            if taken.len() == max {
+                break;
             }
         }
-        taken
+        taken.into_iter().map(|call| (call.clone(), call)).collect()
+    }
+
+    async fn ring(&self) {
+        match &*self.queues {
+            [queue] => queue.bell.notified().await,
+            // A ring that another bell's outran is passed on when it is dropped.
+            queues => {
+                select_all(queues.iter().map(|queue| Box::pin(queue.bell.notified()))).await;
+            }
+        }
     }
 }
 
 #[async_trait]
-impl Source for Calls {
+impl Source for CallSource {
     type Message = RpcMessage;
+    /// The call itself, to be put back if nobody sees it.
     type Token = RpcMessage;
+
     const REDELIVERS: bool = false;
 
-    // Cancel safe: what is taken is returned without another await.
     async fn fetch(&self, max: usize) -> Result<Vec<(RpcMessage, RpcMessage)>> {
-        let mut life = self.life.clone();
         loop {
-            if !*life.borrow() {
-                return Err(closed());
-            }
-            let bells = select_all(self.queues.iter().map(|queue| Box::pin(queue.bell.notified())));
+            let closing = self.open.closing();
+            self.open.check("taking calls")?;
+            // Taken and returned without waiting in between: dropped, it has taken nothing.
             let taken = self.take(max);
             if !taken.is_empty() {
                 return Ok(taken);
             }
             tokio::select! {
-                _ = bells => {}
-                () = ended(&mut life) => {}
+                () = self.ring() => {}
+                () = closing => {}
             }
         }
     }
 
     async fn settle(&self, settled: &[(RpcMessage, Outcome)]) -> Result<()> {
-        // What nobody has seen goes back to where it came from, in its order.
-        for (call, outcome) in settled.iter().rev() {
-            if let (Outcome::Retry, Some(index)) =
-                (outcome, self.apis.iter().position(|api| *api == call.api))
-            {
-                lock(&self.queues[index].calls).push_front(call.clone());
-                self.queues[index].bell.notify_one();
+        for (api, queue) in self.apis.iter().zip(&self.queues) {
+            let unseen = |(call, outcome): &&(RpcMessage, Outcome)| {
+                call.api == *api && matches!(outcome, Outcome::Retry)
+            };
+            if settled.iter().any(|settled| unseen(&settled)) {
+                queue.put_back(settled.iter().filter(unseen).map(|(call, _)| call.clone()));
             }
         }
         Ok(())

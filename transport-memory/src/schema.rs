@@ -1,6 +1,10 @@
-//! Schemas: a map with times to live.
+//! Schemas: a map whose entries end.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use lightbus_core::{Result, transport::SchemaTransport};
@@ -8,47 +12,71 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::{
-    broker::{Broker, Life, lock},
-    transport,
+    MemoryConfig,
+    client::{Client, Open, expiry, lock},
 };
 
-/// Shares schemas within the process.
-#[derive(Debug)]
+/// Shares schemas within this process.
 pub struct MemorySchemaTransport {
-    broker: Arc<Broker>,
-    pub(crate) life: Life,
+    client: Client,
+    config: MemoryConfig,
+    open: Arc<Open>,
 }
 
-transport!(MemorySchemaTransport);
+#[derive(Default)]
+pub(crate) struct Schemas(Mutex<BTreeMap<String, Stored>>);
 
-impl MemorySchemaTransport {
-    pub(crate) fn new(broker: Arc<Broker>) -> Self {
-        Self { broker, life: Life::new() }
+struct Stored {
+    schema: Box<RawValue>,
+    until: Instant,
+}
+
+impl Schemas {
+    /// The schemas that live. Those that do not are gone from the moment that somebody looks.
+    fn living<T>(&self, look: impl FnOnce(&mut BTreeMap<String, Stored>) -> T) -> T {
+        let now = Instant::now();
+        let mut schemas = lock(&self.0);
+        schemas.retain(|_, stored| stored.until > now);
+        look(&mut schemas)
     }
 }
+
+impl MemorySchemaTransport {
+    pub(crate) fn new(client: &Client, config: MemoryConfig) -> Self {
+        Self { client: client.clone(), config, open: Open::new("the schema transport") }
+    }
+
+    fn shut(&self) {
+        self.open.close();
+    }
+}
+
+crate::transport!(MemorySchemaTransport, "schema transport");
 
 #[async_trait]
 impl SchemaTransport for MemorySchemaTransport {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
-        self.life.ensure_open()?;
-        lock(&self.broker.schemas)
-            .insert(api.to_owned(), (schema.to_owned(), Instant::now() + ttl));
+        self.open.check("storing a schema")?;
+        let stored = Stored { schema: schema.to_owned(), until: expiry(ttl) };
+        self.client.schemas.living(|schemas| schemas.insert(api.to_owned(), stored));
         Ok(())
     }
 
     async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
-        self.life.ensure_open()?;
-        let now = Instant::now();
-        let mut schemas = lock(&self.broker.schemas);
-        let live = schemas.get_mut(api).filter(|(_, until)| *until > now);
-        Ok(live.map(|(_, until)| *until = now + ttl).is_some())
+        self.open.check("renewing a schema")?;
+        Ok(self.client.schemas.living(|schemas| match schemas.get_mut(api) {
+            Some(stored) => {
+                stored.until = expiry(ttl);
+                true
+            }
+            None => false,
+        }))
     }
 
     async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
-        self.life.ensure_open()?;
-        let now = Instant::now();
-        let mut schemas = lock(&self.broker.schemas);
-        schemas.retain(|_, (_, until)| *until > now);
-        Ok(schemas.iter().map(|(api, (schema, _))| (api.clone(), schema.clone())).collect())
+        self.open.check("loading schemas")?;
+        Ok(self.client.schemas.living(|schemas| {
+            schemas.iter().map(|(api, stored)| (api.clone(), stored.schema.clone())).collect()
+        }))
     }
 }
