@@ -12,7 +12,11 @@ use uuid::Uuid;
 #[lightbus::api(name = "kit.shop", version = 3, events(OrderPlaced, StockChanged, Tick))]
 pub trait Shop {
     async fn add(&self, a: i64, b: i64) -> i64;
-    async fn join(&self, words: Vec<String>, #[arg(default = " ".to_owned())] separator: String) -> String;
+    async fn join(
+        &self,
+        words: Vec<String>,
+        #[arg(default = " ".to_owned())] separator: String,
+    ) -> String;
     async fn echo(&self, value: serde_json::Value) -> serde_json::Value;
     async fn nothing(&self);
     async fn defaults(
@@ -51,7 +55,11 @@ pub trait Shop {
     async fn fail(&self, kind: String, message: String) -> Result<(), String>;
     async fn sleep(&self, seconds: f64) -> f64;
     async fn block(&self, seconds: f64) -> f64;
-    async fn announce(&self, event: String, arguments: BTreeMap<String, serde_json::Value>) -> lightbus::Result<String>;
+    async fn announce(
+        &self,
+        event: String,
+        arguments: BTreeMap<String, serde_json::Value>,
+    ) -> lightbus::Result<String>;
 }
 
 #[derive(Clone, Debug, PartialEq, lightbus::Event)]
@@ -160,7 +168,9 @@ impl<'de> Deserialize<'de> for Moment {
         if let Ok(at) = DateTime::parse_from_rfc3339(&text) {
             return Ok(Self::Offset(at));
         }
-        NaiveDateTime::parse_from_str(&text, "%Y-%m-%dT%H:%M:%S%.f").map(Self::Local).map_err(D::Error::custom)
+        NaiveDateTime::parse_from_str(&text, "%Y-%m-%dT%H:%M:%S%.f")
+            .map(Self::Local)
+            .map_err(D::Error::custom)
     }
 }
 
@@ -272,9 +282,17 @@ impl Shop for RustShop {
         _maybe: Option<Moment>,
     ) -> BTreeMap<String, String> {
         let types = [
-            ("moment", "Moment"), ("day", "NaiveDate"), ("amount", "Decimal"), ("id", "Uuid"), ("data", "Bytes"),
-            ("size", "Size"), ("place", "Place"), ("items", "Vec<Item>"), ("pair", "(i64, String)"),
-            ("words", "BTreeSet<String>"), ("maybe", "Option<Moment>"),
+            ("moment", "Moment"),
+            ("day", "NaiveDate"),
+            ("amount", "Decimal"),
+            ("id", "Uuid"),
+            ("data", "Bytes"),
+            ("size", "Size"),
+            ("place", "Place"),
+            ("items", "Vec<Item>"),
+            ("pair", "(i64, String)"),
+            ("words", "BTreeSet<String>"),
+            ("maybe", "Option<Moment>"),
         ];
         types.into_iter().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
     }
@@ -296,7 +314,11 @@ impl Shop for RustShop {
         seconds
     }
 
-    async fn announce(&self, event: String, arguments: BTreeMap<String, serde_json::Value>) -> lightbus::Result<String> {
+    async fn announce(
+        &self,
+        event: String,
+        arguments: BTreeMap<String, serde_json::Value>,
+    ) -> lightbus::Result<String> {
         let mut args = lightbus::Args::new();
         for (name, value) in &arguments {
             args = args.with(name, value);

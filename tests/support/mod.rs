@@ -2,6 +2,8 @@
 //! waiting for a condition, and child processes whose output is awaited line by line.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod python;
+
 use std::{
     io::{BufRead, BufReader},
     net::{Ipv4Addr, TcpListener, TcpStream},
