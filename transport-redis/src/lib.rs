@@ -1,1 +1,51 @@
-//! The Redis transport of lightbus, wire-compatible with Python's Lightbus.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod client;
+#[cfg(feature = "cluster")]
+mod cluster;
+mod collector;
+mod config;
+mod endpoint;
+mod error;
+mod event;
+mod factory;
+mod link;
+mod reader;
+mod result;
+mod rpc;
+mod schema;
+#[cfg(feature = "sentinel")]
+mod sentinel;
+#[cfg(feature = "tls")]
+mod tls;
+mod value;
+mod wire;
+
+pub use config::{
+    ClusterConfig, ConnectionParameters, EventConfig, ResultConfig, RpcConfig, SchemaConfig,
+    Seconds, Secret, SentinelConfig, StreamUse, TlsConfig,
+};
+pub use event::RedisEventTransport;
+pub use factory::RedisFactory;
+pub use result::RedisResultTransport;
+pub use rpc::RedisRpcTransport;
+pub use schema::RedisSchemaTransport;
+
+use lightbus_core::Capabilities;
+
+/// The name by which the configuration selects this transport.
+pub const NAME: &str = "redis";
+
+/// What all four can do.
+fn capabilities() -> Capabilities {
+    let mut capabilities = Capabilities::default();
+    capabilities.durable = true;
+    capabilities.ordered = true;
+    capabilities.replay = true;
+    capabilities.history = true;
+    capabilities.lag = true;
+    capabilities.dead_letters = true;
+    capabilities.shared = true;
+    capabilities
+}

@@ -1,0 +1,365 @@
+//! Connections: one for all sends, made when it is needed and replaced when it breaks; others for
+//! reads that wait.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use lightbus_core::{Backoff, Error, ErrorKind, Result};
+use redis::{AsyncConnectionConfig, PushInfo, PushKind};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    endpoint::{Endpoint, Target},
+    error::{Sent, from_redis, odd_answer, too_old},
+    link::{Link, Server, Wire},
+    value,
+};
+
+/// After a failed connect, those who come within this wait get the same error at once; doubled with
+/// each failure up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
+/// One Redis, shared by all transports whose options about the connection are equal.
+pub(crate) struct Client {
+    endpoint: Endpoint,
+    state: Mutex<State>,
+    /// Held by the one who connects, so that a crowd makes one connection.
+    connecting: tokio::sync::Mutex<()>,
+    users: AtomicUsize,
+}
+
+struct State {
+    shared: Option<Arc<Link>>,
+    failed: Option<(Instant, Error)>,
+    /// Until then nobody tries again.
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Client {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            state: Mutex::new(State {
+                shared: None,
+                failed: None,
+                not_before: None,
+                backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+            }),
+            connecting: tokio::sync::Mutex::new(()),
+            users: AtomicUsize::new(0),
+        }
+    }
+
+    /// For people, without secrets.
+    pub(crate) fn broker(&self) -> &str {
+        &self.endpoint.broker
+    }
+
+    /// Whether keys that are used together may live on different servers.
+    pub(crate) fn is_cluster(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        if matches!(self.endpoint.target, Target::Cluster(_)) {
+            return true;
+        }
+        false
+    }
+
+    /// The connection for sends: the one there is, or a new one.
+    pub(crate) async fn shared(&self) -> Result<Arc<Link>> {
+        let asked = Instant::now();
+        if let Some(link) = self.live() {
+            return Ok(link);
+        }
+        let _turn = self.connecting.lock().await;
+        if let Some(link) = self.live() {
+            return Ok(link);
+        }
+        // Somebody else tried while this one waited for its turn, or just before.
+        {
+            let state = self.state();
+            if let Some((when, error)) = &state.failed
+                && (*when >= asked || state.not_before.is_some_and(|until| until > asked))
+            {
+                return Err(error.clone());
+            }
+        }
+        let made = self.connect(Some(self.endpoint.response_timeout)).await;
+        let mut state = self.state();
+        match made {
+            Ok(link) => {
+                let link = Arc::new(link);
+                state.shared = Some(Arc::clone(&link));
+                state.failed = None;
+                state.not_before = None;
+                state.backoff.succeeded();
+                Ok(link)
+            }
+            Err(error) => {
+                let now = Instant::now();
+                let wait = state.backoff.failed();
+                state.not_before = Some(now + wait);
+                state.failed = Some((now, error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn live(&self) -> Option<Arc<Link>> {
+        let mut state = self.state();
+        match &state.shared {
+            Some(link) if link.is_alive() => Some(Arc::clone(link)),
+            Some(_) => {
+                state.shared = None;
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// A connection of its own for a read that waits; the reader sets its own limits.
+    pub(crate) async fn dedicated(&self) -> Result<Link> {
+        self.connect(None).await
+    }
+
+    /// A connection of its own to the server that has this key.
+    #[cfg(feature = "cluster")]
+    pub(crate) async fn dedicated_for(&self, key: &str) -> Result<Link> {
+        match &self.endpoint.target {
+            Target::Cluster(nodes) => {
+                let shared = self.shared().await?;
+                let client = nodes.client_for(&shared, key).await?;
+                self.connect_to(&client, None).await
+            }
+            _ => self.dedicated().await,
+        }
+    }
+
+    async fn connect(&self, response_timeout: Option<Duration>) -> Result<Link> {
+        match &self.endpoint.target {
+            Target::Single(client) => self.connect_to(client, response_timeout).await,
+            #[cfg(feature = "sentinel")]
+            Target::Sentinel(watched) => {
+                let find = watched.primary();
+                let client = self.in_time(find).await?;
+                self.connect_to(&client, response_timeout).await
+            }
+            #[cfg(feature = "cluster")]
+            Target::Cluster(nodes) => {
+                let connect = async {
+                    let wire = nodes.connect(&self.endpoint).await?;
+                    self.greet(wire, Arc::new(AtomicBool::new(true))).await
+                };
+                self.in_time(connect).await
+            }
+        }
+    }
+
+    async fn connect_to(
+        &self,
+        client: &redis::Client,
+        response_timeout: Option<Duration>,
+    ) -> Result<Link> {
+        let alive = Arc::new(AtomicBool::new(true));
+        let flag = Arc::clone(&alive);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.endpoint.connect_timeout))
+            .set_response_timeout(response_timeout)
+            .set_push_sender(move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    flag.store(false, Ordering::Release);
+                }
+                Ok::<(), redis::aio::SendError>(())
+            });
+        let connect = async {
+            let connection = client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await
+                .map_err(|error| from_redis(error, self.broker(), Sent::No))?;
+            self.greet(Wire::Single(connection), alive).await
+        };
+        self.in_time(connect).await
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let limit = self.endpoint.connect_timeout;
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Unavailable, "Redis did not answer")
+                .with("broker", format_args!("redis {}", self.broker()))
+                .with("limit", format_args!("{limit:?}"))
+                .hint("Is the address right, and reachable from here?"))
+        })
+    }
+
+    /// Asks the server who it is.
+    async fn greet(&self, wire: Wire, alive: Arc<AtomicBool>) -> Result<Link> {
+        let hello = redis::cmd("HELLO");
+        let answer = wire
+            .command(&hello)
+            .await
+            .map_err(|error| from_redis(error, self.broker(), Sent::No))?;
+        let Some(facts) = value::pairs(answer.clone()) else {
+            return Err(odd_answer("HELLO", &answer));
+        };
+        let version = value::get(&facts, "version").and_then(value::text).unwrap_or("unknown");
+        let server = Server {
+            version: parse_version(version),
+            id: value::get(&facts, "id").and_then(value::int).unwrap_or(0),
+        };
+        if server.version < (6, 2) {
+            return Err(too_old(version).with("broker", format_args!("redis {}", self.broker())));
+        }
+        let role = value::get(&facts, "role").and_then(value::text);
+        if matches!(role, Some("replica" | "slave")) {
+            return Err(Error::new(ErrorKind::Unavailable, "this Redis is a replica")
+                .with("broker", format_args!("redis {}", self.broker()))
+                .hint("Name the primary, or use `sentinel` to have it found"));
+        }
+        Ok(Link::new(wire, alive, server))
+    }
+
+    /// Looks at an error of the shared connection: if it is broken, the next one who sends gets a
+    /// new one.
+    pub(crate) fn failed(&self, link: &Arc<Link>) {
+        link.mark_broken();
+        let mut state = self.state();
+        if state.shared.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, link)) {
+            state.shared = None;
+        }
+    }
+
+    /// What the error of a command on this connection means; replaces the connection if need be.
+    pub(crate) fn explain(&self, link: &Arc<Link>, error: redis::RedisError, sent: Sent) -> Error {
+        if crate::error::breaks_connection(&error) {
+            self.failed(link);
+        }
+        from_redis(error, self.broker(), sent)
+    }
+
+    /// Sends one command on the shared connection.
+    pub(crate) async fn command(&self, command: &redis::Cmd, sent: Sent) -> Result<redis::Value> {
+        let link = self.shared().await?;
+        link.command(command).await.map_err(|error| self.explain(&link, error, sent))
+    }
+
+    /// Sends several commands at once on the shared connection; each has its own answer, or its own
+    /// error in the place of it.
+    pub(crate) async fn pipeline(
+        &self,
+        pipeline: &redis::Pipeline,
+        sent: Sent,
+    ) -> Result<Vec<redis::Value>> {
+        let link = self.shared().await?;
+        link.pipeline(pipeline).await.map_err(|error| self.explain(&link, error, sent))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is locked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.broker()).finish()
+    }
+}
+
+fn parse_version(text: &str) -> (u16, u16) {
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// One who uses a client. When the last is gone, so is the shared connection.
+#[derive(Debug)]
+pub(crate) struct User(Arc<Client>);
+
+impl User {
+    pub(crate) fn new(client: Arc<Client>) -> Self {
+        client.users.fetch_add(1, Ordering::AcqRel);
+        Self(client)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.state().shared = None;
+        }
+    }
+}
+
+/// A transport's own part of a client, which it can close.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    client: Arc<Client>,
+    user: Mutex<Option<User>>,
+    closing: Arc<Closing>,
+}
+
+/// Says when a transport is closed.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    closed: AtomicBool,
+    notify: Notify,
+}
+
+impl Closing {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it is closed.
+    pub(crate) async fn closed(&self) {
+        let notified = self.notify.notified();
+        if !self.is_closed() {
+            notified.await;
+        }
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(client: Arc<Client>) -> Self {
+        Self {
+            user: Mutex::new(Some(User::new(Arc::clone(&client)))),
+            client,
+            closing: Arc::default(),
+        }
+    }
+
+    /// The client, unless the transport is closed.
+    pub(crate) fn client(&self, what: &'static str) -> Result<&Arc<Client>> {
+        if self.closing.is_closed() { Err(Error::closed(what)) } else { Ok(&self.client) }
+    }
+
+    pub(crate) fn broker(&self) -> String {
+        self.client.broker().to_owned()
+    }
+
+    pub(crate) fn closing(&self) -> &Arc<Closing> {
+        &self.closing
+    }
+
+    /// Connects, and checks that Redis serves.
+    pub(crate) async fn open(&self, what: &'static str) -> Result<()> {
+        let client = self.client(what)?;
+        client
+            .command(&redis::cmd("PING"), Sent::Harmless)
+            .await
+            .map(drop)
+            .map_err(|error| error.during("connecting to Redis"))
+    }
+
+    pub(crate) fn close(&self) {
+        self.closing.closed.store(true, Ordering::SeqCst);
+        self.closing.notify.notify_waiters();
+        drop(self.user.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}

@@ -1,0 +1,116 @@
+//! From the client's errors to lightbus'.
+
+use lightbus_core::{Error, ErrorKind, Retry};
+use redis::{ErrorKind as RedisKind, RedisError, ServerErrorKind, Value};
+
+/// Whether the command that failed may have reached the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It did not.
+    No,
+    /// It may have, and doing it twice shows.
+    Maybe,
+    /// It may have, and doing it twice does no harm.
+    Harmless,
+}
+
+/// Whether the connection is of no use any more.
+pub(crate) fn breaks_connection(error: &RedisError) -> bool {
+    error.is_unrecoverable_error()
+        || error.is_io_error()
+        || matches!(
+            error.kind(),
+            RedisKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+        )
+}
+
+/// Whether the server says that it does not know the consumer group, or the stream.
+pub(crate) fn is_missing_group(error: &RedisError) -> bool {
+    matches!(error.code(), Some("NOGROUP" | "UNBLOCKED"))
+        || error.detail().is_some_and(|detail| detail.contains("no such key"))
+}
+
+/// Whether the group was there already.
+pub(crate) fn is_busy_group(error: &RedisError) -> bool {
+    error.code() == Some("BUSYGROUP")
+}
+
+/// What the error of a command means to lightbus.
+pub(crate) fn from_redis(error: RedisError, broker: &str, sent: Sent) -> Error {
+    let text = error.to_string();
+    let retry = match sent {
+        Sent::No | Sent::Harmless => Retry::Safe,
+        Sent::Maybe => Retry::MayDuplicate,
+    };
+    let made = match (error.kind(), error.code()) {
+        (_, Some("WRONGPASS" | "NOAUTH")) | (RedisKind::AuthenticationFailed, _) => Error::new(
+            ErrorKind::Config,
+            format!("Redis refuses the user or the password: {text}"),
+        )
+        .hint("Put them into `url`, as redis://user:password@host:port/db, or into `connection_parameters`"),
+        (_, Some("NOPERM")) => Error::new(
+            ErrorKind::Config,
+            format!("the Redis user may not do this: {text}"),
+        )
+        .hint("Give the user the commands and keys that the README of the Redis transport lists"),
+        (RedisKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown), _) => {
+            Error::new(ErrorKind::Unavailable, format!("this Redis is a replica: {text}"))
+                .hint("Name the primary, or use `sentinel` to have it found")
+        }
+        (
+            RedisKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::Moved
+                | ServerErrorKind::Ask,
+            ),
+            _,
+        )
+        | (_, Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY")) => {
+            Error::new(ErrorKind::Unavailable, format!("Redis does not serve now: {text}"))
+        }
+        (RedisKind::RESP3NotSupported, _) => too_old("below 6"),
+        (RedisKind::InvalidClientConfig, _) => Error::new(ErrorKind::Config, text),
+        (_, Some("WRONGTYPE")) => Error::new(
+            ErrorKind::Unexpected,
+            format!("a key of lightbus holds something else: {text}"),
+        )
+        .hint("Does something other than lightbus write to this Redis database?"),
+        (RedisKind::Io | RedisKind::Parse | RedisKind::ClusterConnectionNotFound, _)
+        | (
+            RedisKind::MasterNameNotFoundBySentinel
+            | RedisKind::NoValidReplicasFoundBySentinel
+            | RedisKind::EmptySentinelList,
+            _,
+        ) => {
+            let made = Error::new(ErrorKind::Unavailable, text).retry(retry);
+            if error.is_connection_refusal() {
+                made.hint("Is Redis running there?")
+            } else {
+                made
+            }
+        }
+        _ if breaks_connection(&error) => Error::new(ErrorKind::Unavailable, text).retry(retry),
+        _ => Error::new(ErrorKind::Unexpected, format!("Redis refused a command: {text}")),
+    };
+    made.with("broker", format_args!("redis {broker}")).because(error)
+}
+
+/// The error of a server that lacks what lightbus needs.
+pub(crate) fn too_old(version: &str) -> Error {
+    Error::new(
+        ErrorKind::Config,
+        format!("lightbus needs Redis 6.2 or newer, and this is {version}"),
+    )
+}
+
+/// The error of an answer that has another form than the command's documentation says.
+pub(crate) fn odd_answer(command: &'static str, answer: &Value) -> Error {
+    let mut text = format!("{answer:?}");
+    if let Some((end, _)) = text.char_indices().nth(200) {
+        text.truncate(end);
+        text.push('…');
+    }
+    Error::new(ErrorKind::Unexpected, format!("Redis answered {command} with {text}"))
+}

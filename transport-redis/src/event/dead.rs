@@ -1,0 +1,149 @@
+//! Dead letters: entries that could not be handled, kept with the reason.
+
+use lightbus_core::{EventMessage, Fields, Headers, Name, Result, transport::DeadLetter};
+use redis::{Cmd, Pipeline, Value};
+
+use super::entry::{self, EntryId, RawEntry, Read};
+use crate::{
+    client::Client,
+    error::{Sent, is_missing_group, odd_answer},
+    value,
+};
+
+/// About how many dead letters a group keeps.
+const KEPT: u32 = 10_000;
+/// The most bytes of a reason that are kept.
+const LONGEST_REASON: usize = 4096;
+
+const REASON: &str = "dead_letter_reason";
+const STREAM: &str = "dead_letter_stream";
+const ENTRY: &str = "dead_letter_entry";
+const ATTEMPTS: &str = "dead_letter_attempts";
+const OWN_FIELDS: usize = 4;
+
+/// The stream of a group's dead letters.
+pub(super) fn key(group: &str) -> String {
+    format!("{group}:dead_letters")
+}
+
+/// Sets an entry aside and acknowledges it, in one step. Without its fields they are read again;
+/// one that was set aside before, or that another process has settled, is left alone.
+pub(super) async fn set_aside(
+    client: &Client,
+    stream: &str,
+    group: &str,
+    id: EntryId,
+    reason: &str,
+    fields: Option<Vec<Value>>,
+) -> Result<()> {
+    let link = client.shared().await?;
+    let entry_id = id.to_string();
+    let mut look = Pipeline::with_capacity(2);
+    look.cmd("XPENDING").arg(stream).arg(group).arg(&entry_id).arg(&entry_id).arg(1);
+    look.cmd("XRANGE").arg(stream).arg(&entry_id).arg(&entry_id);
+    let mut answers = link
+        .pipeline(&look)
+        .await
+        .map_err(|error| client.explain(&link, error, Sent::Harmless))?
+        .into_iter();
+    let pending = match answers.next().map(crate::link::answer) {
+        Some(Ok(pending)) => value::items(pending).unwrap_or_default().pop(),
+        Some(Err(error)) if is_missing_group(&error) => None,
+        Some(Err(error)) => return Err(client.explain(&link, error, Sent::Harmless)),
+        None => None,
+    };
+    let Some(pending) = pending.and_then(value::items) else { return Ok(()) };
+    let attempts = pending.get(3).and_then(value::int).unwrap_or(0);
+    let fields = fields.or_else(|| {
+        let entries = value::items(answers.next()?)?;
+        RawEntry::new(entries.into_iter().next()?)?.fields
+    });
+    let mut reason = reason;
+    if reason.len() > LONGEST_REASON {
+        let end = (0..=LONGEST_REASON).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+        reason = &reason[..end];
+    }
+    let mut add = redis::cmd("XADD");
+    add.arg(key(group)).arg("MAXLEN").arg("~").arg(KEPT).arg("*");
+    add.arg(REASON).arg(reason).arg(STREAM).arg(stream).arg(ENTRY).arg(&entry_id);
+    add.arg(ATTEMPTS).arg(attempts);
+    for field in fields.into_iter().flatten() {
+        add.arg(value::bytes(field).unwrap_or_default());
+    }
+    let mut acknowledge = redis::cmd("XACK");
+    acknowledge.arg(stream).arg(group).arg(&entry_id);
+    let mut both = Pipeline::with_capacity(2);
+    both.add_command(add).add_command(acknowledge);
+    link.transaction(&mut both)
+        .await
+        .map(drop)
+        .map_err(|error| client.explain(&link, error, Sent::Harmless))
+}
+
+/// What a group set aside, oldest first.
+pub(super) async fn list(client: &Client, group: &str, limit: usize) -> Result<Vec<DeadLetter>> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let mut range = Cmd::new();
+    range.arg("XRANGE").arg(key(group)).arg("-").arg("+").arg("COUNT").arg(limit);
+    let answer = client.command(&range, Sent::Harmless).await?;
+    let entries = value::items(answer).ok_or_else(|| odd_answer("XRANGE", &Value::Nil))?;
+    Ok(entries.into_iter().filter_map(RawEntry::new).filter_map(|raw| read(raw, group)).collect())
+}
+
+fn read(raw: RawEntry, group: &str) -> Option<DeadLetter> {
+    let mut own = raw.fields?;
+    let original = own.split_off(own.len().min(2 * OWN_FIELDS));
+    let own = value::pairs(Value::Array(own))?;
+    let text = |name| value::get(&own, name).and_then(value::text);
+    let attempts = value::get(&own, ATTEMPTS).and_then(value::int).unwrap_or(0);
+    let attempts = u32::try_from(attempts).unwrap_or(0);
+    let native = text(ENTRY).and_then(EntryId::parse).unwrap_or_default();
+    let names = |api: &str, event: &str| Some((Name::from(api), Name::from(event)));
+    let event = match entry::read(native, original, attempts, names) {
+        Read::Event(event) => *event,
+        Read::Other => unreadable(native, attempts, &[]),
+        Read::Malformed(_, fields) => unreadable(native, attempts, &fields),
+    };
+    Some(DeadLetter {
+        id: raw.id.to_string().into(),
+        event,
+        group: group.into(),
+        reason: text(REASON).unwrap_or_default().to_owned(),
+        attempts,
+        time: raw.id.time(),
+    })
+}
+
+/// An event of which only parts can be read.
+fn unreadable(id: EntryId, attempt: u32, fields: &[Value]) -> EventMessage {
+    let text = |name: &str| {
+        fields
+            .chunks_exact(2)
+            .find(|pair| value::text(&pair[0]) == Some(name))
+            .and_then(|pair| value::text(&pair[1]))
+            .unwrap_or_default()
+    };
+    let arguments: Fields = fields
+        .chunks_exact(2)
+        .filter_map(|pair| {
+            let name = value::text(&pair[0])?.strip_prefix(':')?;
+            let value = value::bytes(pair[1].clone())?;
+            Some((Name::from(name), value.into()))
+        })
+        .collect();
+    EventMessage {
+        headers: Headers::new(),
+        native_id: Some(id.to_string().into()),
+        time: Some(id.time()),
+        attempt,
+        ..EventMessage::new(
+            text("id"),
+            text("api_name"),
+            text("event_name"),
+            text("version").parse().unwrap_or(0),
+            arguments,
+        )
+    }
+}

@@ -1,0 +1,130 @@
+//! Looking back, and looking at how far a group is behind.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, stream};
+use lightbus_core::{
+    EventMessage, Name, Result,
+    transport::{EventSelector, HistorySpec, Lag},
+};
+use redis::Value;
+
+use super::{
+    entry::{self, EntryId, RawEntry, Read, milliseconds_rounded_down, milliseconds_rounded_up},
+    group,
+};
+use crate::{
+    client::Client,
+    error::{Sent, odd_answer},
+    value,
+};
+
+/// How many entries are read at once.
+const PAGE: usize = 100;
+const LAG_PAGE: usize = 1000;
+
+struct History {
+    client: Arc<Client>,
+    stream: String,
+    events: EventSelector,
+    /// The oldest entry wanted, as `XREVRANGE` takes it.
+    oldest: String,
+    /// Where the next page begins; `None` after the last page.
+    newest: Option<String>,
+    page: VecDeque<EventMessage>,
+}
+
+/// The events of a stream, newest first, read page by page as they are asked for.
+pub(super) fn history(
+    client: Arc<Client>,
+    stream: String,
+    spec: HistorySpec,
+) -> BoxStream<'static, Result<EventMessage>> {
+    let history = History {
+        client,
+        stream,
+        events: spec.events,
+        oldest: spec
+            .from
+            .map_or_else(|| "-".into(), |from| milliseconds_rounded_up(from).to_string()),
+        newest: Some(
+            spec.until
+                .map_or_else(|| "+".into(), |until| milliseconds_rounded_down(until).to_string()),
+        ),
+        page: VecDeque::new(),
+    };
+    stream::unfold(Some(history), |history| async {
+        let mut history = history?;
+        match history.next().await {
+            Ok(Some(event)) => Some((Ok(event), Some(history))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed()
+}
+
+impl History {
+    async fn next(&mut self) -> Result<Option<EventMessage>> {
+        loop {
+            if let Some(event) = self.page.pop_front() {
+                return Ok(Some(event));
+            }
+            let Some(newest) = self.newest.take() else { return Ok(None) };
+            let mut range = redis::cmd("XREVRANGE");
+            range.arg(&self.stream).arg(newest).arg(&self.oldest).arg("COUNT").arg(PAGE);
+            let answer = self.client.command(&range, Sent::Harmless).await?;
+            let entries =
+                value::items(answer).ok_or_else(|| odd_answer("XREVRANGE", &Value::Nil))?;
+            let full = entries.len() == PAGE;
+            let mut last = None;
+            for raw in entries.into_iter().filter_map(RawEntry::new) {
+                last = Some(raw.id);
+                let Some(fields) = raw.fields else { continue };
+                let select = |api: &str, event: &str| {
+                    entry::wanted(std::slice::from_ref(&self.events), api, event)
+                };
+                match entry::read(raw.id, fields, 0, select) {
+                    Read::Event(event) => self.page.push_back(*event),
+                    Read::Other => {}
+                    Read::Malformed(reason, _) => {
+                        tracing::debug!(stream = self.stream, id = %raw.id, reason, "an event of the past cannot be read");
+                    }
+                }
+            }
+            self.newest = last.filter(|_| full).map(|last| format!("({last}"));
+        }
+    }
+}
+
+/// How far a group is behind in these streams.
+pub(super) async fn lag(client: &Client, streams: &[(String, Name)], group: &str) -> Result<Lag> {
+    let mut lag = Lag::default();
+    for (stream, _) in streams {
+        let found = group::list(client, stream).await?.into_iter().find(|info| info.name == group);
+        let Some(info) = found else { continue };
+        lag.pending += info.pending;
+        lag.waiting += match info.lag {
+            Some(waiting) => waiting,
+            None => count_after(client, stream, info.last_delivered).await?,
+        };
+    }
+    Ok(lag)
+}
+
+/// Counts entries where Redis cannot tell: before 7, and where some were deleted.
+async fn count_after(client: &Client, stream: &str, last: EntryId) -> Result<u64> {
+    let (mut count, mut last) = (0, last);
+    loop {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(stream).arg(format!("({last}")).arg("+").arg("COUNT").arg(LAG_PAGE);
+        let answer = client.command(&range, Sent::Harmless).await?;
+        let entries = value::items(answer).ok_or_else(|| odd_answer("XRANGE", &Value::Nil))?;
+        count += entries.len() as u64;
+        match entries.into_iter().filter_map(RawEntry::new).last() {
+            Some(entry) if entry.id > last => last = entry.id,
+            _ => return Ok(count),
+        }
+    }
+}

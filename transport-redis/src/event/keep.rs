@@ -1,0 +1,71 @@
+//! Telling Redis that events are still in hand, so that they are not taken for abandoned.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use lightbus_core::Result;
+use tokio::{task::JoinHandle, time::Instant};
+
+use super::{entry::EntryId, source::Listener};
+use crate::{client::Client, error::Sent, value};
+
+/// The most entries refreshed by one command.
+const PAGE: usize = 1000;
+
+/// The task that does it; dropped, it ends.
+#[derive(Debug)]
+pub(super) struct Keeper(JoinHandle<()>);
+
+impl Keeper {
+    pub(super) fn start(client: Arc<Client>, listener: Arc<Listener>, timeout: Duration) -> Self {
+        let interval = (timeout / 3).max(Duration::from_millis(5));
+        Self(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                if let Err(error) = refresh(&client, &listener, interval).await {
+                    tracing::debug!(%error, "Redis was not told which events are still handled");
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn refresh(client: &Client, listener: &Listener, interval: Duration) -> Result<()> {
+    for stream in &listener.streams {
+        let now = Instant::now();
+        // Half an interval early rather than one late.
+        let Some(since) = now.checked_sub(interval / 2) else { continue };
+        for ids in stream.held.stale(since).chunks(PAGE) {
+            let (Some(first), Some(last)) = (ids.first(), ids.last()) else { continue };
+            let mut pending = redis::cmd("XPENDING");
+            pending.arg(&stream.key).arg(&listener.group).arg(first.to_string());
+            pending.arg(last.to_string()).arg(PAGE).arg(&listener.consumer);
+            let ours = client.command(&pending, Sent::Harmless).await?;
+            let ids: HashSet<EntryId> = ids.iter().copied().collect();
+            // What another has taken over meanwhile stays with it.
+            let ours: Vec<EntryId> = value::items(ours)
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(value::items)
+                .filter_map(|entry| EntryId::parse(value::text(entry.first()?)?))
+                .filter(|id| ids.contains(id))
+                .collect();
+            if !ours.is_empty() {
+                let mut claim = redis::cmd("XCLAIM");
+                claim.arg(&stream.key).arg(&listener.group).arg(&listener.consumer).arg(0);
+                for id in &ours {
+                    claim.arg(id.to_string());
+                }
+                claim.arg("JUSTID");
+                client.command(&claim, Sent::Harmless).await?;
+                stream.held.refreshed(&ours, now);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! Events: streams with consumer groups.
+
+mod dead;
+mod entry;
+mod group;
+mod held;
+mod history;
+mod keep;
+mod send;
+mod source;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use futures_core::stream::BoxStream;
+use lightbus_core::{
+    Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
+    transport::{DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec},
+};
+
+use crate::{
+    EventConfig, NAME, StreamUse,
+    client::{Client, Handle},
+    collector::Collector,
+};
+use held::Holdings;
+use send::{EventSender, Outgoing};
+use source::{EventSource, Listener, Reclaim, Stream};
+
+const WHAT: &str = "the event transport";
+
+/// Carries events over Redis streams.
+pub struct RedisEventTransport {
+    handle: Handle,
+    config: EventConfig,
+    events: Collector<EventSender>,
+    holdings: Holdings,
+}
+
+impl RedisEventTransport {
+    pub(crate) fn new(client: Arc<Client>, config: EventConfig) -> Self {
+        Self {
+            handle: Handle::new(Arc::clone(&client)),
+            events: Collector::new(EventSender::new(client)),
+            holdings: Holdings::default(),
+            config,
+        }
+    }
+
+    /// The streams that hold these events, each with its API.
+    fn streams(&self, events: &[EventSelector]) -> Result<Vec<(String, Name)>> {
+        let mut streams: Vec<(String, Name)> = Vec::new();
+        for selector in events {
+            let key = match (self.config.stream_use, selector.event.as_deref()) {
+                (StreamUse::PerApi, _) => stream_key(&selector.api, "*"),
+                (StreamUse::PerEvent, Some(event)) => stream_key(&selector.api, event),
+                (StreamUse::PerEvent, None) => {
+                    return Err(Error::new(
+                        ErrorKind::Config,
+                        format!("all events of `{}` cannot be meant with `stream_use: per_event`", selector.api),
+                    )
+                    .hint("Name the events one by one, or let all processes use `stream_use: per_api`"));
+                }
+            };
+            if streams.iter().all(|(known, _)| *known != key) {
+                streams.push((key, Name::clone(&selector.api)));
+            }
+        }
+        if streams.is_empty() {
+            return Err(Error::new(ErrorKind::Config, "there is no event to listen to"));
+        }
+        Ok(streams)
+    }
+
+    fn group(&self, service: &str, listener: &str) -> String {
+        format!("{}-{listener}", self.config.service_name.as_deref().unwrap_or(service))
+    }
+
+    fn command(&self, event: &EventMessage) -> redis::Cmd {
+        let stream = match self.config.stream_use {
+            StreamUse::PerApi => stream_key(&event.api, "*"),
+            StreamUse::PerEvent => stream_key(&event.api, &event.event),
+        };
+        entry::xadd(&stream, self.config.max_stream_length, event)
+    }
+
+    fn reclaim(&self) -> Reclaim {
+        let after = self.config.acknowledgement_timeout.0;
+        Reclaim {
+            after,
+            interval: self.config.reclaim_interval.map_or(after, |interval| interval.0),
+            batch: self
+                .config
+                .reclaim_batch_size
+                .unwrap_or_else(|| self.config.batch_size.saturating_mul(10).min(1000))
+                .max(1),
+        }
+    }
+}
+
+#[async_trait]
+impl EventTransport for RedisEventTransport {
+    async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
+        self.handle.client(WHAT)?;
+        let outgoing = match events {
+            [] => return Ok(Vec::new()),
+            [event] => Outgoing::One(self.command(event)),
+            events => Outgoing::Many(events.iter().map(|event| self.command(event)).collect()),
+        };
+        self.events.send(outgoing).await
+    }
+
+    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
+        let client = self.handle.client(WHAT)?;
+        let streams = self.streams(&spec.events)?;
+        let group = self.group(&spec.service, &spec.listener);
+        let consumer =
+            self.config.consumer_name.clone().unwrap_or_else(|| spec.process.to_string());
+        let start = group::position(spec.start);
+        let owner = self.holdings.owner();
+        let mut last = Vec::with_capacity(streams.len());
+        let mut listened = Vec::with_capacity(streams.len());
+        for (key, _) in streams {
+            last.push(group::ensure(client, &key, &group, &consumer, &start).await?);
+            if !self.config.consumer_ttl.0.is_zero() {
+                let own = (group.as_str(), consumer.as_str());
+                let cleaned = group::clean_up(client, &key, own, self.config.consumer_ttl.0).await;
+                if let Err(error) = cleaned {
+                    tracing::debug!(%error, stream = key, "consumers that are long idle were not removed");
+                }
+            }
+            listened.push(Stream { held: self.holdings.of(&group, &key, owner), key });
+        }
+        let listener = Listener { group, consumer, events: spec.events, streams: listened };
+        let source =
+            EventSource::start(client, self.handle.closing(), listener, self.reclaim(), &last)
+                .await?;
+        let mut flow = spec.flow;
+        flow.batch = flow.batch.min(self.config.batch_size.max(1));
+        Ok(Subscription::spawn(source, flow))
+    }
+
+    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        let client = self.handle.client(WHAT)?;
+        let Some((stream, _)) = self.streams(std::slice::from_ref(&spec.events))?.pop() else {
+            return Err(Error::new(ErrorKind::Config, "there is no event to look for"));
+        };
+        Ok(history::history(Arc::clone(client), stream, spec))
+    }
+
+    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
+        let client = self.handle.client(WHAT)?;
+        let streams = self.streams(&spec.events)?;
+        history::lag(client, &streams, &self.group(&spec.service, &spec.listener)).await
+    }
+
+    async fn dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let client = self.handle.client(WHAT)?;
+        dead::list(client, &self.group(service, listener), limit).await
+    }
+}
+
+#[async_trait]
+impl Transport for RedisEventTransport {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn broker(&self) -> String {
+        self.handle.broker()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        crate::capabilities()
+    }
+
+    async fn open(&self) -> Result<()> {
+        self.handle.open(WHAT).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.handle.close();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RedisEventTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisEventTransport")
+            .field("broker", &self.handle.broker())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The stream of an event, or of all events of an API: then `event` is an asterisk.
+fn stream_key(api: &str, event: &str) -> String {
+    format!("{api}.{event}:stream")
+}

@@ -1,0 +1,174 @@
+//! A connection of its own for reads that wait, which can be woken.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use lightbus_core::{Error, ErrorKind, Result};
+use redis::RedisResult;
+
+use crate::{
+    client::{Client, Closing, User},
+    error::{Sent, breaks_connection, from_redis},
+    link::Link,
+    value,
+};
+
+/// How long a read waits at the server before it comes back empty.
+pub(crate) const BLOCK: Duration = Duration::from_secs(1);
+/// A server that does not answer for this much longer than it should wait is gone.
+const SILENCE: Duration = Duration::from_secs(4);
+/// Between tries to wake a read that has not reached the server yet.
+const WAKE_AGAIN: Duration = Duration::from_millis(5);
+/// How long a read that was woken may take to return.
+const WAKE_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Reads on a connection of its own: one read at a time.
+pub(crate) struct Reader {
+    client: Arc<Client>,
+    closing: Arc<Closing>,
+    /// The connection, while no read uses it.
+    idle: Mutex<Option<Link>>,
+    /// What the server calls the connection of the read under way; 0 without one.
+    reading: AtomicI64,
+    interrupted: AtomicBool,
+    _user: User,
+}
+
+impl Reader {
+    pub(crate) fn new(client: Arc<Client>, closing: Arc<Closing>) -> Self {
+        Self {
+            _user: User::new(Arc::clone(&client)),
+            client,
+            closing,
+            idle: Mutex::new(None),
+            reading: AtomicI64::new(0),
+            interrupted: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// Whether nothing more is to be read.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst) || self.closing.is_closed()
+    }
+
+    /// An error if the transport is closed: the subscription ends.
+    pub(crate) fn check_open(&self, what: &'static str) -> Result<()> {
+        if self.closing.is_closed() { Err(Error::closed(what)) } else { Ok(()) }
+    }
+
+    /// The connection, for one read: give it [back](Self::give_back) if it is still good. Says also
+    /// whether it is new.
+    pub(crate) async fn take(&self) -> Result<(Link, bool)> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match idle {
+            Some(link) if link.is_alive() => Ok((link, false)),
+            _ => self.client.dedicated().await.map(|link| (link, true)),
+        }
+    }
+
+    pub(crate) fn give_back(&self, link: Link) {
+        if link.is_alive() {
+            *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+        }
+    }
+
+    /// Waits for a command that blocks at the server for at most [`BLOCK`], and wakes it if the
+    /// transport is closed meanwhile. `None` if nothing is to be read any more.
+    pub(crate) async fn waiting<T>(
+        &self,
+        link: &Link,
+        read: impl Future<Output = RedisResult<T>>,
+    ) -> Result<Option<RedisResult<T>>> {
+        self.reading.store(link.server.id, Ordering::SeqCst);
+        if self.is_interrupted() {
+            self.reading.store(0, Ordering::SeqCst);
+            return Ok(None);
+        }
+        let read = async {
+            let answer = tokio::time::timeout(BLOCK + SILENCE, read).await;
+            self.reading.store(0, Ordering::SeqCst);
+            answer
+        };
+        let answer = {
+            let mut read = std::pin::pin!(read);
+            tokio::select! {
+                biased;
+                answer = &mut read => answer,
+                () = self.closing.closed() => {
+                    // Reading goes on while it is woken.
+                    let (answer, ()) = tokio::join!(&mut read, self.wake());
+                    answer
+                }
+            }
+        };
+        match answer {
+            Ok(Err(error)) if breaks_connection(&error) => {
+                link.mark_broken();
+                Err(from_redis(error, self.client.broker(), Sent::Harmless))
+            }
+            Ok(answer) => Ok(Some(answer)),
+            Err(_) => {
+                link.mark_broken();
+                Err(Error::new(ErrorKind::Unavailable, "Redis has fallen silent")
+                    .with("broker", format_args!("redis {}", self.client.broker())))
+            }
+        }
+    }
+
+    /// Waits for the answer to commands that do not block.
+    pub(crate) async fn prompt<T>(
+        &self,
+        link: &Link,
+        work: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T> {
+        let answer = tokio::time::timeout(SILENCE, work).await;
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                if breaks_connection(&error) {
+                    link.mark_broken();
+                }
+                Err(from_redis(error, self.client.broker(), Sent::Harmless))
+            }
+            Err(_) => {
+                link.mark_broken();
+                Err(Error::new(ErrorKind::Unavailable, "Redis has fallen silent")
+                    .with("broker", format_args!("redis {}", self.client.broker())))
+            }
+        }
+    }
+
+    /// Has the read under way return now, and no other begin.
+    pub(crate) async fn interrupt(&self) -> bool {
+        self.interrupted.store(true, Ordering::SeqCst);
+        tokio::time::timeout(WAKE_LIMIT, self.wake()).await.ok();
+        true
+    }
+
+    /// Wakes the read under way. It may not have reached the server yet: so again, until it was
+    /// there or is over.
+    async fn wake(&self) {
+        loop {
+            let id = self.reading.load(Ordering::SeqCst);
+            if id == 0 {
+                return;
+            }
+            let mut unblock = redis::cmd("CLIENT");
+            unblock.arg("UNBLOCK").arg(id);
+            match self.client.command(&unblock, Sent::Harmless).await {
+                Ok(answer) if value::int(&answer) == Some(1) => return,
+                Ok(_) | Err(_) => tokio::time::sleep(WAKE_AGAIN).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Results: one list for all results of a process, matched to their calls by id.
+
+mod receive;
+mod send;
+
+use std::{
+    collections::hash_map::RandomState,
+    fmt,
+    hash::{BuildHasher, Hasher},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use lightbus_core::{
+    Capabilities, Name, PendingResult, PendingResults, Result, ResultMessage, ReturnPath,
+    Transport, transport::ResultTransport,
+};
+
+use crate::{
+    NAME, ResultConfig,
+    client::{Client, Handle},
+    collector::Collector,
+    wire::{self, RETURN_SCHEME},
+};
+use receive::Receiver;
+use send::{Outgoing, ResultSender};
+
+const WHAT: &str = "the result transport";
+
+/// Carries results over Redis lists.
+pub struct RedisResultTransport {
+    handle: Handle,
+    results: Collector<ResultSender>,
+    pending: PendingResults,
+    return_key: Name,
+    return_path: ReturnPath,
+    /// Set while results are received.
+    receiver: Mutex<Option<Receiver>>,
+    /// Held by the one who starts to receive.
+    starting: tokio::sync::Mutex<()>,
+}
+
+impl RedisResultTransport {
+    pub(crate) fn new(client: Arc<Client>, config: &ResultConfig) -> Self {
+        let return_key = format!("lightbus:results:{:016x}{:016x}", random(), random());
+        Self {
+            handle: Handle::new(Arc::clone(&client)),
+            results: Collector::new(ResultSender::new(client, config.result_ttl)),
+            pending: PendingResults::new(),
+            return_path: ReturnPath::new(format!("{RETURN_SCHEME}{return_key}")),
+            return_key: return_key.into(),
+            receiver: Mutex::new(None),
+            starting: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    fn is_receiving(&self) -> bool {
+        self.receiver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(Receiver::is_running)
+    }
+
+    /// Starts to receive, once.
+    async fn start(&self, client: &Arc<Client>) -> Result<()> {
+        let _turn = self.starting.lock().await;
+        if self.is_receiving() {
+            return Ok(());
+        }
+        let receiver = Receiver::start(
+            client,
+            self.handle.closing(),
+            Name::clone(&self.return_key),
+            self.pending.clone(),
+        )
+        .await?;
+        *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+        if self.handle.closing().is_closed() {
+            self.stop();
+        }
+        Ok(())
+    }
+
+    fn stop(&self) {
+        drop(self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+#[async_trait]
+impl ResultTransport for RedisResultTransport {
+    async fn expect(&self, id: &Name) -> Result<PendingResult> {
+        let client = self.handle.client(WHAT)?;
+        if !self.is_receiving() {
+            self.start(client).await?;
+        }
+        self.pending.register(Name::clone(id), self.return_path.clone())
+    }
+
+    async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
+        self.handle.client(WHAT)?;
+        let key =
+            to.as_str().strip_prefix(RETURN_SCHEME).filter(|key| !key.is_empty()).ok_or_else(
+                || {
+                    wire::malformed("the return path is not one of Redis")
+                        .with("return path", wire::excerpt(to.as_str().as_bytes()))
+                },
+            )?;
+        let payload = wire::encode_result(&result);
+        self.results.send(Outgoing { key: key.into(), payload }).await
+    }
+}
+
+#[async_trait]
+impl Transport for RedisResultTransport {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn broker(&self) -> String {
+        self.handle.broker()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        crate::capabilities()
+    }
+
+    async fn open(&self) -> Result<()> {
+        self.handle.open(WHAT).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.handle.close();
+        self.pending.close();
+        self.stop();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RedisResultTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisResultTransport")
+            .field("broker", &self.handle.broker())
+            .field("return_key", &self.return_key)
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A number that no other process has.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

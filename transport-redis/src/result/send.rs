@@ -1,0 +1,95 @@
+//! Putting results where their callers wait.
+
+use std::sync::Arc;
+
+use lightbus_core::{Name, Result};
+use redis::{Cmd, Pipeline};
+
+use crate::{client::Client, collector::Carry, error::Sent, link};
+
+/// A result, ready to be sent.
+pub(super) struct Outgoing {
+    pub(super) key: Name,
+    pub(super) payload: Vec<u8>,
+}
+
+/// Sends results: one `LPUSH` and one `EXPIRE` for each list.
+pub(super) struct ResultSender {
+    client: Arc<Client>,
+    ttl: u32,
+}
+
+impl ResultSender {
+    pub(super) fn new(client: Arc<Client>, ttl: u32) -> Self {
+        Self { client, ttl: ttl.max(1) }
+    }
+
+    async fn push(&self, results: &[Outgoing]) -> Vec<Result<()>> {
+        // The lists, and whose results go into them. Mostly few.
+        let mut lists: Vec<(&str, Cmd, Vec<usize>)> = Vec::new();
+        for (index, result) in results.iter().enumerate() {
+            match lists.iter_mut().find(|(key, ..)| *key == &*result.key) {
+                Some((_, push, members)) => {
+                    push.arg(&result.payload);
+                    members.push(index);
+                }
+                None => {
+                    let mut push = redis::cmd("LPUSH");
+                    push.arg(&*result.key).arg(&result.payload);
+                    lists.push((&result.key, push, vec![index]));
+                }
+            }
+        }
+        let mut pipeline = Pipeline::with_capacity(2 * lists.len());
+        let mut members = Vec::with_capacity(lists.len());
+        for (key, push, of) in lists {
+            pipeline.add_command(push).cmd("EXPIRE").arg(key).arg(self.ttl);
+            members.push(of);
+        }
+        let mut answers: Vec<Result<()>> = results.iter().map(|_| Ok(())).collect();
+        let sent = match self.client.shared().await {
+            Ok(link) => link
+                .pipeline(&pipeline)
+                .await
+                .map(|sent| (Arc::clone(&link), sent))
+                // Sent twice, the second one is for nobody.
+                .map_err(|error| self.client.explain(&link, error, Sent::Harmless)),
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok((link, sent)) => {
+                for (members, pushed) in members.iter().zip(sent.into_iter().step_by(2)) {
+                    if let Err(error) = link::answer(pushed) {
+                        let error = self.client.explain(&link, error, Sent::No);
+                        for index in members {
+                            answers[*index] = Err(error.clone());
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                for answer in &mut answers {
+                    *answer = Err(error.clone());
+                }
+            }
+        }
+        answers
+    }
+}
+
+impl Carry for ResultSender {
+    type Item = Outgoing;
+    type Answer = ();
+
+    fn size(item: &Outgoing) -> usize {
+        item.payload.len()
+    }
+
+    async fn one(&self, result: Outgoing) -> Result<()> {
+        self.push(std::slice::from_ref(&result)).await.pop().unwrap_or(Ok(()))
+    }
+
+    async fn many(&self, results: Vec<Outgoing>) -> Vec<Result<()>> {
+        self.push(&results).await
+    }
+}

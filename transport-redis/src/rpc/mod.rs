@@ -1,0 +1,144 @@
+//! Calls: lists as queues, and a key for each call that says whether its caller still waits.
+
+mod send;
+mod source;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use lightbus_core::{
+    Capabilities, Error, ErrorKind, Result, Retry, RpcMessage, Subscription, Transport,
+    transport::{RpcTransport, ServeSpec},
+};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::{
+    NAME, RpcConfig,
+    client::{Client, Handle},
+    collector::Collector,
+    wire,
+};
+use send::{CallSender, Outgoing};
+use source::CallSource;
+
+const WHAT: &str = "the RPC transport";
+/// How often sending a call is tried, as in Python.
+const TRIES: u32 = 3;
+
+/// Carries calls over Redis lists.
+pub struct RedisRpcTransport {
+    handle: Handle,
+    config: RpcConfig,
+    calls: Collector<CallSender>,
+}
+
+impl RedisRpcTransport {
+    pub(crate) fn new(client: Arc<Client>, config: RpcConfig) -> Self {
+        Self {
+            handle: Handle::new(Arc::clone(&client)),
+            calls: Collector::new(CallSender::new(client)),
+            config,
+        }
+    }
+
+    /// Sends until it worked, it may have worked, or there is no time for another try.
+    async fn send(&self, call: Outgoing) -> Result<()> {
+        let deadline = call.deadline;
+        let mut tries = 1;
+        loop {
+            let error = match self.calls.send(call.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let again = Instant::now() + self.config.rpc_retry_delay.0;
+            if error.retryable() != Retry::Safe || tries == TRIES || again >= deadline {
+                return Err(error);
+            }
+            tracing::debug!(%error, "a call could not be sent, trying again");
+            tries += 1;
+            sleep_until(again).await;
+        }
+    }
+}
+
+#[async_trait]
+impl RpcTransport for RedisRpcTransport {
+    async fn call(&self, call: RpcMessage) -> Result<()> {
+        self.handle.client(WHAT)?;
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(send::too_late());
+        }
+        let outgoing = Outgoing {
+            payload: wire::encode_call(&call, left).into(),
+            deadline: call.deadline,
+            api: call.api,
+            id: call.id,
+        };
+        match timeout_at(call.deadline, self.send(outgoing)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(Error::new(
+                ErrorKind::Unavailable,
+                "Redis did not take the call before its deadline",
+            )
+            .with("broker", format_args!("redis {}", self.handle.broker()))
+            .retry(Retry::MayDuplicate)),
+        }
+    }
+
+    async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
+        let client = self.handle.client(WHAT)?;
+        if spec.apis.is_empty() {
+            return Err(Error::new(ErrorKind::Config, "there is no API to serve"));
+        }
+        let mut flow = spec.flow;
+        if let Some(most) = self.config.batch_size {
+            flow.batch = flow.batch.min(most.max(1));
+        }
+        let source = CallSource::new(client, self.handle.closing(), &spec.apis, &self.config);
+        source.connect().await?;
+        Ok(Subscription::spawn(source, flow))
+    }
+}
+
+#[async_trait]
+impl Transport for RedisRpcTransport {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn broker(&self) -> String {
+        self.handle.broker()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        crate::capabilities()
+    }
+
+    async fn open(&self) -> Result<()> {
+        self.handle.open(WHAT).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.handle.close();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RedisRpcTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisRpcTransport")
+            .field("broker", &self.handle.broker())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The list in which the calls to an API wait.
+fn queue_key(api: &str) -> String {
+    format!("{api}:rpc_queue")
+}
+
+/// The key that lives as long as the caller waits.
+fn expiry_key(id: &str) -> String {
+    format!("rpc_expiry_key:{id}")
+}

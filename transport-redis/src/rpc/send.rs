@@ -1,0 +1,178 @@
+//! Putting calls into their queues.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lightbus_core::{Error, ErrorKind, Name, Result};
+use redis::{Cmd, Pipeline, RedisError, Value};
+use tokio::time::Instant;
+
+use super::{expiry_key, queue_key};
+use crate::{
+    client::Client,
+    collector::Carry,
+    error::Sent,
+    link::{self, Link},
+};
+
+/// A call, ready to be sent.
+#[derive(Clone)]
+pub(super) struct Outgoing {
+    pub(super) api: Name,
+    pub(super) id: Name,
+    pub(super) payload: Bytes,
+    pub(super) deadline: Instant,
+}
+
+/// Sends calls: first the keys that say they are waited for, then the calls, so that no worker can
+/// find a call without its key.
+pub(super) struct CallSender(Arc<Client>);
+
+impl CallSender {
+    pub(super) fn new(client: Arc<Client>) -> Self {
+        Self(client)
+    }
+
+    /// `SET`s for all, then one `RPUSH` for each queue. The answers are one a call.
+    async fn push(&self, link: &Arc<Link>, calls: &[Outgoing]) -> Vec<Result<()>> {
+        let now = Instant::now();
+        let mut answers: Vec<Result<()>> = Vec::with_capacity(calls.len());
+        let mut pipeline = Pipeline::with_capacity(calls.len() + 1);
+        for call in calls {
+            match milliseconds_until(call.deadline, now) {
+                Some(left) => {
+                    pipeline.add_command(set_expiry(&call.id, left));
+                    answers.push(Ok(()));
+                }
+                None => answers.push(Err(too_late())),
+            }
+        }
+        // The queues, and whose calls go into them. Mostly one.
+        let mut queues: Vec<(&str, Cmd, Vec<usize>)> = Vec::new();
+        for (index, call) in calls.iter().enumerate().filter(|(index, _)| answers[*index].is_ok()) {
+            match queues.iter_mut().find(|(api, ..)| *api == &*call.api) {
+                Some((_, push, members)) => {
+                    push.arg(&*call.payload);
+                    members.push(index);
+                }
+                None => {
+                    let mut push = redis::cmd("RPUSH");
+                    push.arg(queue_key(&call.api)).arg(&*call.payload);
+                    queues.push((&call.api, push, vec![index]));
+                }
+            }
+        }
+        let keys = pipeline.len();
+        if keys == 0 {
+            return answers;
+        }
+        let mut members = Vec::with_capacity(queues.len());
+        if self.0.is_cluster() {
+            // The servers differ: the keys must be there before the first call is.
+            let mut pushes = Pipeline::with_capacity(queues.len());
+            for (_, push, of) in queues {
+                pushes.add_command(push);
+                members.push(of);
+            }
+            let set = link.pipeline(&pipeline).await;
+            let sent = match set {
+                Ok(mut set) => link.pipeline(&pushes).await.map(|pushed| {
+                    set.extend(pushed);
+                    set
+                }),
+                Err(error) => Err(error),
+            };
+            self.judge(link, sent, keys, &members, &mut answers);
+        } else {
+            for (_, push, of) in queues {
+                pipeline.add_command(push);
+                members.push(of);
+            }
+            let sent = link.pipeline(&pipeline).await;
+            self.judge(link, sent, keys, &members, &mut answers);
+        }
+        answers
+    }
+
+    /// Hands the answers of Redis to the calls that they concern.
+    fn judge(
+        &self,
+        link: &Arc<Link>,
+        sent: redis::RedisResult<Vec<Value>>,
+        keys: usize,
+        queues: &[Vec<usize>],
+        answers: &mut [Result<()>],
+    ) {
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(error) => {
+                let error = self.0.explain(link, error, Sent::Maybe);
+                for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
+                    *answer = Err(error.clone());
+                }
+                return;
+            }
+        };
+        let mut sent = sent.into_iter();
+        let refused = |error: RedisError, answer: &mut Result<()>| {
+            *answer = Err(self.0.explain(link, error, Sent::No));
+        };
+        for (answer, set) in
+            answers.iter_mut().filter(|answer| answer.is_ok()).zip(sent.by_ref().take(keys))
+        {
+            if let Err(error) = link::answer(set) {
+                refused(error, answer);
+            }
+        }
+        for (members, pushed) in queues.iter().zip(sent) {
+            if let Err(error) = link::answer(pushed) {
+                for index in members {
+                    refused(error.clone(), &mut answers[*index]);
+                }
+            }
+        }
+    }
+}
+
+impl Carry for CallSender {
+    type Item = Outgoing;
+    type Answer = ();
+
+    fn size(item: &Outgoing) -> usize {
+        item.payload.len()
+    }
+
+    async fn one(&self, call: Outgoing) -> Result<()> {
+        let link = self.0.shared().await?;
+        let call = std::slice::from_ref(&call);
+        self.push(&link, call).await.pop().unwrap_or_else(|| Err(too_late()))
+    }
+
+    async fn many(&self, calls: Vec<Outgoing>) -> Vec<Result<()>> {
+        match self.0.shared().await {
+            Ok(link) => self.push(&link, &calls).await,
+            Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+}
+
+/// The key that says that a call is waited for, for so many milliseconds.
+pub(super) fn set_expiry(id: &str, left: u64) -> Cmd {
+    let mut set = redis::cmd("SET");
+    set.arg(expiry_key(id)).arg(1).arg("PX").arg(left);
+    set
+}
+
+/// What is left until then, if anything is.
+pub(super) fn milliseconds_until(deadline: Instant, now: Instant) -> Option<u64> {
+    let left = deadline.saturating_duration_since(now);
+    if left.is_zero() {
+        None
+    } else {
+        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1))
+    }
+}
+
+pub(super) fn too_late() -> Error {
+    Error::new(ErrorKind::Timeout, "the deadline passed before the call could be sent")
+}

@@ -1,0 +1,363 @@
+//! Taking calls out of their queues.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lightbus_core::{Name, Outcome, RemoteError, Result, ResultMessage, RpcMessage, Source};
+use redis::{Pipeline, Value};
+use tokio::time::Instant;
+
+use super::{
+    WHAT, expiry_key, queue_key,
+    send::{milliseconds_until, set_expiry},
+};
+use crate::{
+    RpcConfig,
+    client::{Client, Closing},
+    error::{Sent, from_redis, odd_answer},
+    link::{self, Link},
+    reader::{BLOCK, Reader},
+    value,
+    wire::{self, DecodedCall},
+};
+
+/// How long the answer to a call that could not be read is kept.
+const ANSWER_TTL: u32 = 60;
+
+/// Takes calls.
+pub(super) struct CallSource {
+    reader: Reader,
+    queues: Vec<String>,
+    /// Where the next read begins, so that a busy queue does not starve the others.
+    first: AtomicUsize,
+    usual_timeout: Duration,
+    /// Popped, and not yet checked: kept over the loss of a connection.
+    popped: Mutex<VecDeque<Raw>>,
+    expired: AtomicU64,
+    malformed: AtomicU64,
+}
+
+struct Raw {
+    queue: usize,
+    message: Bytes,
+}
+
+/// What it takes to put a call back that nobody has seen.
+pub(super) struct CallToken {
+    queue: usize,
+    id: Name,
+    message: Bytes,
+    deadline: Instant,
+}
+
+impl CallSource {
+    pub(super) fn new(
+        client: &Arc<Client>,
+        closing: &Arc<Closing>,
+        apis: &[Name],
+        config: &RpcConfig,
+    ) -> Self {
+        Self {
+            reader: Reader::new(Arc::clone(client), Arc::clone(closing)),
+            queues: apis.iter().map(|api| queue_key(api)).collect(),
+            first: AtomicUsize::new(0),
+            usual_timeout: config.rpc_timeout.0,
+            popped: Mutex::new(VecDeque::new()),
+            expired: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+        }
+    }
+
+    /// Connects now, so that a broker that is away is noticed by who wants to serve.
+    pub(super) async fn connect(&self) -> Result<()> {
+        let (link, _) = self.reader.take().await?;
+        self.reader.give_back(link);
+        Ok(())
+    }
+
+    fn popped(&self) -> std::sync::MutexGuard<'_, VecDeque<Raw>> {
+        self.popped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for calls in any queue, and takes those of one.
+    async fn pop(&self, link: &Link, max: usize) -> Result<()> {
+        let count = self.queues.len();
+        let first = self.first.fetch_add(1, Ordering::Relaxed) % count;
+        let keys = (0..count).map(|offset| &self.queues[(first + offset) % count]);
+        if link.server.is_7() {
+            let mut pop = redis::cmd("BLMPOP");
+            pop.arg(BLOCK.as_secs_f64()).arg(count);
+            for key in keys {
+                pop.arg(key);
+            }
+            pop.arg("LEFT").arg("COUNT").arg(max);
+            let Some(answer) = self.read("BLMPOP", link, &pop).await? else { return Ok(()) };
+            let Some(Ok([key, messages])) = value::items(answer).map(<[Value; 2]>::try_from) else {
+                return Ok(());
+            };
+            return self.keep(&key, value::list_of_bytes(messages).unwrap_or_default());
+        }
+        let mut pop = redis::cmd("BLPOP");
+        for key in keys {
+            pop.arg(key);
+        }
+        pop.arg(BLOCK.as_secs_f64());
+        let Some(answer) = self.read("BLPOP", link, &pop).await? else { return Ok(()) };
+        let Some(Ok([key, message])) = value::items(answer).map(<[Value; 2]>::try_from) else {
+            return Ok(());
+        };
+        self.keep(&key, value::bytes(message).into_iter().collect())?;
+        if max > 1
+            && let Some(name) = value::text(&key)
+        {
+            let mut more = redis::cmd("LPOP");
+            more.arg(name).arg(max - 1);
+            let more = self.reader.prompt(link, link.command(&more)).await?;
+            self.keep(&key, value::list_of_bytes(more).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        name: &'static str,
+        link: &Link,
+        pop: &redis::Cmd,
+    ) -> Result<Option<Value>> {
+        match self.reader.waiting(link, link.command(pop)).await? {
+            None | Some(Ok(Value::Nil)) => Ok(None),
+            Some(Ok(answer @ Value::Array(_))) => Ok(Some(answer)),
+            Some(Ok(answer)) => Err(odd_answer(name, &answer)),
+            Some(Err(error)) if error.code() == Some("UNBLOCKED") => Ok(None),
+            Some(Err(error)) => {
+                Err(from_redis(error, self.reader.client().broker(), Sent::Harmless))
+            }
+        }
+    }
+
+    fn keep(&self, key: &Value, messages: Vec<Vec<u8>>) -> Result<()> {
+        let queue =
+            value::text(key).and_then(|key| self.queues.iter().position(|name| name == key));
+        let Some(queue) = queue else { return Err(odd_answer("a pop", key)) };
+        self.popped()
+            .extend(messages.into_iter().map(|message| Raw { queue, message: message.into() }));
+        Ok(())
+    }
+
+    /// Reads what was popped, and leaves out the calls that nobody waits for any more.
+    async fn check(&self, link: &Link, max: usize) -> Result<Vec<(RpcMessage, CallToken)>> {
+        let batch: Vec<Raw> = {
+            let mut popped = self.popped();
+            let count = popped.len().min(max);
+            popped.drain(..count).collect()
+        };
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut calls: Vec<(DecodedCall, Raw)> = Vec::with_capacity(batch.len());
+        let mut unreadable = Vec::new();
+        for raw in batch {
+            match wire::decode_call(&raw.message) {
+                Ok(call) => calls.push((call, raw)),
+                Err(error) => unreadable.push((raw, error)),
+            }
+        }
+        if !unreadable.is_empty() {
+            self.set_aside(link, unreadable).await;
+        }
+        if calls.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted = match self.take_expiry_keys(link, &calls).await {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                // Checked again on the next connection. If the keys went with this one, the calls
+                // count as expired: never twice.
+                let mut popped = self.popped();
+                for (_, raw) in calls.into_iter().rev() {
+                    popped.push_front(raw);
+                }
+                return Err(error);
+            }
+        };
+        let now = Instant::now();
+        let mut fetched = Vec::with_capacity(calls.len());
+        let mut dropped = 0;
+        let mut seen = HashSet::with_capacity(calls.len());
+        for ((call, raw), wanted) in calls.into_iter().zip(wanted) {
+            if !(wanted && seen.insert(Name::clone(&call.id))) {
+                dropped += 1;
+                continue;
+            }
+            let id = Name::clone(&call.id);
+            let message = call.into_message(now, self.usual_timeout);
+            let deadline = message.deadline;
+            fetched.push((
+                message,
+                CallToken { queue: raw.queue, id, message: raw.message, deadline },
+            ));
+        }
+        if dropped > 0 {
+            let total = self.expired.fetch_add(dropped, Ordering::Relaxed) + dropped;
+            tracing::debug!(dropped, total, "calls whose callers have given up were dropped");
+        }
+        Ok(fetched)
+    }
+
+    /// Which calls are still waited for. Their keys are gone afterwards, so that no other worker
+    /// runs them.
+    async fn take_expiry_keys(
+        &self,
+        link: &Link,
+        calls: &[(DecodedCall, Raw)],
+    ) -> Result<Vec<bool>> {
+        let mut pipeline = Pipeline::with_capacity(2);
+        if self.reader.client().is_cluster() || calls.len() == 1 {
+            for (call, _) in calls {
+                pipeline.cmd("DEL").arg(expiry_key(&call.id));
+            }
+            let answers = self.reader.prompt(link, link.pipeline(&pipeline)).await?;
+            return answers
+                .into_iter()
+                .map(|answer| match link::answer(answer) {
+                    Ok(answer) => Ok(value::int(&answer) == Some(1)),
+                    Err(error) => {
+                        Err(from_redis(error, self.reader.client().broker(), Sent::Harmless))
+                    }
+                })
+                .collect();
+        }
+        let (mut get, mut del) = (redis::cmd("MGET"), redis::cmd("DEL"));
+        for (call, _) in calls {
+            let key = expiry_key(&call.id);
+            get.arg(&key);
+            del.arg(&key);
+        }
+        pipeline.add_command(get).add_command(del);
+        let mut answers =
+            self.reader.prompt(link, link.transaction(&mut pipeline)).await?.into_iter();
+        match answers.next() {
+            Some(Value::Array(found)) if found.len() == calls.len() => {
+                Ok(found.into_iter().map(|value| value != Value::Nil).collect())
+            }
+            other => Err(odd_answer("MGET", &other.unwrap_or(Value::Nil))),
+        }
+    }
+
+    /// Counts and logs messages that cannot be read, and tells their callers where it can be made
+    /// out who they are.
+    async fn set_aside(&self, link: &Link, unreadable: Vec<(Raw, lightbus_core::Error)>) {
+        let mut answers = Pipeline::new();
+        for (raw, error) in unreadable {
+            let total = self.malformed.fetch_add(1, Ordering::Relaxed) + 1;
+            tracing::warn!(
+                %error,
+                queue = self.queues[raw.queue],
+                message = wire::excerpt(&raw.message),
+                total,
+                "a call cannot be read"
+            );
+            let Some((id, path)) = wire::salvage_call(&raw.message) else { continue };
+            let Some(key) = path.as_str().strip_prefix(wire::RETURN_SCHEME) else { continue };
+            let result = wire::encode_result(&ResultMessage {
+                id: format!("{id}:malformed").into(),
+                rpc_id: Name::clone(&id),
+                headers: lightbus_core::Headers::new(),
+                body: Err(RemoteError {
+                    message: format!("MalformedCall: {error}"),
+                    ..RemoteError::default()
+                }),
+            });
+            answers.cmd("DEL").arg(expiry_key(&id));
+            answers.cmd("LPUSH").arg(key).arg(result);
+            answers.cmd("EXPIRE").arg(key).arg(ANSWER_TTL);
+        }
+        if answers.is_empty() {
+            return;
+        }
+        if let Err(error) = self.reader.prompt(link, link.pipeline(&answers)).await {
+            tracing::debug!(%error, "the callers of unreadable calls were not told");
+        }
+    }
+
+    /// Puts calls back at the head of their queues, in the order in which they came.
+    async fn put_back(&self, calls: &[&CallToken]) -> Result<()> {
+        let now = Instant::now();
+        let mut pipeline = Pipeline::new();
+        let mut pushes = Pipeline::new();
+        for call in calls.iter().rev() {
+            // One whose caller has given up needs not wait any longer.
+            let Some(left) = milliseconds_until(call.deadline, now) else { continue };
+            pipeline.add_command(set_expiry(&call.id, left));
+            pushes.cmd("LPUSH").arg(&self.queues[call.queue]).arg(&*call.message);
+        }
+        if pushes.is_empty() {
+            return Ok(());
+        }
+        let client = self.reader.client();
+        for answer in client.pipeline(&pipeline, Sent::Harmless).await? {
+            link::answer(answer)
+                .map_err(|error| from_redis(error, client.broker(), Sent::Harmless))?;
+        }
+        // Put back twice, the second one finds no expiry key.
+        for answer in client.pipeline(&pushes, Sent::Harmless).await? {
+            link::answer(answer)
+                .map_err(|error| from_redis(error, client.broker(), Sent::Harmless))?;
+        }
+        tracing::debug!(calls = calls.len(), "calls that nobody had seen were put back");
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Source for CallSource {
+    type Message = RpcMessage;
+    type Token = CallToken;
+
+    const REDELIVERS: bool = false;
+
+    async fn fetch(&self, max: usize) -> Result<Vec<(RpcMessage, CallToken)>> {
+        self.reader.check_open(WHAT)?;
+        let (link, _) = self.reader.take().await?;
+        if self.popped().is_empty() {
+            self.pop(&link, max).await?;
+        }
+        let calls = self.check(&link, max).await?;
+        self.reader.give_back(link);
+        Ok(calls)
+    }
+
+    async fn settle(&self, settled: &[(CallToken, Outcome)]) -> Result<()> {
+        let unseen: Vec<&CallToken> = settled
+            .iter()
+            .filter(|(_, outcome)| *outcome == Outcome::Retry)
+            .map(|(token, _)| token)
+            .collect();
+        if unseen.is_empty() { Ok(()) } else { self.put_back(&unseen).await }
+    }
+
+    async fn interrupt(&self) -> bool {
+        self.reader.interrupt().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        // Popped, with the connection lost before the check: their keys are still there.
+        let left: Vec<Raw> = self.popped().drain(..).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut pushes = Pipeline::new();
+        for raw in left.iter().rev() {
+            pushes.cmd("LPUSH").arg(&self.queues[raw.queue]).arg(&*raw.message);
+        }
+        self.reader.client().pipeline(&pushes, Sent::Harmless).await.map(drop)
+    }
+}
