@@ -16,6 +16,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod codec;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod message;
 pub mod name;

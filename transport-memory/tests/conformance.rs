@@ -1,0 +1,64 @@
+//! The memory transport passes the suite.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lightbus_core::{
+    Capabilities, Section, TransportFactory,
+    conformance::{Able, Breakable, Harness, Transports},
+};
+use lightbus_transport_memory::MemoryFactory;
+
+lightbus_core::conformance!(Memory(MemoryFactory::default()));
+
+struct Memory(MemoryFactory);
+
+const TYPED: &str = "messages are not written to a wire: there is nothing that cannot be read";
+const NO_BROKER: &str = "there is no broker outside the process, and no connection";
+
+#[async_trait]
+impl Harness for Memory {
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.ordered = true;
+        capabilities.replay = true;
+        capabilities.history = true;
+        capabilities.lag = true;
+        capabilities.dead_letters = true;
+        capabilities
+    }
+
+    async fn connect(&self) -> Transports {
+        let section = Section::empty("test");
+        Transports {
+            rpc: self.0.rpc(&section).unwrap(),
+            result: self.0.result(&section).unwrap(),
+            event: self.0.event(&section).unwrap(),
+            schema: self.0.schema(&section).unwrap(),
+        }
+    }
+
+    fn taken_over_after(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn nowhere(&self, _password: &str) -> Able<Transports> {
+        Able::NotApplicable(NO_BROKER)
+    }
+
+    async fn malformed_call(&self, _api: &str) -> Able {
+        Able::NotApplicable(TYPED)
+    }
+
+    async fn malformed_event(&self, _api: &str, _event: &str) -> Able {
+        Able::NotApplicable(TYPED)
+    }
+
+    async fn malformed_schema(&self, _api: &str) -> Able {
+        Able::NotApplicable(TYPED)
+    }
+
+    async fn own_broker(&self) -> Able<Box<dyn Breakable>> {
+        Able::NotApplicable(NO_BROKER)
+    }
+}
