@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     endpoint::{Endpoint, Target},
-    error::{Sent, from_redis, odd_answer, too_old},
+    error::{Sent, breaks_connection, from_redis, odd_answer, too_old},
     link::{Link, Server, Wire},
     value,
 };
@@ -209,9 +209,20 @@ impl Client {
             return Err(odd_answer("HELLO", &answer));
         };
         let version = value::get(&facts, "version").and_then(value::text).unwrap_or("unknown");
+        let numbers = parse_version(version);
+        let mut look = redis::cmd("COMMAND");
+        look.arg("INFO").arg("BLMPOP");
+        let has_blmpop = numbers.0 >= 7
+            && match wire.command(&look).await {
+                Ok(answer) => value::items(answer)
+                    .is_some_and(|known| known.iter().any(|command| *command != redis::Value::Nil)),
+                // Not allowed to ask: what the version promises.
+                Err(error) => !breaks_connection(&error),
+            };
         let server = Server {
-            version: parse_version(version),
+            version: numbers,
             id: value::get(&facts, "id").and_then(value::int).unwrap_or(0),
+            has_blmpop,
         };
         if server.version < (6, 2) {
             return Err(too_old(version).with("broker", format_args!("redis {}", self.broker())));
@@ -237,7 +248,7 @@ impl Client {
 
     /// What the error of a command on this connection means; replaces the connection if need be.
     pub(crate) fn explain(&self, link: &Arc<Link>, error: redis::RedisError, sent: Sent) -> Error {
-        if crate::error::breaks_connection(&error) {
+        if breaks_connection(&error) {
             self.failed(link);
         }
         from_redis(error, self.broker(), sent)

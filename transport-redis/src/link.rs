@@ -37,13 +37,8 @@ pub(crate) struct Server {
     pub(crate) version: (u16, u16),
     /// What the server calls this connection.
     pub(crate) id: i64,
-}
-
-impl Server {
-    /// Whether `BLMPOP` is there, and `XINFO GROUPS` tells the lag.
-    pub(crate) fn is_7(self) -> bool {
-        self.version.0 >= 7
-    }
+    /// Whether it has `BLMPOP`, which waits for many at once: Redis 7, unless it is disabled.
+    pub(crate) has_blmpop: bool,
 }
 
 /// A connection, and what is known about it.

@@ -107,9 +107,9 @@ async fn pop_from(reader: &Reader, link: &Link, key: &str) -> Result<Vec<Bytes>>
     let many = |values: Value| {
         value::list_of_bytes(values).unwrap_or_default().into_iter().map(Bytes::from)
     };
-    let name = if link.server.is_7() { "BLMPOP" } else { "BRPOP" };
+    let name = if link.server.has_blmpop { "BLMPOP" } else { "BRPOP" };
     let mut pop = redis::cmd(name);
-    if link.server.is_7() {
+    if link.server.has_blmpop {
         pop.arg(BLOCK.as_secs_f64()).arg(1).arg(key).arg("RIGHT").arg("COUNT").arg(BATCH);
     } else {
         pop.arg(key).arg(BLOCK.as_secs_f64());
@@ -125,7 +125,7 @@ async fn pop_from(reader: &Reader, link: &Link, key: &str) -> Result<Vec<Bytes>>
         Some(Ok([_, popped])) => popped,
         _ => return Err(odd_answer(name, &Value::Nil)),
     };
-    if link.server.is_7() {
+    if link.server.has_blmpop {
         return Ok(many(popped).collect());
     }
     let mut results: Vec<Bytes> = value::bytes(popped).map(Bytes::from).into_iter().collect();

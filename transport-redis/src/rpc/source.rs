@@ -92,7 +92,7 @@ impl CallSource {
         let count = self.queues.len();
         let first = self.first.fetch_add(1, Ordering::Relaxed) % count;
         let keys = (0..count).map(|offset| &self.queues[(first + offset) % count]);
-        if link.server.is_7() {
+        if link.server.has_blmpop {
             let mut pop = redis::cmd("BLMPOP");
             pop.arg(BLOCK.as_secs_f64()).arg(count);
             for key in keys {
