@@ -144,14 +144,16 @@ impl<S: Carry> Inner<S> {
         (!items.is_empty()).then_some((items, callers))
     }
 
-    async fn pump(turn: PumpTurn<S>) {
-        let inner = &turn.0;
+    async fn pump(mut turn: PumpTurn<S>) {
+        let inner = Arc::clone(&turn.inner);
         while let Some((items, callers)) = inner.next_batch() {
             let answers = inner.sender.many(items).await;
             for (caller, answer) in callers.into_iter().zip(answers) {
                 let _ = caller.send(answer);
             }
         }
+        // The turn has ended with the last batch; it may be another's already.
+        turn.over = true;
     }
 
     /// Ends the turn; those who wait get an error.
@@ -174,7 +176,7 @@ impl<S: Carry> Inner<S> {
         }
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
-                runtime.spawn(Self::pump(PumpTurn(Arc::clone(self))));
+                runtime.spawn(Self::pump(PumpTurn { inner: Arc::clone(self), over: false }));
             }
             Err(_) => self.give_up(),
         }
@@ -191,12 +193,15 @@ impl<S: Carry> Drop for Turn<'_, S> {
 }
 
 /// The turn of the task. If it ends in the middle, with its runtime, nobody waits for ever.
-struct PumpTurn<S: Carry>(Arc<Inner<S>>);
+struct PumpTurn<S: Carry> {
+    inner: Arc<Inner<S>>,
+    over: bool,
+}
 
 impl<S: Carry> Drop for PumpTurn<S> {
     fn drop(&mut self) {
-        if std::thread::panicking() || !self.0.state().queue.is_empty() {
-            self.0.give_up();
+        if !self.over {
+            self.inner.give_up();
         }
     }
 }

@@ -30,12 +30,18 @@ impl EntryId {
         }
     }
 
-    /// Just before the first entry not older than this.
+    /// Just before the first entry not older than this, as exactly as entries have a time.
     pub(super) fn before(time: SystemTime) -> Self {
-        match milliseconds_rounded_up(time).checked_sub(1) {
-            Some(ms) => Self { ms, seq: u64::MAX },
-            None => Self::ZERO,
-        }
+        Self::before_ms(milliseconds(time))
+    }
+
+    /// Just before the first entry of the same millisecond.
+    pub(super) fn before_its_millisecond(self) -> Self {
+        Self::before_ms(self.ms)
+    }
+
+    fn before_ms(ms: u64) -> Self {
+        ms.checked_sub(1).map_or(Self::ZERO, |ms| Self { ms, seq: u64::MAX })
     }
 
     pub(super) fn time(self) -> SystemTime {
@@ -49,15 +55,9 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// The first millisecond that is not older than this.
-pub(super) fn milliseconds_rounded_up(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-    if since.subsec_nanos().is_multiple_of(1_000_000) { ms } else { ms.saturating_add(1) }
-}
-
-/// The last millisecond that is not newer than this.
-pub(super) fn milliseconds_rounded_down(time: SystemTime) -> u64 {
+/// The millisecond in which this moment is. Entries know no finer time: one that is fired within
+/// the millisecond counts as not older.
+pub(super) fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

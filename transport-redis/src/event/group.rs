@@ -64,7 +64,8 @@ pub(super) async fn ensure(
 }
 
 /// Makes a group again that has vanished: where this process last was, or at the beginning of what
-/// is a new stream.
+/// is a new stream. Which of both it is cannot always be told, and a new stream may use ids again:
+/// so the last millisecond is read again, and events of it may come twice.
 pub(super) async fn restore(
     client: &Client,
     stream: &str,
@@ -75,7 +76,7 @@ pub(super) async fn restore(
     let mut exists = redis::cmd("EXISTS");
     exists.arg(stream);
     let exists = value::int(&client.command(&exists, Sent::Harmless).await?) == Some(1);
-    let start = if exists { last } else { EntryId::ZERO };
+    let start = if exists { last.before_its_millisecond() } else { EntryId::ZERO };
     let from = ensure(client, stream, group, consumer, &start.to_string()).await?;
     tracing::warn!(stream, group, stream_exists = exists, %from, "a consumer group had vanished and was made again");
     Ok(())

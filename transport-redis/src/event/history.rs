@@ -11,7 +11,7 @@ use lightbus_core::{
 use redis::Value;
 
 use super::{
-    entry::{self, EntryId, RawEntry, Read, milliseconds_rounded_down, milliseconds_rounded_up},
+    entry::{self, EntryId, RawEntry, Read, milliseconds},
     group,
 };
 use crate::{
@@ -45,12 +45,9 @@ pub(super) fn history(
         client,
         stream,
         events: spec.events,
-        oldest: spec
-            .from
-            .map_or_else(|| "-".into(), |from| milliseconds_rounded_up(from).to_string()),
+        oldest: spec.from.map_or_else(|| "-".into(), |from| milliseconds(from).to_string()),
         newest: Some(
-            spec.until
-                .map_or_else(|| "+".into(), |until| milliseconds_rounded_down(until).to_string()),
+            spec.until.map_or_else(|| "+".into(), |until| milliseconds(until).to_string()),
         ),
         page: VecDeque::new(),
     };
