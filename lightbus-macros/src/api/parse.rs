@@ -1,0 +1,414 @@
+//! From the tokens of a trait to what is known about the API, with all that is wrong with it.
+
+use std::collections::HashMap;
+
+use proc_macro2::{Span, TokenStream};
+use quote::ToTokens;
+use syn::{
+    Attribute, FnArg, Ident, Item, ItemTrait, Pat, PatType, Path, Receiver, ReturnType, Signature,
+    TraitItem, TraitItemFn, Type, TypeParamBound, Visibility, punctuated::Punctuated,
+};
+
+use crate::{
+    attribute::{Keys, Syntax},
+    docs,
+    errors::Errors,
+    names,
+    parameter::{Parameter, check_owned, root, type_arguments},
+};
+
+const API: Syntax = Syntax {
+    attribute: "`#[api]`",
+    keys: &[
+        ("name", "name = \"auth\""),
+        ("version", "version = 1"),
+        ("events", "events(UserRegistered)"),
+        ("crate", "crate = ::lightbus"),
+    ],
+};
+
+const RPC: Syntax =
+    Syntax { attribute: "`#[rpc]`", keys: &[("name", "name = \"check_password\"")] };
+
+const ARG: Syntax = Syntax {
+    attribute: "`#[arg]`",
+    keys: &[("default", "default = 20"), ("name", "name = \"username\"")],
+};
+
+/// What a client has besides its procedures.
+const CLIENT: [&str; 2] = ["new", "contract"];
+
+/// What is known of an API.
+pub(crate) struct Api {
+    pub(crate) root: Path,
+    pub(crate) name: String,
+    pub(crate) version: u32,
+    pub(crate) description: String,
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) visibility: Visibility,
+    pub(crate) ident: Ident,
+    pub(crate) supertraits: Vec<TypeParamBound>,
+    pub(crate) procedures: Vec<Procedure>,
+    pub(crate) events: Vec<Type>,
+}
+
+/// What is known of a procedure.
+pub(crate) struct Procedure {
+    pub(crate) ident: Ident,
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) arguments: Vec<Parameter>,
+    pub(crate) output: Output,
+}
+
+/// What a procedure gives.
+pub(crate) struct Output {
+    /// As it was written.
+    pub(crate) whole: Type,
+    /// Without its errors.
+    pub(crate) value: Type,
+    pub(crate) failure: Failure,
+}
+
+/// The errors of a procedure.
+pub(crate) enum Failure {
+    /// It has none.
+    Never,
+    /// Those of `Result<T>`.
+    Implied,
+    /// Those of `Result<T, E>`.
+    Declared(Box<Type>),
+}
+
+/// Reads the attribute and the trait. What is wrong is left out of the API, so that the rest of
+/// the user's code finds all that is right.
+pub(crate) fn parse(arguments: TokenStream, item: TokenStream, errors: &mut Errors) -> Option<Api> {
+    let keys = Keys::parse(&API, arguments, errors);
+    let item = match syn::parse2::<ItemTrait>(item.clone()) {
+        Ok(item) => item,
+        Err(error) => {
+            match syn::parse2::<Item>(item) {
+                Ok(Item::Trait(_)) | Err(_) => errors.push(error),
+                Ok(other) => errors.at(
+                    other,
+                    "`#[api]` describes an API: put it on a trait, `pub trait Auth { … }`",
+                ),
+            }
+            return None;
+        }
+    };
+    check_trait(&item, errors);
+    let generic = !item.generics.params.is_empty();
+    let api = read(keys, item, errors);
+    // Without its parameters, nothing in it would have a meaning.
+    (!generic).then_some(api)
+}
+
+fn read(mut keys: Keys, item: ItemTrait, errors: &mut Errors) -> Api {
+    let name = match keys.text("name", errors) {
+        Some(name) => {
+            if let Err(why) = names::check_api(&name.value()) {
+                errors.at(&name, why);
+            }
+            name.value()
+        }
+        None => {
+            let name = names::snake_case(&names::of(&item.ident));
+            if !keys.had("name") {
+                errors.push(syn::Error::new(
+                    Span::call_site(),
+                    format!("an API needs a name: write `#[api(name = \"{name}\")]`"),
+                ));
+            }
+            name
+        }
+    };
+    let version = keys.number("version", errors).unwrap_or(1);
+    let events = distinct(keys.types("events", errors), errors);
+    let root = root(keys.path("crate", errors));
+    let description = docs::text(&item.attrs);
+    let trait_ident = item.ident.clone();
+    let procedures = item.items.into_iter().filter_map(|item| {
+        let before = errors.len();
+        let procedure = read_item(item, &trait_ident, errors);
+        procedure.filter(|_| errors.len() == before)
+    });
+    let procedures = procedures.collect();
+    Api {
+        root,
+        name,
+        version,
+        description,
+        attributes: item.attrs,
+        visibility: item.vis,
+        ident: item.ident,
+        supertraits: item.supertraits.into_iter().collect(),
+        procedures: unique(procedures, errors),
+        events,
+    }
+}
+
+fn check_trait(item: &ItemTrait, errors: &mut Errors) {
+    if let Some(token) = &item.unsafety {
+        errors.at(token, "anybody may implement an API: leave `unsafe` out");
+    }
+    if let Some(token) = &item.auto_token {
+        errors.at(token, "an API is implemented by hand: leave `auto` out");
+    }
+    if !item.generics.params.is_empty() {
+        errors.at(
+            &item.generics,
+            "an API has one contract, and so no parameters: name the types, or write a trait for each",
+        );
+    }
+    if let Some(clause) = &item.generics.where_clause {
+        errors.at(clause, "an API has no parameters to say something about: leave this out");
+    }
+    check_cfg(&item.attrs, "put it above `#[api]`, for the whole API", errors);
+}
+
+fn check_cfg(attributes: &[Attribute], instead: &str, errors: &mut Errors) {
+    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")) {
+        errors.at(attribute, format!("an API is the same in every build: {instead}"));
+    }
+}
+
+/// Each event once.
+fn distinct(events: Vec<Type>, errors: &mut Errors) -> Vec<Type> {
+    let mut kept: Vec<Type> = Vec::new();
+    let mut seen = Vec::new();
+    for event in events {
+        let text = event.to_token_stream().to_string();
+        if !matches!(event, Type::Path(_)) {
+            errors.at(&event, "an event is a struct: write its name");
+        } else if seen.contains(&text) {
+            errors.at(&event, format!("the event `{text}` is there twice: write it once"));
+        } else {
+            seen.push(text);
+            kept.push(event);
+        }
+    }
+    kept
+}
+
+/// Each name once.
+fn unique(procedures: Vec<Procedure>, errors: &mut Errors) -> Vec<Procedure> {
+    let mut seen: HashMap<String, Ident> = HashMap::new();
+    let mut kept = Vec::new();
+    for procedure in procedures {
+        match seen.get(&procedure.name) {
+            Some(first) => errors.at(
+                &procedure.ident,
+                format!(
+                    "the procedure `{first}` is called `{name}` on the bus, too: give this one another name, `#[rpc(name = \"…\")]`",
+                    name = procedure.name,
+                ),
+            ),
+            None => {
+                seen.insert(procedure.name.clone(), procedure.ident.clone());
+                kept.push(procedure);
+            }
+        }
+    }
+    kept
+}
+
+fn read_item(item: TraitItem, api: &Ident, errors: &mut Errors) -> Option<Procedure> {
+    match item {
+        TraitItem::Fn(function) => return Some(read_function(function, api, errors)),
+        TraitItem::Const(item) => errors.at(
+            item,
+            "an API has procedures only: put the constant into the service, or beside the trait",
+        ),
+        TraitItem::Type(item) => {
+            errors.at(item, "an API has procedures only: name the type where it is used");
+        }
+        other => errors.at(other, "an API has procedures only: write `async fn name(&self, …)`"),
+    }
+    None
+}
+
+fn read_function(function: TraitItemFn, api: &Ident, errors: &mut Errors) -> Procedure {
+    let TraitItemFn { attrs, sig, default, .. } = function;
+    check_signature(&sig, errors);
+    if let Some(body) = default {
+        errors.at(
+            body,
+            format!("a procedure has no body here: write `;`, and the body in `impl {api} for …`"),
+        );
+    }
+    check_cfg(&attrs, "put it on the whole trait, above `#[api]`", errors);
+
+    let mut keys = Keys::collect(&RPC, "rpc", &attrs, errors);
+    let name = match keys.text("name", errors) {
+        Some(name) => {
+            if let Err(why) = names::check_member("a procedure", &name.value()) {
+                errors.at(&name, why);
+            }
+            name.value()
+        }
+        None => {
+            let name = names::of(&sig.ident);
+            if let Err(why) = names::check_member("a procedure", &name) {
+                errors.at(&sig.ident, why);
+            }
+            name
+        }
+    };
+    if CLIENT.contains(&names::of(&sig.ident).as_str()) {
+        errors.at(
+            &sig.ident,
+            format!(
+                "`{api}Client::{ident}` is something else: name the method otherwise, with `#[rpc(name = \"{name}\")]` to keep the name on the bus",
+                ident = sig.ident,
+            ),
+        );
+    }
+    let mut arguments: Vec<Parameter> = Vec::new();
+    for input in sig.inputs {
+        let FnArg::Typed(input) = input else { continue };
+        let written = input.clone();
+        let Some(argument) = read_argument(input, errors) else { continue };
+        if arguments.iter().any(|other| other.name == argument.name) {
+            errors.at(
+                written,
+                format!(
+                    "there is an argument `{}` already: name this one otherwise",
+                    argument.name
+                ),
+            );
+        }
+        arguments.push(argument);
+    }
+    Procedure {
+        name,
+        description: docs::text(&attrs),
+        attributes: attrs
+            .into_iter()
+            .filter(|attribute| !attribute.path().is_ident("rpc"))
+            .collect(),
+        arguments,
+        output: read_output(sig.output, errors),
+        ident: sig.ident,
+    }
+}
+
+fn check_signature(sig: &Signature, errors: &mut Errors) {
+    let ident = &sig.ident;
+    if sig.asyncness.is_none() {
+        errors.at(sig.fn_token, format!("a procedure is asynchronous: write `async fn {ident}`"));
+    }
+    if let Some(token) = &sig.constness {
+        errors.at(token, "a procedure runs when it is called: leave `const` out");
+    }
+    if let Some(token) = &sig.unsafety {
+        errors.at(token, "anybody may call a procedure: leave `unsafe` out");
+    }
+    if let Some(token) = &sig.abi {
+        errors.at(token, "a procedure is called over the bus: leave `extern` out");
+    }
+    if !sig.generics.params.is_empty() {
+        errors.at(
+            &sig.generics,
+            "what crosses the bus has one type and an owner: name the types, without parameters and lifetimes",
+        );
+    }
+    if let Some(clause) = &sig.generics.where_clause {
+        errors.at(clause, "a procedure has no parameters to say something about: leave this out");
+    }
+    match sig.receiver() {
+        None => errors.at(
+            ident,
+            format!(
+                "a procedure is called on the service: write `&self` first, `async fn {ident}(&self{})`",
+                if sig.inputs.is_empty() { "" } else { ", …" },
+            ),
+        ),
+        Some(receiver) => check_receiver(receiver, errors),
+    }
+}
+
+fn check_receiver(receiver: &Receiver, errors: &mut Errors) {
+    match receiver {
+        Receiver { reference: Some((_, None)), mutability: None, colon_token: None, .. } => {}
+        Receiver { reference: Some(_), mutability: Some(_), .. } => errors.at(
+            receiver,
+            "a service answers many calls at once: write `&self`, and keep what changes in a `Mutex`",
+        ),
+        _ => errors.at(receiver, "a service answers many calls: write `&self`"),
+    }
+}
+
+fn read_argument(input: PatType, errors: &mut Errors) -> Option<Parameter> {
+    let PatType { attrs, pat, ty, .. } = input;
+    check_owned(&ty, errors);
+    check_cfg(&attrs, "put it on the whole trait, above `#[api]`", errors);
+    for other in attrs.iter().filter(|other| !other.path().is_ident("arg") && !docs::is_doc(other))
+    {
+        if !other.path().is_ident("cfg") {
+            errors.at(other, "an argument has doc comments and `#[arg(…)]` only: leave this out");
+        }
+    }
+    let mut keys = Keys::collect(&ARG, "arg", &attrs, errors);
+    let renamed = keys.text("name", errors);
+    let default = keys.expression("default", errors);
+    let ident = match &*pat {
+        Pat::Ident(pat) if pat.by_ref.is_none() && pat.subpat.is_none() => {
+            if let Some(token) = &pat.mutability {
+                errors.at(token, "this belongs to the implementation: leave `mut` out here");
+            }
+            pat.ident.clone()
+        }
+        other => {
+            errors.at(
+                other,
+                "an argument has a name on the bus: write a name here, and take it apart in the implementation",
+            );
+            return None;
+        }
+    };
+    let name = match renamed {
+        Some(name) => {
+            if let Err(why) = names::check_parameter("an argument", &name.value()) {
+                errors.at(&name, why);
+            }
+            name.value()
+        }
+        None => names::of(&ident),
+    };
+    if name.starts_with('_') && !keys.had("name") {
+        errors.at(
+            &ident,
+            format!(
+                "the argument would be called `{name}` on the bus: leave the underscore out, or write `#[arg(name = \"{name}\")]`"
+            ),
+        );
+    }
+    let default = default.map(|default| Parameter::default(&ty, default));
+    Some(Parameter { ident, name, description: docs::text(&attrs), ty: *ty, default })
+}
+
+fn read_output(output: ReturnType, errors: &mut Errors) -> Output {
+    let whole = match output {
+        ReturnType::Default => Type::Tuple(syn::TypeTuple {
+            paren_token: syn::token::Paren::default(),
+            elems: Punctuated::new(),
+        }),
+        ReturnType::Type(_, ty) => *ty,
+    };
+    check_owned(&whole, errors);
+    let (value, failure) = match type_arguments(&whole, "Result").as_deref() {
+        None => (whole.clone(), Failure::Never),
+        Some([value]) => ((*value).clone(), Failure::Implied),
+        Some([value, error]) => ((*value).clone(), Failure::Declared(Box::new((*error).clone()))),
+        Some(_) => {
+            errors.at(
+                &whole,
+                "the contract needs to know the types: write `Result<T>` or `Result<T, E>` with them",
+            );
+            (whole.clone(), Failure::Never)
+        }
+    };
+    Output { whole, value, failure }
+}
