@@ -50,17 +50,29 @@ impl SchemaTransport for RedisSchemaTransport {
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.cmd("SET").arg(schema_key(api)).arg(schema.get()).arg("PX").arg(milliseconds(ttl));
         pipeline.cmd("SADD").arg(NAMES).arg(api);
-        self.run(&pipeline).await.map(drop)
+        self.run(&pipeline)
+            .await
+            .map(drop)
+            .map_err(|error| error.during(format!("storing the schema of {api}")))
     }
 
     async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.cmd("PEXPIRE").arg(schema_key(api)).arg(milliseconds(ttl));
-        let answers = self.run(&pipeline).await?;
+        let answers = self
+            .run(&pipeline)
+            .await
+            .map_err(|error| error.during(format!("renewing the schema of {api}")))?;
         Ok(answers.first().and_then(value::int) == Some(1))
     }
 
     async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
+        self.read_all().await.map_err(|error| error.during("loading the schemas"))
+    }
+}
+
+impl RedisSchemaTransport {
+    async fn read_all(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
         let mut names = Pipeline::with_capacity(1);
         names.cmd("SMEMBERS").arg(NAMES);
         let names = self.run(&names).await?.pop().and_then(value::items).unwrap_or_default();

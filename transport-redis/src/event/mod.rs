@@ -101,6 +101,47 @@ impl RedisEventTransport {
 #[async_trait]
 impl EventTransport for RedisEventTransport {
     async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
+        self.fire(events).await.map_err(|error| {
+            let names = events.first().map(|event| (&*event.api, &*event.event));
+            let (api, event) = names.unwrap_or_default();
+            match events.len() {
+                1 => error.during(format!("firing {api}.{event}")),
+                count => error.during(format!("firing {count} events, the first {api}.{event}")),
+            }
+        })
+    }
+
+    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
+        let group = self.group(&spec.service, &spec.listener);
+        self.start(spec).await.map_err(|error| error.during(format!("listening as {group}")))
+    }
+
+    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        let api = Name::clone(&spec.events.api);
+        self.past(spec).map_err(|error| error.during(format!("reading the history of {api}")))
+    }
+
+    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
+        let group = self.group(&spec.service, &spec.listener);
+        self.behind(spec)
+            .await
+            .map_err(|error| error.during(format!("measuring the lag of {group}")))
+    }
+
+    async fn dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.set_aside(service, listener, limit).await.map_err(|error| {
+            error.during(format!("reading the dead letters of {service}-{listener}"))
+        })
+    }
+}
+
+impl RedisEventTransport {
+    async fn fire(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
         self.handle.client(WHAT)?;
         let outgoing = match events {
             [] => return Ok(Vec::new()),
@@ -110,7 +151,7 @@ impl EventTransport for RedisEventTransport {
         self.events.send(outgoing).await
     }
 
-    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
+    async fn start(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
         let client = self.handle.client(WHAT)?;
         let streams = self.streams(&spec.events)?;
         let group = self.group(&spec.service, &spec.listener);
@@ -140,7 +181,7 @@ impl EventTransport for RedisEventTransport {
         Ok(Subscription::spawn(source, flow))
     }
 
-    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+    fn past(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
         let client = self.handle.client(WHAT)?;
         let Some((stream, _)) = self.streams(std::slice::from_ref(&spec.events))?.pop() else {
             return Err(Error::new(ErrorKind::Config, "there is no event to look for"));
@@ -148,13 +189,13 @@ impl EventTransport for RedisEventTransport {
         Ok(history::history(Arc::clone(client), stream, spec))
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
+    async fn behind(&self, spec: LagSpec) -> Result<Lag> {
         let client = self.handle.client(WHAT)?;
         let streams = self.streams(&spec.events)?;
         history::lag(client, &streams, &self.group(&spec.service, &spec.listener)).await
     }
 
-    async fn dead_letters(
+    async fn set_aside(
         &self,
         service: &str,
         listener: &str,

@@ -90,6 +90,21 @@ impl RedisResultTransport {
 #[async_trait]
 impl ResultTransport for RedisResultTransport {
     async fn expect(&self, id: &Name) -> Result<PendingResult> {
+        self.register(id)
+            .await
+            .map_err(|error| error.during(format!("preparing for the result of the call {id}")))
+    }
+
+    async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
+        let id = Name::clone(&result.rpc_id);
+        self.push(to, result)
+            .await
+            .map_err(|error| error.during(format!("sending the result of the call {id}")))
+    }
+}
+
+impl RedisResultTransport {
+    async fn register(&self, id: &Name) -> Result<PendingResult> {
         let client = self.handle.client(WHAT)?;
         if !self.is_receiving() {
             self.start(client).await?;
@@ -97,7 +112,7 @@ impl ResultTransport for RedisResultTransport {
         self.pending.register(Name::clone(id), self.return_path.clone())
     }
 
-    async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
+    async fn push(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
         self.handle.client(WHAT)?;
         let key =
             to.as_str().strip_prefix(RETURN_SCHEME).filter(|key| !key.is_empty()).ok_or_else(

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Error, ErrorKind, Result, Retry, RpcMessage, Subscription, Transport,
+    Capabilities, Error, ErrorKind, Name, Result, Retry, RpcMessage, Subscription, Transport,
     transport::{RpcTransport, ServeSpec},
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -64,6 +64,20 @@ impl RedisRpcTransport {
 #[async_trait]
 impl RpcTransport for RedisRpcTransport {
     async fn call(&self, call: RpcMessage) -> Result<()> {
+        let names = (Name::clone(&call.api), Name::clone(&call.procedure));
+        self.queue(call)
+            .await
+            .map_err(|error| error.during(format!("queueing a call of {}.{}", names.0, names.1)))
+    }
+
+    async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
+        let apis = spec.apis.join(", ");
+        self.take(spec).await.map_err(|error| error.during(format!("serving {apis}")))
+    }
+}
+
+impl RedisRpcTransport {
+    async fn queue(&self, call: RpcMessage) -> Result<()> {
         self.handle.client(WHAT)?;
         let left = call.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -86,7 +100,7 @@ impl RpcTransport for RedisRpcTransport {
         }
     }
 
-    async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
+    async fn take(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
         let client = self.handle.client(WHAT)?;
         if spec.apis.is_empty() {
             return Err(Error::new(ErrorKind::Config, "there is no API to serve"));

@@ -83,7 +83,17 @@ impl Server {
             assert!(Instant::now() < deadline, "redis-server does not listen");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        true
+        // It listens before it has read what it had.
+        let client = redis::Client::open(self.url()).unwrap();
+        loop {
+            assert!(Instant::now() < deadline, "redis-server does not serve");
+            if let Ok(mut connection) = client.get_multiplexed_async_connection().await
+                && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+            {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Kills it; what it had is gone.
@@ -104,9 +114,7 @@ impl Server {
 
     /// A connection of the test's own.
     pub async fn redis(&self) -> Redis {
-        let client = redis::Client::open(self.url()).unwrap();
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
-        Redis(client.get_multiplexed_async_connection_with_config(&config).await.unwrap())
+        connect(&self.url()).await
     }
 
     /// Transports as one process has them.
@@ -125,6 +133,13 @@ impl Drop for Server {
         self.stop();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// A connection of the test's own.
+pub async fn connect(url: &str) -> Redis {
+    let client = redis::Client::open(url).unwrap();
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
+    Redis(client.get_multiplexed_async_connection_with_config(&config).await.unwrap())
 }
 
 /// Commands as text.
