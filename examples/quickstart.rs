@@ -10,7 +10,7 @@ pub trait Auth {
 }
 
 /// Somebody has signed up.
-#[derive(lightbus::Event)]
+#[derive(Debug, lightbus::Event)]
 pub struct UserRegistered {
     username: String,
     email: String,

@@ -1,4 +1,5 @@
 //! Services as users write them, on every transport by the same source.
+#![allow(missing_docs, unreachable_pub, reason = "contracts of tests")]
 
 mod support;
 

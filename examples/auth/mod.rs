@@ -1,4 +1,5 @@
 //! The contract that the examples share: what `auth` can do, and what it tells.
+#![allow(unreachable_pub, dead_code, reason = "each example uses a part of it")]
 
 /// Who is who.
 #[lightbus::api(name = "auth", events(UserRegistered))]

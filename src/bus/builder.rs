@@ -70,8 +70,8 @@ impl BusBuilder {
             self.service_name.as_deref().or(config.service_name.as_deref()),
             self.process_name.as_deref().or(config.process_name.as_deref()),
         )?;
-        let transport = apis::schema_transport(&config, &registry)?;
         let apis = Apis::new(&config, &registry)?;
+        let transport = apis::schema_transport(&config, &registry)?;
         let schema = Arc::new(SchemaStore::new(Arc::clone(&transport), config.bus.schema.ttl));
         let opened = async {
             transport.open().await?;

@@ -7,6 +7,11 @@ use lightbus_core::{Error, RemoteError};
 /// An error that a procedure may return. Derive it for an enum of your own with
 /// `#[derive(lightbus::ApiError)]`; texts and lightbus' own error are errors too, that arrive as
 /// text.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an error of a procedure",
+    label = "does not cross the bus",
+    note = "derive it with `#[derive(lightbus::ApiError)]`, or give `lightbus::Result<T>` or `Result<T, String>`"
+)]
 pub trait ApiError: Sized + Send + 'static {
     /// What goes over the bus.
     fn to_remote(&self) -> RemoteError;

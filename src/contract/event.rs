@@ -5,6 +5,11 @@ use lightbus_core::{Fields, Name, Result};
 use super::{Contract, EventContract};
 
 /// The fields of an event: written by `#[derive(Event)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "derive it with `#[derive(lightbus::Event)]`"
+)]
 pub trait EventFields: Sized + Send + 'static {
     /// The event's name, description and parameters.
     const CONTRACT: EventContract;

@@ -14,9 +14,6 @@ use tokio::{sync::Mutex, time::Instant};
 use super::{ApiSchema, document_text};
 use crate::contract::Contract;
 
-/// The bus is asked again about an API that it did not know only after this time.
-const RELOAD_PAUSE: Duration = Duration::from_millis(250);
-
 #[derive(Debug)]
 pub(crate) struct SchemaStore {
     transport: Arc<dyn SchemaTransport>,
@@ -74,8 +71,9 @@ impl SchemaStore {
     }
 
     async fn load_locked(&self, loaded: &mut Option<Instant>) -> Result<()> {
+        let began = Instant::now();
         let documents = self.transport.load().await?;
-        *loaded = Some(Instant::now());
+        *loaded = Some(began);
         self.take_over(documents);
         Ok(())
     }
@@ -109,9 +107,10 @@ impl SchemaStore {
         if let Some(schema) = self.get(api) {
             return Ok(Some(schema));
         }
+        let asked = Instant::now();
         let mut loaded = self.loaded.lock().await;
-        // Another call may have looked while this one waited.
-        if self.get(api).is_none() && loaded.is_none_or(|at| at.elapsed() >= RELOAD_PAUSE) {
+        // Of many calls that ask at once, one reads.
+        if loaded.is_none_or(|at| at < asked) {
             self.load_locked(&mut loaded).await?;
         }
         Ok(self.get(api))

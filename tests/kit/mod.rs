@@ -1,4 +1,10 @@
 //! The contract of `tests/python/README.md`, in Rust: every kind of value that Lightbus carries.
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "the README says what each is"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 

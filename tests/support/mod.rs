@@ -1,6 +1,7 @@
 //! What the tests of services share: buses on every transport, a redis-server of a test's own,
 //! waiting for a condition, and child processes whose output is awaited line by line.
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part of it")]
+#![allow(missing_debug_implementations, reason = "nobody prints them")]
 
 pub mod python;
 
