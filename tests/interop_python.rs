@@ -1,4 +1,5 @@
 //! One Redis, two languages: real Python Lightbus programs as child processes, in both directions.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
 
 mod kit;
 mod support;

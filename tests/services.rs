@@ -1,4 +1,5 @@
 //! Services as users write them, on every transport by the same source.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
 #![allow(missing_docs, unreachable_pub, reason = "contracts of tests")]
 
 mod support;

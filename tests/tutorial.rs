@@ -1,4 +1,5 @@
 //! The README's commands: the quickstart in memory, and the tutorial's four programs on Redis.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The contract of `tests/python/README.md`, in Rust: every kind of value that Lightbus carries.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
 #![allow(
     missing_docs,
     missing_debug_implementations,

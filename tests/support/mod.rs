@@ -1,5 +1,6 @@
 //! What the tests of services share: buses on every transport, a redis-server of a test's own,
 //! waiting for a condition, and child processes whose output is awaited line by line.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part of it")]
 #![allow(missing_debug_implementations, reason = "nobody prints them")]
 
