@@ -31,10 +31,10 @@ impl Harness for Memory {
     async fn connect(&self) -> Transports {
         let section = Section::empty("test");
         Transports {
-            rpc: self.0.rpc(&section).unwrap(),
-            result: self.0.result(&section).unwrap(),
-            event: self.0.event(&section).unwrap(),
-            schema: self.0.schema(&section).unwrap(),
+            rpc: self.0.rpc(&section).expect("the transport"),
+            result: self.0.result(&section).expect("the transport"),
+            event: self.0.event(&section).expect("the transport"),
+            schema: self.0.schema(&section).expect("the transport"),
         }
     }
 

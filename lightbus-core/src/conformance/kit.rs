@@ -20,8 +20,17 @@ use crate::{
     transport::{EventSelector, ListenSpec, ServeSpec, Start},
 };
 
-/// How long to wait for what must happen: generous, because machines are slow.
-pub(super) const LIMIT: Duration = Duration::from_secs(20);
+tokio::task_local! {
+    /// [`Harness::patience`] of the harness whose case runs.
+    pub(super) static PATIENCE: Duration;
+}
+
+/// How long to wait for what must happen.
+pub(super) fn limit() -> Duration {
+    // Other tasks than the case's own wait as long as is usual.
+    PATIENCE.try_get().unwrap_or(super::PATIENCE)
+}
+
 /// How long to watch that nothing happens.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
 
@@ -91,7 +100,7 @@ impl<'a> Bus<'a> {
             fields: numbered(n),
             headers: Headers::new(),
             return_path: return_path.clone(),
-            deadline: Instant::now() + 2 * LIMIT,
+            deadline: Instant::now() + 2 * limit(),
         }
     }
 }
@@ -205,7 +214,8 @@ pub(super) async fn ok<T>(what: &str, future: impl Future<Output = Result<T>>) -
 
 /// The output of something that must end soon.
 pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("{what} did not end within {LIMIT:?}"))
+    let limit = limit();
+    timeout(limit, future).await.unwrap_or_else(|_| panic!("{what} did not end within {limit:?}"))
 }
 
 /// The error of something that must fail, and soon, in this way.
@@ -224,12 +234,13 @@ pub(super) async fn fails<T: Debug>(
 
 /// Asks again and again until the answer is there.
 pub(super) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
+    let limit = limit();
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = within(what, look()).await {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

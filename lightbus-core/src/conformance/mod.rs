@@ -136,6 +136,12 @@ pub trait Harness: Send + Sync {
     /// configures it: short, a second or two. Zero if at once.
     fn taken_over_after(&self) -> Duration;
 
+    /// How long to wait for what must happen, before the promise counts as broken: generous, because
+    /// machines are slow.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
     /// The size of the largest argument to be tried. What the broker limits may be less than 1 MiB.
     fn largest(&self) -> usize {
         1 << 20
@@ -321,6 +327,8 @@ macro_rules! conformance {
 
 crate::conformance! { @cases table }
 
+/// How long cases wait for what must happen, unless the harness says otherwise.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a case may take altogether.
 const CASE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -347,9 +355,48 @@ pub fn run<H: Harness>(name: &str, harness: impl Future<Output = H>) {
             println!("skipped: {why}");
             return;
         }
-        tokio::time::timeout(CASE_LIMIT, (case.run)(&harness))
+        let run = kit::PATIENCE.scope(harness.patience(), (case.run)(&harness));
+        tokio::time::timeout(CASE_LIMIT, run)
             .await
             .unwrap_or_else(|_| panic!("{name} did not end within {CASE_LIMIT:?}"));
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each promise names the case that proves it, so each name must be a case.
+    #[test]
+    fn each_case_that_the_contract_names_is_there() {
+        let contract = [
+            include_str!("../transport/mod.rs"),
+            include_str!("../transport/rpc.rs"),
+            include_str!("../transport/result.rs"),
+            include_str!("../transport/event.rs"),
+            include_str!("../transport/schema.rs"),
+            include_str!("../subscription/mod.rs"),
+        ];
+        let text = contract.concat().replace("///", " ");
+        let words: Vec<_> = text.split_whitespace().collect();
+        let text = words.join(" ");
+        let mut named = 0;
+        for place in text.split("(case").skip(1) {
+            let list = place.split(')').next().unwrap_or_default();
+            for name in list.split('`').skip(1).step_by(2) {
+                named += 1;
+                assert!(CASES.iter().any(|case| case.name == name), "there is no case `{name}`");
+            }
+        }
+        assert!(named >= 20, "only {named} names were found: is the text written another way?");
+    }
+
+    #[test]
+    fn no_case_is_there_twice() {
+        let mut names: Vec<_> = CASES.iter().map(|case| case.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), CASES.len());
+    }
 }

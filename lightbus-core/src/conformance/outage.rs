@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Breakable, Harness,
-    kit::{Bus, LIMIT, Numbered, Process, call_id, done, next, ok, serving, value, within},
+    kit::{Bus, Numbered, Process, call_id, done, limit, next, ok, serving, value, within},
 };
 use crate::{ErrorKind, EventMessage, Name, Result, RpcMessage, Subscription};
 
@@ -39,7 +39,8 @@ async fn own_broker(harness: &dyn Harness) -> Option<Box<dyn Breakable>> {
 
 /// Tries until it succeeds. Failures must be such as may pass.
 async fn until_it_works<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
+    let limit = limit();
+    let deadline = Instant::now() + limit;
     loop {
         match within(what, attempt()).await {
             Ok(value) => return value,
@@ -48,7 +49,7 @@ async fn until_it_works<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<
                     error.is_temporary() || error.kind() == ErrorKind::Timeout,
                     "{what}: an error that does not pass by itself: {error:?}"
                 );
-                assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}: {error:?}");
+                assert!(Instant::now() < deadline, "{what}: not within {limit:?}: {error:?}");
                 sleep(Duration::from_millis(50)).await;
             }
         }

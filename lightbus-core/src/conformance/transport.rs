@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     Harness, Transports,
-    kit::{Bus, LIMIT, call_id, fails, nothing, ok, result_of, serving, within},
+    kit::{Bus, call_id, fails, nothing, ok, result_of, serving, within},
 };
 use crate::{
     Error, ErrorKind, Name, Result, RpcMessage, Subscription, Transport,
@@ -245,7 +245,10 @@ pub async fn open_without_a_broker_is_unavailable(harness: &dyn Harness) {
         ("serving", within("serving", rpc.serve(serving(&api))).await.err()),
         ("listening", within("listening", event.listen(bus.listener(&api, "mail"))).await.err()),
         ("firing", within("firing", event.send(&sent)).await.err()),
-        ("storing", within("storing", schema.store(&api, &document, LIMIT)).await.err()),
+        (
+            "storing",
+            within("storing", schema.store(&api, &document, Duration::from_secs(60))).await.err(),
+        ),
         ("loading", within("loading", schema.load()).await.err()),
     ];
     for (what, error) in failed {
