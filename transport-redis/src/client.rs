@@ -124,22 +124,27 @@ impl Client {
         }
     }
 
-    /// A connection of its own for a read that waits; the reader sets its own limits.
-    pub(crate) async fn dedicated(&self) -> Result<Link> {
+    /// A connection of its own, to the server that has this key, for reads that wait; the reader
+    /// sets its own limits.
+    pub(crate) async fn dedicated(&self, key: &str) -> Result<Link> {
+        #[cfg(feature = "cluster")]
+        if let Target::Cluster(nodes) = &self.endpoint.target {
+            let shared = self.shared().await?;
+            let client = nodes.client_for(&shared, key).await?;
+            return self.connect_to(&client, None).await;
+        }
+        let _ = key;
         self.connect(None).await
     }
 
-    /// A connection of its own to the server that has this key.
-    #[cfg(feature = "cluster")]
-    pub(crate) async fn dedicated_for(&self, key: &str) -> Result<Link> {
-        match &self.endpoint.target {
-            Target::Cluster(nodes) => {
-                let shared = self.shared().await?;
-                let client = nodes.client_for(&shared, key).await?;
-                self.connect_to(&client, None).await
-            }
-            _ => self.dedicated().await,
+    /// Sends a command that has no key to the server that has this one.
+    pub(crate) async fn command_at(&self, key: &str, command: &redis::Cmd) -> Result<redis::Value> {
+        if self.is_cluster() {
+            let link = self.dedicated(key).await?;
+            let answer = self.in_time(async { Ok(link.command(command).await) }).await?;
+            return answer.map_err(|error| from_redis(error, self.broker(), Sent::Harmless));
         }
+        self.command(command, Sent::Harmless).await
     }
 
     async fn connect(&self, response_timeout: Option<Duration>) -> Result<Link> {
@@ -228,7 +233,7 @@ impl Client {
             return Err(too_old(version).with("broker", format_args!("redis {}", self.broker())));
         }
         let role = value::get(&facts, "role").and_then(value::text);
-        if matches!(role, Some("replica" | "slave")) {
+        if !self.is_cluster() && matches!(role, Some("replica" | "slave")) {
             return Err(Error::new(ErrorKind::Unavailable, "this Redis is a replica")
                 .with("broker", format_args!("redis {}", self.broker()))
                 .hint("Name the primary, or use `sentinel` to have it found"));

@@ -10,6 +10,8 @@ mod endpoint;
 mod error;
 mod event;
 mod factory;
+#[cfg(feature = "cluster")]
+mod fan;
 mod link;
 mod reader;
 mod result;

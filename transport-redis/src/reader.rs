@@ -37,11 +37,13 @@ pub(crate) struct Reader {
     /// What the server calls the connection of the read under way; 0 without one.
     reading: AtomicI64,
     interrupted: AtomicBool,
+    /// What is read: in a cluster it decides where.
+    key: String,
     _user: User,
 }
 
 impl Reader {
-    pub(crate) fn new(client: Arc<Client>, closing: Arc<Closing>) -> Self {
+    pub(crate) fn new(client: Arc<Client>, closing: Arc<Closing>, key: &str) -> Self {
         Self {
             _user: User::new(Arc::clone(&client)),
             client,
@@ -49,6 +51,7 @@ impl Reader {
             idle: Mutex::new(None),
             reading: AtomicI64::new(0),
             interrupted: AtomicBool::new(false),
+            key: key.to_owned(),
         }
     }
 
@@ -72,7 +75,7 @@ impl Reader {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
         match idle {
             Some(link) if link.is_alive() => Ok((link, false)),
-            _ => self.client.dedicated().await.map(|link| (link, true)),
+            _ => self.client.dedicated(&self.key).await.map(|link| (link, true)),
         }
     }
 
@@ -165,7 +168,7 @@ impl Reader {
             }
             let mut unblock = redis::cmd("CLIENT");
             unblock.arg("UNBLOCK").arg(id);
-            match self.client.command(&unblock, Sent::Harmless).await {
+            match self.client.command_at(&self.key, &unblock).await {
                 Ok(answer) if value::int(&answer) == Some(1) => return,
                 Ok(_) | Err(_) => tokio::time::sleep(WAKE_AGAIN).await,
             }

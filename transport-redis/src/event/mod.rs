@@ -172,12 +172,23 @@ impl RedisEventTransport {
             }
             listened.push(Stream { held: self.holdings.of(&group, &key, owner), key });
         }
-        let listener = Listener { group, consumer, events: spec.events, streams: listened };
-        let source =
-            EventSource::start(client, self.handle.closing(), listener, self.reclaim(), &last)
-                .await?;
         let mut flow = spec.flow;
         flow.batch = flow.batch.min(self.config.batch_size.max(1));
+        let (closing, reclaim) = (self.handle.closing(), self.reclaim());
+        #[cfg(feature = "cluster")]
+        if client.is_cluster() && listened.len() > 1 {
+            let mut sources = Vec::with_capacity(listened.len());
+            for (stream, last) in listened.into_iter().zip(last) {
+                let (group, consumer) = (group.clone(), consumer.clone());
+                let events = spec.events.clone();
+                let listener = Listener { group, consumer, events, streams: vec![stream] };
+                sources
+                    .push(EventSource::start(client, closing, listener, reclaim, &[last]).await?);
+            }
+            return Ok(Subscription::spawn(crate::fan::Fan::new(sources), flow));
+        }
+        let listener = Listener { group, consumer, events: spec.events, streams: listened };
+        let source = EventSource::start(client, closing, listener, reclaim, &last).await?;
         Ok(Subscription::spawn(source, flow))
     }
 

@@ -96,7 +96,11 @@ impl EventSource {
         last: &[EntryId],
     ) -> Result<Self> {
         let listener = Arc::new(listener);
-        let reader = Reader::new(Arc::clone(client), Arc::clone(closing));
+        let reader = Reader::new(
+            Arc::clone(client),
+            Arc::clone(closing),
+            listener.streams.first().map_or("", |stream| &*stream.key),
+        );
         let (link, _) = reader.take().await?;
         reader.give_back(link);
         let streams = last

@@ -33,7 +33,7 @@ impl Receiver {
         key: Name,
         pending: PendingResults,
     ) -> Result<Self> {
-        let reader = Reader::new(Arc::clone(client), Arc::clone(closing));
+        let reader = Reader::new(Arc::clone(client), Arc::clone(closing), &key);
         let (link, _) = reader.take().await?;
         reader.give_back(link);
         Ok(Self(tokio::spawn(receive(reader, key, pending))))

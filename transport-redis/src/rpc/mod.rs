@@ -109,6 +109,17 @@ impl RedisRpcTransport {
         if let Some(most) = self.config.batch_size {
             flow.batch = flow.batch.min(most.max(1));
         }
+        #[cfg(feature = "cluster")]
+        if client.is_cluster() && spec.apis.len() > 1 {
+            let mut sources = Vec::with_capacity(spec.apis.len());
+            for api in &spec.apis {
+                let api = std::slice::from_ref(api);
+                let source = CallSource::new(client, self.handle.closing(), api, &self.config);
+                source.connect().await?;
+                sources.push(source);
+            }
+            return Ok(Subscription::spawn(crate::fan::Fan::new(sources), flow));
+        }
         let source = CallSource::new(client, self.handle.closing(), &spec.apis, &self.config);
         source.connect().await?;
         Ok(Subscription::spawn(source, flow))

@@ -51,6 +51,7 @@ struct Raw {
 }
 
 /// What it takes to put a call back that nobody has seen.
+#[derive(Clone)]
 pub(super) struct CallToken {
     queue: usize,
     id: Name,
@@ -66,7 +67,11 @@ impl CallSource {
         config: &RpcConfig,
     ) -> Self {
         Self {
-            reader: Reader::new(Arc::clone(client), Arc::clone(closing)),
+            reader: Reader::new(
+                Arc::clone(client),
+                Arc::clone(closing),
+                &apis.first().map(|api| queue_key(api)).unwrap_or_default(),
+            ),
             queues: apis.iter().map(|api| queue_key(api)).collect(),
             first: AtomicUsize::new(0),
             usual_timeout: config.rpc_timeout.0,
@@ -140,6 +145,16 @@ impl CallSource {
             Some(Err(error)) => {
                 Err(from_redis(error, self.reader.client().broker(), Sent::Harmless))
             }
+        }
+    }
+
+    /// Sends commands whose keys may live elsewhere than the queue.
+    async fn run(&self, link: &Link, pipeline: &Pipeline) -> Result<Vec<Value>> {
+        let client = self.reader.client();
+        if client.is_cluster() {
+            client.pipeline(pipeline, Sent::Harmless).await
+        } else {
+            self.reader.prompt(link, link.pipeline(pipeline)).await
         }
     }
 
@@ -224,7 +239,7 @@ impl CallSource {
             for (call, _) in calls {
                 pipeline.cmd("DEL").arg(expiry_key(&call.id));
             }
-            let answers = self.reader.prompt(link, link.pipeline(&pipeline)).await?;
+            let answers = self.run(link, &pipeline).await?;
             return answers
                 .into_iter()
                 .map(|answer| match link::answer(answer) {
@@ -283,7 +298,7 @@ impl CallSource {
         if answers.is_empty() {
             return;
         }
-        if let Err(error) = self.reader.prompt(link, link.pipeline(&answers)).await {
+        if let Err(error) = self.run(link, &answers).await {
             tracing::debug!(%error, "the callers of unreadable calls were not told");
         }
     }
