@@ -66,9 +66,9 @@ fn distinct(api: &Api) -> Option<TokenStream> {
                 "the event `{text}` is called `{other}` on the bus, like a procedure: Python would mix up their schemas. Give one another name, `#[event(name = \"…\")]` or `#[rpc(name = \"…\")]`"
             );
             checks.push(quote_spanned! {event.span()=>
-                if same(#event_name, #other) {
+                const _: () = if same(#event_name, #other) {
                     ::core::panic!(#message);
-                }
+                };
             });
         }
         for other in &events[..index] {
@@ -78,14 +78,13 @@ fn distinct(api: &Api) -> Option<TokenStream> {
                 other.to_token_stream(),
             );
             checks.push(quote_spanned! {event.span()=>
-                if same(#event_name, #other_name) {
+                const _: () = if same(#event_name, #other_name) {
                     ::core::panic!(#message);
-                }
+                };
             });
         }
     }
     Some(quote! {
-        const _: () = {
             const fn same(one: &str, other: &str) -> bool {
                 let (one, other) = (one.as_bytes(), other.as_bytes());
                 if one.len() != other.len() {
@@ -101,6 +100,5 @@ fn distinct(api: &Api) -> Option<TokenStream> {
                 true
             }
             #(#checks)*
-        };
     })
 }

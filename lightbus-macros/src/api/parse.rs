@@ -165,12 +165,11 @@ fn check_trait(item: &ItemTrait, errors: &mut Errors) {
     if let Some(clause) = &item.generics.where_clause {
         errors.at(clause, "an API has no parameters to say something about: leave this out");
     }
-    check_cfg(&item.attrs, "put it above `#[api]`, for the whole API", errors);
 }
 
-fn check_cfg(attributes: &[Attribute], instead: &str, errors: &mut Errors) {
+fn check_cfg(attributes: &[Attribute], errors: &mut Errors) {
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")) {
-        errors.at(attribute, format!("an API is the same in every build: {instead}"));
+        errors.at(attribute, "an API is the same in every build: put this on the whole trait");
     }
 }
 
@@ -238,7 +237,7 @@ fn read_function(function: TraitItemFn, api: &Ident, errors: &mut Errors) -> Pro
             format!("a procedure has no body here: write `;`, and the body in `impl {api} for …`"),
         );
     }
-    check_cfg(&attrs, "put it on the whole trait, above `#[api]`", errors);
+    check_cfg(&attrs, errors);
 
     let mut keys = Keys::collect(&RPC, "rpc", &attrs, errors);
     let name = match keys.text("name", errors) {
@@ -343,7 +342,7 @@ fn check_receiver(receiver: &Receiver, errors: &mut Errors) {
 fn read_argument(input: PatType, errors: &mut Errors) -> Option<Parameter> {
     let PatType { attrs, pat, ty, .. } = input;
     check_owned(&ty, errors);
-    check_cfg(&attrs, "put it on the whole trait, above `#[api]`", errors);
+    check_cfg(&attrs, errors);
     for other in attrs.iter().filter(|other| !other.path().is_ident("arg") && !docs::is_doc(other))
     {
         if !other.path().is_ident("cfg") {
