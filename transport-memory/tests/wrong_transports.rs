@@ -189,6 +189,8 @@ impl Harness for Wrong {
     fn patience(&self) -> Duration {
         match self.fault {
             Fault::None => Duration::from_secs(20),
+            // Longer than the schema is to live.
+            Fault::KeepsSchemas => Duration::from_secs(5),
             // What is lost will not come, however long one waits.
             _ => Duration::from_secs(2),
         }
