@@ -40,16 +40,16 @@ impl Script {
     }
 
     fn then(&self, step: Step) {
-        self.fetches.lock().unwrap().push_back(step);
+        self.fetches.lock().expect("a lock").push_back(step);
         self.bell.notify_one();
     }
 
     fn asked(&self) -> Vec<usize> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().expect("a lock").clone()
     }
 
     fn settled(&self) -> Vec<Vec<(u32, Outcome)>> {
-        self.settled.lock().unwrap().clone()
+        self.settled.lock().expect("a lock").clone()
     }
 
     /// All settlements, one after the other.
@@ -69,14 +69,14 @@ impl<const REDELIVERS: bool> Source for Scripted<REDELIVERS> {
     const REDELIVERS: bool = REDELIVERS;
 
     async fn fetch(&self, max: usize) -> Result<Vec<(u32, u32)>> {
-        self.0.asked.lock().unwrap().push(max);
+        self.0.asked.lock().expect("a lock").push(max);
         loop {
-            let step = self.0.fetches.lock().unwrap().pop_front();
+            let step = self.0.fetches.lock().expect("a lock").pop_front();
             match step {
                 Some(Step::Give(mut messages)) => {
                     let rest = messages.split_off(max.min(messages.len()));
                     if !rest.is_empty() {
-                        self.0.fetches.lock().unwrap().push_front(Step::Give(rest));
+                        self.0.fetches.lock().expect("a lock").push_front(Step::Give(rest));
                     }
                     return Ok(messages.into_iter().map(|n| (n, n)).collect());
                 }
@@ -95,12 +95,12 @@ impl<const REDELIVERS: bool> Source for Scripted<REDELIVERS> {
     }
 
     async fn settle(&self, settled: &[(u32, Outcome)]) -> Result<()> {
-        let slow = self.0.slow.lock().unwrap().clone();
-        self.0.settled.lock().unwrap().push(settled.to_vec());
+        let slow = self.0.slow.lock().expect("a lock").clone();
+        self.0.settled.lock().expect("a lock").push(settled.to_vec());
         if let Some(slow) = slow {
             slow.notified().await;
         }
-        self.0.settles.lock().unwrap().pop_front().unwrap_or(Ok(()))
+        self.0.settles.lock().expect("a lock").pop_front().unwrap_or(Ok(()))
     }
 
     async fn interrupt(&self) -> bool {
@@ -111,7 +111,7 @@ impl<const REDELIVERS: bool> Source for Scripted<REDELIVERS> {
     }
 
     async fn close(&self) -> Result<()> {
-        *self.0.closed.lock().unwrap() += 1;
+        *self.0.closed.lock().expect("a lock") += 1;
         Ok(())
     }
 }
@@ -175,7 +175,7 @@ async fn a_permanent_error_ends_the_subscription() {
     assert!(subscription.next().await.is_none());
     subscription.close().await.unwrap();
     assert_eq!(script.outcomes(), [(1, Outcome::Done)]);
-    assert_eq!(*script.closed.lock().unwrap(), 1);
+    assert_eq!(*script.closed.lock().expect("a lock"), 1);
     assert_eq!(script.asked().len(), 2, "it is not asked again");
 }
 
@@ -194,7 +194,7 @@ async fn a_panic_in_fetch_is_an_error_with_its_text() {
 async fn settlements_that_come_meanwhile_go_together() {
     let script = Script::new([Step::Give((0..20).collect())]);
     let gate = Arc::new(Notify::new());
-    *script.slow.lock().unwrap() = Some(Arc::clone(&gate));
+    *script.slow.lock().expect("a lock") = Some(Arc::clone(&gate));
     let mut subscription = events(&script, Flow::new(20, 20));
     next(&mut subscription).await.ack.settle_later(Outcome::Done);
     settle_down().await;
@@ -223,7 +223,7 @@ async fn settlements_that_come_meanwhile_go_together() {
 async fn what_could_not_be_settled_is_settled_again_with_what_came_since() {
     let script = Script::new([Step::Give(vec![1, 2, 3])]);
     let unavailable = || Err(Error::new(ErrorKind::Unavailable, "away"));
-    script.settles.lock().unwrap().extend([unavailable(), unavailable()]);
+    script.settles.lock().expect("a lock").extend([unavailable(), unavailable()]);
     let mut subscription = events(&script, Flow::new(3, 3));
     let (one, two, three) = (
         next(&mut subscription).await,
@@ -247,7 +247,7 @@ async fn what_could_not_be_settled_is_settled_again_with_what_came_since() {
 #[tokio::test(start_paused = true)]
 async fn a_settlement_that_cannot_succeed_tells_who_waits() {
     let script = Script::new([Step::Give(vec![1, 2])]);
-    script.settles.lock().unwrap().push_back(Err(Error::new(ErrorKind::Unexpected, "no")));
+    script.settles.lock().expect("a lock").push_back(Err(Error::new(ErrorKind::Unexpected, "no")));
     let mut subscription = events(&script, Flow::new(3, 3));
     let error = next(&mut subscription).await.ack.settle(Outcome::Done).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unexpected);
@@ -269,7 +269,7 @@ async fn close_waits_for_what_is_held_but_not_for_ever() {
     close.await.unwrap().unwrap();
     assert_eq!(began.elapsed().as_secs(), 7, "one was held until the end");
     assert_eq!(script.outcomes(), [(1, Outcome::Done), (2, Outcome::Retry)]);
-    assert_eq!(*script.closed.lock().unwrap(), 1);
+    assert_eq!(*script.closed.lock().expect("a lock"), 1);
     let late = two.ack.settle(Outcome::Done).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Closed);
 }
@@ -296,7 +296,7 @@ async fn a_dropped_subscription_closes_in_the_background() {
     let mut outcomes = script.outcomes();
     outcomes.sort_by_key(|(n, _)| *n);
     assert_eq!(outcomes, [(1, Outcome::Retry), (2, Outcome::Retry)]);
-    assert_eq!(*script.closed.lock().unwrap(), 1);
+    assert_eq!(*script.closed.lock().expect("a lock"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -427,7 +427,7 @@ async fn after_stop_what_was_taken_is_still_handed_out() {
     }
     assert!(subscription.next().await.is_none());
     subscription.close().await.unwrap();
-    assert_eq!(*script.closed.lock().unwrap(), 1);
+    assert_eq!(*script.closed.lock().expect("a lock"), 1);
 }
 
 #[tokio::test(start_paused = true)]
