@@ -273,7 +273,13 @@ impl Client {
         sent: Sent,
     ) -> Result<Vec<redis::Value>> {
         let link = self.shared().await?;
-        link.pipeline(pipeline).await.map_err(|error| self.explain(&link, error, sent))
+        let answers =
+            link.pipeline(pipeline).await.map_err(|error| self.explain(&link, error, sent))?;
+        // A primary that became a replica is of no use any more.
+        if answers.iter().any(crate::error::is_from_replica) {
+            self.failed(&link);
+        }
+        Ok(answers)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

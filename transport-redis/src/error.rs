@@ -24,6 +24,11 @@ pub(crate) fn breaks_connection(error: &RedisError) -> bool {
         )
 }
 
+/// Whether the answer is that of a replica that was asked to write.
+pub(crate) fn is_from_replica(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
+}
+
 /// Whether the server says that it does not know the consumer group, or the stream.
 pub(crate) fn is_missing_group(error: &RedisError) -> bool {
     matches!(error.code(), Some("NOGROUP" | "UNBLOCKED"))

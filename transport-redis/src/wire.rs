@@ -196,11 +196,12 @@ pub(crate) fn decode_call(raw: &Bytes) -> Result<DecodedCall> {
 /// What of a call that cannot be read is enough to answer it: its id and its return path.
 pub(crate) fn salvage_call(raw: &[u8]) -> Option<(Name, ReturnPath)> {
     const KEY: &[u8] = b"\"metadata\"";
-    let mut found = None;
-    let mut from = 0;
-    while let Some(at) = raw[from..].windows(KEY.len()).position(|window| window == KEY) {
-        from += at + KEY.len();
-        let rest = raw[from..].trim_ascii_start();
+    let mut end = raw.len();
+    // From the end, where senders put it; a few only, whatever the message is full of.
+    for _ in 0..8 {
+        let at = raw[..end].windows(KEY.len()).rposition(|window| window == KEY)?;
+        end = at;
+        let rest = raw[at + KEY.len()..].trim_ascii_start();
         let Some(rest) = rest.strip_prefix(b":") else { continue };
         let metadata = serde_json::Deserializer::from_slice(rest)
             .into_iter::<CallMetadata<'_>>()
@@ -210,10 +211,10 @@ pub(crate) fn salvage_call(raw: &[u8]) -> Option<(Name, ReturnPath)> {
             && !id.0.is_empty()
             && path.0.starts_with(RETURN_SCHEME)
         {
-            found = Some((Name::from(id), ReturnPath::new(Name::from(path))));
+            return Some((Name::from(id), ReturnPath::new(Name::from(path))));
         }
     }
-    found
+    None
 }
 
 /// Reads a result.
@@ -470,4 +471,85 @@ fn lenient_headers<'de, D: Deserializer<'de>>(
 ) -> std::result::Result<Option<HeaderObject>, D::Error> {
     let raw = <&RawValue>::deserialize(deserializer)?;
     if raw.get().starts_with('{') { Ok(serde_json::from_str(raw.get()).ok()) } else { Ok(None) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn call(fields: &[(&str, &str)]) -> RpcMessage {
+        RpcMessage {
+            id: "id \"1\"".into(),
+            api: "shop.till".into(),
+            procedure: "add".into(),
+            fields: fields
+                .iter()
+                .map(|(name, value)| (Name::from(*name), Bytes::from(value.as_bytes().to_vec())))
+                .collect(),
+            headers: Headers::new(),
+            return_path: ReturnPath::new("redis+key://k\u{e9}"),
+            deadline: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn a_call_reads_back_as_it_was_written_without_copies() {
+        let mut sent = call(&[("a", "1.10"), ("\u{2603}\n", "{\"x\": [1e400]}")]);
+        sent.headers.set("traceparent", "00-\u{1}");
+        let raw = Bytes::from(encode_call(&sent, Duration::from_millis(1234)));
+        let read = decode_call(&raw).unwrap();
+        assert_eq!((&read.id, &read.api, &read.procedure), (&sent.id, &sent.api, &sent.procedure));
+        assert_eq!(read.return_path, sent.return_path);
+        assert_eq!(read.fields, sent.fields);
+        assert_eq!(read.headers.get("traceparent"), Some("00-\u{1}"));
+        let value = read.fields.get("a").unwrap();
+        assert!(raw.as_ptr_range().contains(&value.as_ptr()));
+        let now = Instant::now();
+        let message = read.into_message(now, Duration::from_secs(9));
+        assert_eq!(message.deadline, now + Duration::from_millis(1234));
+    }
+
+    #[test]
+    fn truth_is_that_of_python() {
+        for (json, expected) in [
+            ("true", true),
+            ("false", false),
+            ("null", false),
+            ("0", false),
+            ("0.0", false),
+            ("-0", false),
+            ("1", true),
+            ("\"\"", false),
+            ("\"false\"", true),
+            ("[]", false),
+            ("[ ]", false),
+            ("{}", false),
+            ("[0]", true),
+            ("{\"a\": 0}", true),
+        ] {
+            let value = RawValue::from_string(json.to_owned()).unwrap();
+            assert_eq!(is_truthy(&value), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn no_cut_of_a_message_panics_and_callers_are_made_out_where_possible() {
+        let whole = encode_call(&call(&[("a", "[1, {\"metadata\": 2}]")]), Duration::from_secs(1));
+        for end in 0..whole.len() {
+            let cut = Bytes::copy_from_slice(&whole[..end]);
+            assert!(decode_call(&cut).is_err());
+            assert!(decode_result(&cut).is_err());
+            let _ = excerpt(&cut);
+            // The metadata is whole but for the last brace.
+            assert_eq!(salvage_call(&cut).is_some(), end + 1 == whole.len(), "{end}");
+        }
+        let mut odd = whole.clone();
+        for index in 0..odd.len() {
+            let byte = std::mem::replace(&mut odd[index], 0xff);
+            assert!(decode_call(&Bytes::copy_from_slice(&odd)).is_err());
+            let _ = salvage_call(&odd);
+            odd[index] = byte;
+        }
+    }
 }

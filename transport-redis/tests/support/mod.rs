@@ -60,6 +60,21 @@ pub async fn server_with(arguments: &[&str]) -> Option<Server> {
     Some(server)
 }
 
+/// Starts a sentinel that watches the server at this port under the name `main`.
+pub async fn sentinel(primary: u16) -> Option<Server> {
+    let file = env::temp_dir().join(format!(
+        "lightbus-sentinel-{}-{}.conf",
+        std::process::id(),
+        free_port()
+    ));
+    let text = format!(
+        "sentinel monitor main 127.0.0.1 {primary} 2\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let file = file.display().to_string();
+    server_with(&[&format!("!{file}"), "--sentinel"]).await
+}
+
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -69,10 +84,15 @@ impl Server {
     pub async fn start(&mut self) -> bool {
         let binary =
             env::var("LIGHTBUS_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
+        // A configuration file comes first.
+        let (config, arguments): (Vec<_>, Vec<_>) =
+            self.arguments.iter().partition(|argument| argument.starts_with('!'));
+        let config = config.iter().map(|argument| &argument[1..]);
         let child = Command::new(binary)
+            .args(config)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "no", "--daemonize", "no"])
-            .args(&self.arguments)
+            .args(arguments)
             .current_dir(&self.dir)
             .stdout(Stdio::null())
             .spawn();
@@ -132,6 +152,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
         let _ = std::fs::remove_dir_all(&self.dir);
+        for file in self.arguments.iter().filter_map(|argument| argument.strip_prefix('!')) {
+            let _ = std::fs::remove_file(file);
+        }
     }
 }
 
