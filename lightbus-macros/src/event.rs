@@ -172,11 +172,11 @@ fn write(event: &Event, decode: &TokenStream) -> TokenStream {
     let count = fields.len();
     let names = fields.iter().map(|field| &field.name);
     let pushes = fields.iter().enumerate().map(|(index, field)| {
-        let Parameter { ident, name, .. } = field;
+        let Parameter { ident, name, ty, .. } = field;
         quote! {
             fields.push(
                 ::core::clone::Clone::clone(&names[#index]),
-                #root::__private::codec::encode(&self.#ident).map_err(|error| error.with("field", #name))?,
+                #root::__private::codec::encode::<#ty>(&self.#ident).map_err(|error| error.with("field", #name))?,
             );
         }
     });

@@ -99,8 +99,8 @@ use quote::quote;
 /// # Procedures
 ///
 /// Methods are `async fn` with `&self` and owned arguments. What they take and give crosses the bus
-/// as JSON: arguments need `Deserialize`, values `Serialize`, for the client the reverse, and both
-/// `JsonSchema`.
+/// as JSON: types of your own derive serde's `Serialize` and `Deserialize`, and
+/// `lightbus::JsonSchema` with `#[schemars(crate = "lightbus::schemars")]`.
 ///
 /// | it gives | the client's method gives |
 /// | --- | --- |

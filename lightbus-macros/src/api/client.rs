@@ -96,13 +96,13 @@ fn method(api: &Api, procedure: &Procedure) -> TokenStream {
     let count = arguments.len();
     let names = arguments.iter().map(|argument| &argument.name);
     let pushes = arguments.iter().zip(&values).enumerate().map(|(index, (argument, value))| {
-        let name = &argument.name;
+        let (name, ty) = (&argument.name, &argument.ty);
         let push = |value: &dyn ToTokens| {
             let value = value.to_token_stream();
             quote! {
                 fields.push(
                     ::core::clone::Clone::clone(&names[#index]),
-                    #root::__private::codec::encode(#value).map_err(|error| error.with("argument", #name))?,
+                    #root::__private::codec::encode::<#ty>(#value).map_err(|error| error.with("argument", #name))?,
                 );
             }
         };

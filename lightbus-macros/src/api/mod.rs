@@ -39,7 +39,8 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
 
 /// The trait, with futures that say what they promise.
 fn definition(api: &Api) -> TokenStream {
-    let Api { attributes, visibility, ident, supertraits, .. } = api;
+    let Api { attributes, visibility, ident, supertraits, refused, .. } = api;
+    let quiet = (!refused.is_empty()).then(|| quote!(#[allow(async_fn_in_trait)]));
     let methods = api.procedures.iter().map(|procedure| {
         let Procedure { ident, attributes, arguments, output, .. } = procedure;
         let names = arguments.iter().map(|argument| &argument.ident);
@@ -54,10 +55,12 @@ fn definition(api: &Api) -> TokenStream {
     quote! {
         #(#attributes)*
         #[allow(clippy::too_many_arguments, clippy::type_complexity, clippy::fn_params_excessive_bools)]
+        #quiet
         #visibility trait #ident:
             #(#supertraits +)* ::core::marker::Send + ::core::marker::Sync + 'static
         {
             #(#methods)*
+            #(#refused)*
         }
     }
 }
@@ -146,7 +149,14 @@ mod tests {
             },
         );
         let text = tokens.to_string();
-        assert!(text.contains("fn good") && !text.contains("fn bad ("), "{text}");
+        for part in [
+            "fn good (& self) -> impl",
+            "fn good (& self) -> :: lightbus :: Call",
+            "fn bad (& self) ;",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(!text.contains("fn bad (& self) ->"), "{text}");
     }
 
     #[test]

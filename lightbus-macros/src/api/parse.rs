@@ -1,12 +1,11 @@
 //! From the tokens of a trait to what is known about the API, with all that is wrong with it.
 
-use std::collections::HashMap;
-
 use proc_macro2::{Span, TokenStream};
-use quote::ToTokens;
+use quote::{ToTokens, format_ident};
 use syn::{
     Attribute, FnArg, Ident, Item, ItemTrait, Pat, PatType, Path, Receiver, ReturnType, Signature,
-    TraitItem, TraitItemFn, Type, TypeParamBound, Visibility, punctuated::Punctuated,
+    Token, TraitItem, TraitItemFn, Type, TypeParamBound, Visibility, parse_quote,
+    punctuated::Punctuated,
 };
 
 use crate::{
@@ -49,6 +48,8 @@ pub(crate) struct Api {
     pub(crate) ident: Ident,
     pub(crate) supertraits: Vec<TypeParamBound>,
     pub(crate) procedures: Vec<Procedure>,
+    /// What is in the trait and cannot be in an API, for implementations to find.
+    pub(crate) refused: Vec<TraitItem>,
     pub(crate) events: Vec<Type>,
 }
 
@@ -81,8 +82,8 @@ pub(crate) enum Failure {
     Declared(Box<Type>),
 }
 
-/// Reads the attribute and the trait. What is wrong is left out of the API, so that the rest of
-/// the user's code finds all that is right.
+/// Reads the attribute and the trait. What is wrong is kept apart, so that the rest of the user's
+/// code finds all that is right.
 pub(crate) fn parse(arguments: TokenStream, item: TokenStream, errors: &mut Errors) -> Option<Api> {
     let keys = Keys::parse(&API, arguments, errors);
     let item = match syn::parse2::<ItemTrait>(item.clone()) {
@@ -128,13 +129,20 @@ fn read(mut keys: Keys, item: ItemTrait, errors: &mut Errors) -> Api {
     let events = distinct(keys.types("events", errors), errors);
     let root = root(keys.path("crate", errors));
     let description = docs::text(&item.attrs);
-    let trait_ident = item.ident.clone();
-    let procedures = item.items.into_iter().filter_map(|item| {
+    let mut procedures: Vec<Procedure> = Vec::new();
+    let mut refused = Vec::new();
+    for member in item.items {
         let before = errors.len();
-        let procedure = read_item(item, &trait_ident, errors);
-        procedure.filter(|_| errors.len() == before)
-    });
-    let procedures = procedures.collect();
+        let written = as_written(&member);
+        let procedure = read_item(member, &item.ident, errors);
+        if let Some(procedure) = &procedure {
+            check_unique(procedure, &procedures, errors);
+        }
+        match procedure {
+            Some(procedure) if errors.len() == before => procedures.push(procedure),
+            _ => refused.extend(written),
+        }
+    }
     Api {
         root,
         name,
@@ -144,7 +152,8 @@ fn read(mut keys: Keys, item: ItemTrait, errors: &mut Errors) -> Api {
         visibility: item.vis,
         ident: item.ident,
         supertraits: item.supertraits.into_iter().collect(),
-        procedures: unique(procedures, errors),
+        procedures,
+        refused,
         events,
     }
 }
@@ -191,26 +200,38 @@ fn distinct(events: Vec<Type>, errors: &mut Errors) -> Vec<Type> {
     kept
 }
 
-/// Each name once.
-fn unique(procedures: Vec<Procedure>, errors: &mut Errors) -> Vec<Procedure> {
-    let mut seen: HashMap<String, Ident> = HashMap::new();
-    let mut kept = Vec::new();
-    for procedure in procedures {
-        match seen.get(&procedure.name) {
-            Some(first) => errors.at(
-                &procedure.ident,
-                format!(
-                    "the procedure `{first}` is called `{name}` on the bus, too: give this one another name, `#[rpc(name = \"…\")]`",
-                    name = procedure.name,
-                ),
+fn check_unique(procedure: &Procedure, others: &[Procedure], errors: &mut Errors) {
+    if let Some(first) = others.iter().find(|other| other.name == procedure.name) {
+        errors.at(
+            &procedure.ident,
+            format!(
+                "the procedure `{}` is called `{}` on the bus, too: give this one another name, `#[rpc(name = \"…\")]`",
+                first.ident, procedure.name,
             ),
-            None => {
-                seen.insert(procedure.name.clone(), procedure.ident.clone());
-                kept.push(procedure);
+        );
+    }
+}
+
+/// A member of the trait as it was written, as far as the compiler takes it.
+fn as_written(member: &TraitItem) -> Option<TraitItem> {
+    let mut member = member.clone();
+    match &mut member {
+        TraitItem::Fn(function) => {
+            function.attrs.clear();
+            function.default = None;
+            function.semi_token = Some(Token![;](Span::call_site()));
+            for (index, input) in function.sig.inputs.iter_mut().enumerate() {
+                if let FnArg::Typed(input) = input {
+                    let name = format_ident!("argument_{index}");
+                    input.attrs.clear();
+                    input.pat = parse_quote!(#name);
+                }
             }
         }
+        TraitItem::Const(_) | TraitItem::Type(_) => {}
+        _ => return None,
     }
-    kept
+    Some(member)
 }
 
 fn read_item(item: TraitItem, api: &Ident, errors: &mut Errors) -> Option<Procedure> {

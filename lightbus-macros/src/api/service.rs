@@ -96,7 +96,7 @@ fn arm(api: &Api, procedure: &Procedure) -> TokenStream {
             .map_err(|error| <#error as #root::contract::ApiError>::to_remote(&error))?
         }),
     };
-    let whole = &output.whole;
+    let (whole, value) = (&output.whole, &output.value);
     let codec = quote!(#root::__private::codec);
     quote! {
         #name => ::std::boxed::Box::pin(async move {
@@ -107,7 +107,7 @@ fn arm(api: &Api, procedure: &Procedure) -> TokenStream {
             let (#(#values,)*) = decode().map_err(|error| refused(error, #called))?;
             let output: #whole = <__S as #api_ident>::#ident(&self.0 #(, #values)*).await;
             let value = output #fails;
-            #codec::encode(&value).map_err(|error| refused(error.with("part", "the result"), #called))
+            #codec::encode::<#value>(&value).map_err(|error| refused(error.with("part", "the result"), #called))
         }),
     }
 }

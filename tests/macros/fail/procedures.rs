@@ -32,9 +32,34 @@ trait Auth {
     #[rpc(name = "first")]
     async fn second(&self);
 
-    fn many_at_once(&mut self, (a, b): (u8, &str)) -> Result {
+    fn many_at_once(&mut self, (a, b): (u8, &str)) -> std::fmt::Result {
         Ok(())
     }
 }
 
-fn main() {}
+// An implementation of what is refused causes no more mistakes.
+#[lightbus::api(name = "mail")]
+trait Mail {
+    const LIMIT: u8;
+    async fn send(&self, to: &str, (a, b): (u8, u8)) -> bool;
+    async fn good(&self, to: String);
+    fn sync(&self);
+}
+
+struct Service;
+
+impl Mail for Service {
+    const LIMIT: u8 = 1;
+
+    async fn send(&self, to: &str, (a, b): (u8, u8)) -> bool {
+        to.len() > usize::from(a + b)
+    }
+
+    async fn good(&self, _: String) {}
+
+    fn sync(&self) {}
+}
+
+fn main() {
+    let _ = MailApi(Service);
+}

@@ -59,6 +59,7 @@ const LIMIT: u64 = 10;
 /// One line of a receipt.
 #[derive(Debug, lightbus_serde::Serialize, lightbus_serde::Deserialize, lightbus::JsonSchema)]
 #[serde(crate = "lightbus_serde")]
+#[schemars(crate = "lightbus::schemars")]
 pub struct Line {
     sku: String,
     quantity: u32,

@@ -22,6 +22,7 @@ mod deep {
         lightbus::JsonSchema,
     )]
     #[serde(crate = "lightbus::__private::serde")]
+    #[schemars(crate = "lightbus::schemars")]
     pub(crate) struct Who(u8);
 }
 
