@@ -7,7 +7,7 @@ trait Auth {
     async fn map(&self, map: &std::collections::HashMap<String, u8>);
     async fn inside(&self, name: Option<&str>, all: Vec<std::borrow::Cow<'_, str>>);
     async fn any(&self, name: impl Into<String>) -> impl Iterator<Item = u8>;
-    async fn own(&self, other: Self) -> Option<Self>;
+    async fn own(&self, other: Self) -> Box<Self>;
     async fn gives(&self) -> Result<&str, &'static str>;
     async fn untyped(&self) -> std::fmt::Result;
 
