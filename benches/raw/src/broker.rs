@@ -17,24 +17,14 @@ pub struct Broker {
 impl Broker {
     /// Finds out about the server at this URL.
     pub async fn open(url: &str) -> Result<Self> {
-        let info = url
-            .into_connection_info()?
-            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let info =
+            url.into_connection_info()?.set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let local = is_local(info.addr());
-        let mut broker = Self {
-            client: Client::open(info)?,
-            pid: None,
-            version: Vec::new(),
-        };
-        let about: String = cmd("INFO")
-            .arg("server")
-            .query_async(&mut broker.connect().await?)
-            .await?;
-        let field = |name: &str| {
-            about
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        };
+        let mut broker = Self { client: Client::open(info)?, pid: None, version: Vec::new() };
+        let about: String =
+            cmd("INFO").arg("server").query_async(&mut broker.connect().await?).await?;
+        let field =
+            |name: &str| about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         broker.version = field("redis_version")
             .unwrap_or_default()
             .split('.')
@@ -54,10 +44,7 @@ impl Broker {
     /// client's default is to give up after half a second.
     pub async fn connect_blocking(&self) -> Result<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        Ok(self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?)
+        Ok(self.client.get_multiplexed_async_connection_with_config(&config).await?)
     }
 
     /// The server's process, unless it runs elsewhere.
@@ -72,10 +59,7 @@ impl Broker {
 
     /// Deletes keys.
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
-        let _: Value = cmd("UNLINK")
-            .arg(keys)
-            .query_async(&mut self.connect().await?)
-            .await?;
+        let _: Value = cmd("UNLINK").arg(keys).query_async(&mut self.connect().await?).await?;
         Ok(())
     }
 }

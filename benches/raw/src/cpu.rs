@@ -21,11 +21,7 @@ pub struct Processes {
 impl Processes {
     /// This process, alone.
     pub fn of_client() -> Self {
-        Self {
-            client: std::process::id(),
-            server: None,
-            broker: None,
-        }
+        Self { client: std::process::id(), server: None, broker: None }
     }
 
     /// The CPU time that each of them has used so far.
@@ -55,9 +51,7 @@ impl Usage {
     pub fn per_op_since(&self, earlier: &Usage, ops_per_s: f64) -> CpuPerOp {
         let cores = self.cores_since(earlier);
         let per_op = |cores: Option<f64>| {
-            cores
-                .filter(|_| ops_per_s > 0.0)
-                .map(|cores| rounded(cores * 1e6 / ops_per_s))
+            cores.filter(|_| ops_per_s > 0.0).map(|cores| rounded(cores * 1e6 / ops_per_s))
         };
         CpuPerOp {
             client: per_op(cores.client),
@@ -69,13 +63,8 @@ impl Usage {
     /// Cores kept busy since `earlier` by processes that take no part.
     pub fn other_cores_since(&self, earlier: &Usage) -> Option<f64> {
         let cores = self.cores_since(earlier);
-        let ours = [cores.client, cores.server, cores.broker]
-            .into_iter()
-            .flatten()
-            .sum::<f64>();
-        cores
-            .machine
-            .map(|machine| rounded((machine - ours).max(0.0)))
+        let ours = [cores.client, cores.server, cores.broker].into_iter().flatten().sum::<f64>();
+        cores.machine.map(|machine| rounded((machine - ours).max(0.0)))
     }
 
     fn cores_since(&self, earlier: &Usage) -> Cores {
@@ -126,9 +115,7 @@ fn machine_time() -> Option<Duration> {
     let &[user, nice, system, _idle, _iowait, irq, softirq, ..] = ticks.as_slice() else {
         return None;
     };
-    Some(Duration::from_millis(
-        (user + nice + system + irq + softirq) * 1000 / TICKS_PER_SECOND,
-    ))
+    Some(Duration::from_millis((user + nice + system + irq + softirq) * 1000 / TICKS_PER_SECOND))
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -31,12 +31,9 @@ pub struct Load {
 
 impl Load {
     /// The interval to measure if calling begins now.
-    pub(crate) fn window(&self) -> Window {
+    pub fn window(&self) -> Window {
         let start = Instant::now() + self.warmup;
-        Window {
-            start,
-            end: start + self.duration,
-        }
+        Window { start, end: start + self.duration }
     }
 }
 
@@ -74,6 +71,7 @@ impl Outcome {
             p99_us: quantile_us(0.99),
             cpu_us_per_op: self.cpu,
             other_cores: self.other_cores,
+            connections: None,
             threads: label.threads,
             seconds: self.duration.as_secs_f64(),
             round: label.round,
@@ -136,11 +134,7 @@ impl Run {
     fn start(load: Load, processes: Processes) -> Result<Self> {
         let window = load.window();
         let meter = Meter::start(window, processes)?;
-        Ok(Self {
-            window,
-            latencies: Latencies::new()?,
-            meter,
-        })
+        Ok(Self { window, latencies: Latencies::new()?, meter })
     }
 
     /// Waits for the tasks that call and count operations.
@@ -161,9 +155,7 @@ async fn total(tasks: &mut JoinSet<Result<u64>>, deadline: Instant) -> Result<u6
             Ok(Some(counted)) => operations += counted??,
             Ok(None) => return Ok(operations),
             Err(_) => {
-                return Err(
-                    format!("no answers to the last calls of {} tasks", tasks.len()).into(),
-                );
+                return Err(format!("no answers to the last calls of {} tasks", tasks.len()).into());
             }
         }
     }
@@ -194,20 +186,24 @@ async fn call_until_end(
 
 /// The interval that is measured.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
-    pub(crate) start: Instant,
-    pub(crate) end: Instant,
+pub struct Window {
+    /// When what counts begins.
+    pub start: Instant,
+    /// When it ends.
+    pub end: Instant,
 }
 
 /// Takes CPU times at the window's start and end, in a thread of its own: a busy runtime would be
 /// late.
-pub(crate) struct Meter {
+#[derive(Debug)]
+pub struct Meter {
     window: Window,
     readings: thread::JoinHandle<(Usage, Usage)>,
 }
 
 impl Meter {
-    pub(crate) fn start(window: Window, processes: Processes) -> Result<Self> {
+    /// Begins to wait for the window.
+    pub fn start(window: Window, processes: Processes) -> Result<Self> {
         let read_at = move |moment: Instant| {
             thread::sleep(moment.saturating_duration_since(Instant::now()));
             processes.usage()
@@ -219,11 +215,8 @@ impl Meter {
     }
 
     /// What was measured. To be called after the window's end, as it waits for it.
-    pub(crate) fn outcome(self, operations: u64, latencies: Latencies) -> Result<Outcome> {
-        let (before, after) = self
-            .readings
-            .join()
-            .map_err(|_| Error::from("no CPU times"))?;
+    pub fn outcome(self, operations: u64, latencies: Latencies) -> Result<Outcome> {
+        let (before, after) = self.readings.join().map_err(|_| Error::from("no CPU times"))?;
         let mut outcome = Outcome {
             operations,
             duration: self.window.end - self.window.start,
@@ -238,15 +231,14 @@ impl Meter {
 
 /// The latencies of all callers. One histogram, as one for each of 256 callers would push what is
 /// measured out of the caches.
-#[derive(Clone)]
-pub(crate) struct Latencies(Arc<Mutex<Histogram<u64>>>);
+#[derive(Clone, Debug)]
+pub struct Latencies(Arc<Mutex<Histogram<u64>>>);
 
 impl Latencies {
-    pub(crate) fn new() -> Result<Self> {
+    /// None yet.
+    pub fn new() -> Result<Self> {
         let longest = Duration::from_secs(60).as_nanos() as u64;
-        Ok(Self(Arc::new(Mutex::new(Histogram::new_with_bounds(
-            1, longest, 3,
-        )?))))
+        Ok(Self(Arc::new(Mutex::new(Histogram::new_with_bounds(1, longest, 3)?))))
     }
 
     fn record(&self, nanos: &[u64]) {
@@ -257,14 +249,15 @@ impl Latencies {
     }
 
     /// The histogram, of which no caller has a part any more.
-    fn take(self) -> Result<Histogram<u64>> {
+    pub fn take(self) -> Result<Histogram<u64>> {
         let histogram = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(histogram.clone())
     }
 }
 
 /// A caller's latencies, handed on some at a time.
-pub(crate) struct Samples {
+#[derive(Debug)]
+pub struct Samples {
     nanos: Vec<u64>,
     latencies: Latencies,
 }
@@ -272,16 +265,14 @@ pub(crate) struct Samples {
 impl Samples {
     const AT_A_TIME: usize = 64;
 
-    pub(crate) fn new(latencies: Latencies) -> Self {
-        Self {
-            nanos: Vec::with_capacity(Self::AT_A_TIME),
-            latencies,
-        }
+    /// Latencies that go there.
+    pub fn new(latencies: Latencies) -> Self {
+        Self { nanos: Vec::with_capacity(Self::AT_A_TIME), latencies }
     }
 
-    pub(crate) fn push(&mut self, latency: Duration) {
-        self.nanos
-            .push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    /// Adds one. The last are handed on when this is dropped.
+    pub fn push(&mut self, latency: Duration) {
+        self.nanos.push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
         if self.nanos.len() == Self::AT_A_TIME {
             self.hand_on();
         }
@@ -320,10 +311,8 @@ mod tests {
         }
     }
 
-    const SHORT: Load = Load {
-        warmup: Duration::from_millis(20),
-        duration: Duration::from_millis(200),
-    };
+    const SHORT: Load =
+        Load { warmup: Duration::from_millis(20), duration: Duration::from_millis(200) };
 
     #[tokio::test]
     async fn counts_operations_and_times_calls() -> Result<()> {
@@ -342,19 +331,12 @@ mod tests {
         let calls = outcome.latencies.len();
         assert_eq!(outcome.operations, calls * 3);
         assert!((10..=80).contains(&calls), "{calls} calls");
-        assert!(
-            outcome.latencies.min() >= 4_900_000,
-            "{} ns",
-            outcome.latencies.min()
-        );
+        assert!(outcome.latencies.min() >= 4_900_000, "{} ns", outcome.latencies.min());
     }
 
     #[tokio::test]
     async fn fails_with_a_caller() {
         let failed = closed_loop(vec![Failing], SHORT, Processes::of_client()).await;
-        assert_eq!(
-            failed.err().map(|error| error.to_string()),
-            Some("no".into())
-        );
+        assert_eq!(failed.err().map(|error| error.to_string()), Some("no".into()));
     }
 }

@@ -46,9 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn wanted(options: &Options) -> impl Iterator<Item = Case> {
-    Case::ALL
-        .into_iter()
-        .filter(|case| options.wants(&case.name()))
+    Case::ALL.into_iter().filter(|case| options.wants(&case.name()))
 }
 
 /// Goes through all measurements round by round, so that what disturbs the machine for a while

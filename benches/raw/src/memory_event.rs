@@ -14,10 +14,7 @@ const CAPACITY: usize = 256;
 
 pub(crate) async fn measure(bytes: usize, load: Load) -> Result<Outcome> {
     let listeners = (0..LISTENERS).map(|_| listen()).collect();
-    let firer = Firer {
-        listeners,
-        payload: payload::text(bytes).into_bytes().into(),
-    };
+    let firer = Firer { listeners, payload: payload::text(bytes).into_bytes().into() };
     closed_loop(vec![firer], load, Processes::of_client()).await
 }
 

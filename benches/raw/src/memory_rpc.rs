@@ -46,10 +46,7 @@ pub(crate) async fn measure_json(callers: usize, bytes: usize, load: Load) -> Re
             });
         }
     });
-    let caller = || JsonCaller {
-        calls: calls.clone(),
-        items: items(bytes),
-    };
+    let caller = || JsonCaller { calls: calls.clone(), items: items(bytes) };
     let callers = std::iter::repeat_with(caller).take(callers).collect();
     closed_loop(callers, load, Processes::of_client()).await
 }
@@ -60,10 +57,7 @@ async fn measure_opaque(
     bytes: usize,
     load: Load,
 ) -> Result<Outcome> {
-    let caller = || OpaqueCaller {
-        calls: calls.clone(),
-        payload: text(bytes).into_bytes(),
-    };
+    let caller = || OpaqueCaller { calls: calls.clone(), payload: text(bytes).into_bytes() };
     let callers = std::iter::repeat_with(caller).take(callers).collect();
     closed_loop(callers, load, Processes::of_client()).await
 }
@@ -77,8 +71,7 @@ struct OpaqueCaller {
 impl Caller for OpaqueCaller {
     async fn call(&mut self) -> Result<u64> {
         let (answer, result) = oneshot::channel();
-        self.calls
-            .send((std::mem::take(&mut self.payload), answer))?;
+        self.calls.send((std::mem::take(&mut self.payload), answer))?;
         self.payload = result.await?;
         Ok(1)
     }
@@ -155,14 +148,8 @@ const ID: &str = "85bad5ea-e701-11f1-9aa8-02fc00000001";
 fn answer_json(call: &[u8]) -> Result<Vec<u8>> {
     let call: CallMessage<Arguments<Vec<Item>>> = serde_json::from_slice(call)?;
     let message = ResultMessage {
-        kwargs: ResultValue {
-            result: call.kwargs.items,
-        },
-        metadata: ResultMetadata {
-            id: ID.into(),
-            rpc_message_id: call.metadata.id,
-            error: false,
-        },
+        kwargs: ResultValue { result: call.kwargs.items },
+        metadata: ResultMetadata { id: ID.into(), rpc_message_id: call.metadata.id, error: false },
     };
     Ok(serde_json::to_vec(&message)?)
 }

@@ -14,20 +14,10 @@ pub struct Options {
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:6379/0")]
     pub redis: String,
     /// Callers at the same time, a list.
-    #[arg(
-        long,
-        value_name = "N,..",
-        value_delimiter = ',',
-        default_value = "1,32,256"
-    )]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,32,256")]
     pub callers: Vec<usize>,
     /// Bytes of payload, a list.
-    #[arg(
-        long,
-        value_name = "N,..",
-        value_delimiter = ',',
-        default_value = "100,10000"
-    )]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "100,10000")]
     pub bytes: Vec<usize>,
     /// How long to measure each time.
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]

@@ -23,9 +23,7 @@ pub struct Item {
 /// As many items as make about so many bytes of JSON, at least one.
 pub fn items(bytes: usize) -> Vec<Item> {
     const BYTES_OF_ITEM: usize = 100;
-    (0..(bytes / BYTES_OF_ITEM).max(1) as u32)
-        .map(item)
-        .collect()
+    (0..(bytes / BYTES_OF_ITEM).max(1) as u32).map(item).collect()
 }
 
 fn item(n: u32) -> Item {
@@ -46,11 +44,7 @@ mod tests {
         for bytes in [100, 10_000] {
             let json = serde_json::to_string(&items(bytes)).unwrap_or_default();
             let ratio = json.len() as f64 / bytes as f64;
-            assert!(
-                (0.9..1.1).contains(&ratio),
-                "{} bytes for {bytes}",
-                json.len()
-            );
+            assert!((0.9..1.1).contains(&ratio), "{} bytes for {bytes}", json.len());
         }
         assert_eq!(text(30), "abcdefghijklmnopqrstuvwxyzabcd");
     }

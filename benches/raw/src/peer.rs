@@ -34,11 +34,7 @@ impl Peer {
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        let stdout = self
-            .child
-            .stdout
-            .take()
-            .ok_or("the peer has no standard output")?;
+        let stdout = self.child.stdout.take().ok_or("the peer has no standard output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         if line.trim_end() != READY {

@@ -38,6 +38,9 @@ pub struct Measurement {
     /// other figures mean little.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_cores: Option<f64>,
+    /// Connections that the measuring process had to the broker, where that was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
     /// As in [`Label::threads`]; absent for the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -71,10 +74,7 @@ pub struct CpuPerOp {
 impl CpuPerOp {
     /// The processes together.
     pub fn total(&self) -> f64 {
-        [self.client, self.server, self.broker]
-            .into_iter()
-            .flatten()
-            .sum()
+        [self.client, self.server, self.broker].into_iter().flatten().sum()
     }
 }
 
@@ -96,12 +96,9 @@ mod tests {
             ops_per_s: 4940.5,
             p50_us: 6400.25,
             p99_us: 9000.0,
-            cpu_us_per_op: CpuPerOp {
-                client: Some(28.6),
-                server: Some(79.0),
-                broker: None,
-            },
+            cpu_us_per_op: CpuPerOp { client: Some(28.6), server: Some(79.0), broker: None },
             other_cores: None,
+            connections: None,
             threads: None,
             seconds: 3.0,
             round: 1,
@@ -111,9 +108,6 @@ mod tests {
             line,
             r#"{"name":"redis.rpc.naive","callers":32,"bytes":100,"ops_per_s":4940.5,"p50_us":6400.25,"p99_us":9000.0,"cpu_us_per_op":{"client":28.6,"server":79.0},"seconds":3.0,"round":1}"#
         );
-        assert_eq!(
-            serde_json::from_str::<Measurement>(&line).ok(),
-            Some(measurement)
-        );
+        assert_eq!(serde_json::from_str::<Measurement>(&line).ok(), Some(measurement));
     }
 }

@@ -21,12 +21,7 @@ const MAX_LENGTH: u64 = 100_000;
 /// Firing an event: the fields that the protocol asks for and one argument.
 fn xadd(stream: &str, argument: &str, value: &[u8]) -> Cmd {
     let mut add = Cmd::with_capacity(16, 256 + value.len());
-    add.arg("XADD")
-        .arg(stream)
-        .arg("MAXLEN")
-        .arg("~")
-        .arg(MAX_LENGTH)
-        .arg("*");
+    add.arg("XADD").arg(stream).arg("MAXLEN").arg("~").arg(MAX_LENGTH).arg("*");
     add.arg("id").arg("85dc1c64-e701-11f1-ac4c-02fc00000001");
     add.arg("api_name")
         .arg("bench.shop")

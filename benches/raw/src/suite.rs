@@ -139,13 +139,7 @@ impl Case {
         };
         let outcome =
             runtime(options.threads)?.block_on(self.measure(&serve, callers, options.load()))?;
-        let label = Label {
-            name: self.name(),
-            callers,
-            bytes,
-            threads: options.threads,
-            round,
-        };
+        let label = Label { name: self.name(), callers, bytes, threads: options.threads, round };
         Ok(outcome.measurement(label))
     }
 
@@ -201,9 +195,7 @@ pub fn serve(serve: &Serve) -> Result<()> {
 }
 
 fn unique_prefix() -> String {
-    let nanos = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos());
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     format!("bench-raw-{}-{nanos:x}", std::process::id())
 }
 

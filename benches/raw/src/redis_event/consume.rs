@@ -14,14 +14,8 @@ pub(crate) async fn measure(site: &Site, count: usize, load: Load) -> Result<Out
     let entries = fill(site, &stream).await?;
     let mut connection = site.broker.connect_blocking().await?;
     create_group(&mut connection, &stream).await?;
-    let consumer = Consumer {
-        connection,
-        stream,
-        count,
-        entries,
-        read: 0,
-        unacknowledged: Vec::new(),
-    };
+    let consumer =
+        Consumer { connection, stream, count, entries, read: 0, unacknowledged: Vec::new() };
     let outcome = closed_loop(vec![consumer], load, site.processes(None)).await;
     site.broker.delete(&[site.key(STREAM)]).await?;
     outcome
@@ -47,18 +41,8 @@ async fn fill(site: &Site, stream: &str) -> Result<usize> {
 
 async fn create_group(connection: &mut MultiplexedConnection, stream: &str) -> Result<()> {
     let mut pipeline = Pipeline::new();
-    pipeline
-        .cmd("XGROUP")
-        .arg("CREATE")
-        .arg(stream)
-        .arg(GROUP)
-        .arg(0);
-    pipeline
-        .cmd("XGROUP")
-        .arg("CREATECONSUMER")
-        .arg(stream)
-        .arg(GROUP)
-        .arg(CONSUMER);
+    pipeline.cmd("XGROUP").arg("CREATE").arg(stream).arg(GROUP).arg(0);
+    pipeline.cmd("XGROUP").arg("CREATECONSUMER").arg(stream).arg(GROUP).arg(CONSUMER);
     let _: Value = pipeline.query_async(connection).await?;
     Ok(())
 }
@@ -93,20 +77,12 @@ impl Consumer {
         let mut pipeline = Pipeline::with_capacity(3);
         if !self.unacknowledged.is_empty() {
             let mut acknowledge = cmd("XACK");
-            acknowledge
-                .arg(&self.stream)
-                .arg(GROUP)
-                .arg(&self.unacknowledged);
+            acknowledge.arg(&self.stream).arg(GROUP).arg(&self.unacknowledged);
             pipeline.add_command(acknowledge);
         }
         if self.read >= self.entries {
             self.read = 0;
-            pipeline
-                .cmd("XGROUP")
-                .arg("SETID")
-                .arg(&self.stream)
-                .arg(GROUP)
-                .arg(0);
+            pipeline.cmd("XGROUP").arg("SETID").arg(&self.stream).arg(GROUP).arg(0);
         }
         pipeline.add_command(xreadgroup(&self.stream, self.count));
         pipeline
@@ -117,10 +93,7 @@ impl Consumer {
 /// and its entries, each an id and fields. Taken from the plain value: the client's typed reply
 /// costs a fifth of the throughput.
 fn ids(answer: Option<Value>) -> Result<Vec<Vec<u8>>> {
-    entries(answer)?
-        .into_iter()
-        .map(|entry| id_and_fields(entry).map(|(id, _)| id))
-        .collect()
+    entries(answer)?.into_iter().map(|entry| id_and_fields(entry).map(|(id, _)| id)).collect()
 }
 
 pub(super) fn entries(answer: Option<Value>) -> Result<Vec<Value>> {

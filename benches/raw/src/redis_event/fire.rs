@@ -17,9 +17,8 @@ struct Firer {
 
 impl Caller for Firer {
     async fn call(&mut self) -> Result<u64> {
-        let _: Value = xadd(&self.stream, ":payload", &self.payload)
-            .query_async(&mut self.connection)
-            .await?;
+        let _: Value =
+            xadd(&self.stream, ":payload", &self.payload).query_async(&mut self.connection).await?;
         Ok(1)
     }
 }

@@ -66,11 +66,7 @@ async fn receive_until_end(
     loop {
         let mut pipeline = Pipeline::with_capacity(2);
         if !unacknowledged.is_empty() {
-            pipeline
-                .cmd("XACK")
-                .arg(&stream)
-                .arg(GROUP)
-                .arg(&unacknowledged);
+            pipeline.cmd("XACK").arg(&stream).arg(GROUP).arg(&unacknowledged);
         }
         pipeline.add_command(xreadgroup(&stream, COUNT));
         let answers: Value = pipeline.query_async(&mut connection).await?;
@@ -87,9 +83,7 @@ async fn receive_until_end(
             unacknowledged.push(id);
             if at >= window.start {
                 received += 1;
-                samples.push(Duration::from_nanos(
-                    time_of_day.saturating_sub(fired_at(&fields)?),
-                ));
+                samples.push(Duration::from_nanos(time_of_day.saturating_sub(fired_at(&fields)?)));
             }
         }
     }
@@ -107,9 +101,7 @@ pub(crate) async fn fire(site: &Site) -> Result<()> {
         ticks.tick().await;
         let mut value = nanos_of_day().to_be_bytes().to_vec();
         value.extend_from_slice(&rest);
-        let _: Value = xadd(&stream, ARGUMENT, &value)
-            .query_async(&mut connection)
-            .await?;
+        let _: Value = xadd(&stream, ARGUMENT, &value).query_async(&mut connection).await?;
     }
 }
 
@@ -118,16 +110,14 @@ const TIME_BYTES: usize = size_of::<u64>();
 /// When an event was fired: the beginning of its last field.
 fn fired_at(fields: &[Value]) -> Result<u64> {
     match fields.last() {
-        Some(Value::BulkString(value)) => Ok(u64::from_be_bytes(
-            *value.first_chunk().ok_or("an event without its time")?,
-        )),
+        Some(Value::BulkString(value)) => {
+            Ok(u64::from_be_bytes(*value.first_chunk().ok_or("an event without its time")?))
+        }
         other => Err(format!("not an event's argument: {other:?}").into()),
     }
 }
 
 fn nanos_of_day() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    })
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -32,15 +32,10 @@ pub(crate) async fn measure(
     let client = Arc::new(Client::start(site).await?);
     let payload: Arc<[u8]> = payload::text(site.bytes).into_bytes().into();
     let callers = (0..callers)
-        .map(|_| BatchCaller {
-            client: client.clone(),
-            payload: payload.clone(),
-        })
+        .map(|_| BatchCaller { client: client.clone(), payload: payload.clone() })
         .collect();
     let outcome = closed_loop(callers, load, site.processes(Some(peer))).await;
-    site.broker
-        .delete(&[site.key(QUEUE), client.return_key.clone()])
-        .await?;
+    site.broker.delete(&[site.key(QUEUE), client.return_key.clone()]).await?;
     outcome
 }
 
@@ -92,21 +87,14 @@ impl Client {
             };
             eprintln!("reading results: {error}");
         });
-        Ok(Self {
-            ids: Ids::new(),
-            return_key,
-            outgoing,
-            pending,
-        })
+        Ok(Self { ids: Ids::new(), return_key, outgoing, pending })
     }
 
     async fn call(&self, payload: &[u8]) -> Result<Vec<u8>> {
         let id = self.ids.next();
         let frame = frame::call(id, &self.return_key, payload)?;
         let result = self.pending.add(id);
-        self.outgoing
-            .send(Outgoing { id, frame })
-            .map_err(|_| "calls are not written any more")?;
+        self.outgoing.send(Outgoing { id, frame }).map_err(|_| "calls are not written any more")?;
         Ok(result.await?)
     }
 }
@@ -177,12 +165,7 @@ fn pushes(queue: &str, calls: impl ExactSizeIterator<Item = Outgoing>) -> Pipeli
     let mut push = cmd("RPUSH");
     push.arg(queue);
     for Outgoing { id, frame } in calls {
-        pipeline
-            .cmd("SET")
-            .arg(id.expiry_key())
-            .arg(1)
-            .arg("EX")
-            .arg(EXPIRY_SECONDS);
+        pipeline.cmd("SET").arg(id.expiry_key()).arg(1).arg("EX").arg(EXPIRY_SECONDS);
         push.arg(frame);
     }
     pipeline.add_command(push);
@@ -212,18 +195,13 @@ pub(crate) async fn serve(site: &Site) -> Result<()> {
 
 /// Answers those of the calls that are still waited for.
 async fn answer(connection: &mut MultiplexedConnection, frames: &[Vec<u8>]) -> Result<()> {
-    let calls = frames
-        .iter()
-        .map(|frame| Call::parse(frame))
-        .collect::<Result<Vec<_>>>()?;
+    let calls = frames.iter().map(|frame| Call::parse(frame)).collect::<Result<Vec<_>>>()?;
     if calls.is_empty() {
         return Ok(());
     }
     let waited_for = take_expiry_keys(connection, &calls).await?;
-    let calls = calls
-        .iter()
-        .zip(waited_for)
-        .filter_map(|(call, waited_for)| waited_for.then_some(call));
+    let calls =
+        calls.iter().zip(waited_for).filter_map(|(call, waited_for)| waited_for.then_some(call));
     let answers = answers(calls);
     if !answers.is_empty() {
         let _: Value = answers.query_async(connection).await?;
@@ -267,11 +245,7 @@ fn answers<'a>(calls: impl Iterator<Item = &'a Call<'a>>) -> Pipeline {
     }
     let mut pipeline = Pipeline::with_capacity(2 * pushes.len());
     for (key, push) in pushes {
-        pipeline
-            .add_command(push)
-            .cmd("EXPIRE")
-            .arg(key)
-            .arg(RESULT_TTL_SECONDS);
+        pipeline.add_command(push).cmd("EXPIRE").arg(key).arg(RESULT_TTL_SECONDS);
     }
     pipeline
 }
@@ -299,10 +273,7 @@ enum PopCommands {
 impl Popper {
     async fn new(broker: &Broker, key: String, end: End) -> Result<Self> {
         let connection = broker.connect_blocking().await?;
-        Ok(Self {
-            connection,
-            commands: PopCommands::new(broker.pops_batches(), &key, end),
-        })
+        Ok(Self { connection, commands: PopCommands::new(broker.pops_batches(), &key, end) })
     }
 
     /// The next batch; empty if nothing came for a while.
@@ -337,12 +308,7 @@ impl PopCommands {
         };
         if batches {
             let mut pop = cmd("BLMPOP");
-            pop.arg(WAIT_SECONDS)
-                .arg(1)
-                .arg(key)
-                .arg(side)
-                .arg("COUNT")
-                .arg(BATCH);
+            pop.arg(WAIT_SECONDS).arg(1).arg(key).arg(side).arg("COUNT").arg(BATCH);
             return Self::Batch(pop);
         }
         let (mut wait, mut more) = (cmd(wait_for_one), cmd(pop_many));

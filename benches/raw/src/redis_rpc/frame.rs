@@ -32,11 +32,8 @@ impl CallId {
     pub(crate) fn expiry_key(self) -> String {
         let mut key = String::with_capacity(15 + 36);
         key.push_str("rpc_expiry_key:");
-        let [a, b] = [
-            u128::from_be_bytes(self.0) >> 64,
-            u128::from_be_bytes(self.0),
-        ]
-        .map(|half| half as u64);
+        let [a, b] = [u128::from_be_bytes(self.0) >> 64, u128::from_be_bytes(self.0)]
+            .map(|half| half as u64);
         // The form of a UUID: it is as long as the bus's ids, which the broker has to hash.
         let _ = write!(
             key,
@@ -60,13 +57,9 @@ pub(crate) struct Ids {
 
 impl Ids {
     pub(crate) fn new() -> Self {
-        let nanos = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos() as u64);
-        Self {
-            process: nanos ^ (u64::from(std::process::id()) << 48),
-            next: AtomicU64::new(0),
-        }
+        let nanos =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        Self { process: nanos ^ (u64::from(std::process::id()) << 48), next: AtomicU64::new(0) }
     }
 
     pub(crate) fn next(&self) -> CallId {
@@ -90,11 +83,7 @@ impl<'a> Call<'a> {
         let (return_key, payload) = frame[HEAD..]
             .split_at_checked(usize::from(length))
             .ok_or("a call cut off in its return key")?;
-        Ok(Self {
-            id,
-            return_key,
-            payload,
-        })
+        Ok(Self { id, return_key, payload })
     }
 }
 

@@ -77,11 +77,8 @@ pub(crate) async fn serve(site: &Site) -> Result<()> {
     let queue = site.key(QUEUE);
     peer::ready();
     loop {
-        let popped: Option<(Value, Vec<u8>)> = cmd("BLPOP")
-            .arg(&queue)
-            .arg(1)
-            .query_async(&mut popping)
-            .await?;
+        let popped: Option<(Value, Vec<u8>)> =
+            cmd("BLPOP").arg(&queue).arg(1).query_async(&mut popping).await?;
         if let Some((_, frame)) = popped {
             answer(&mut answering, &Call::parse(&frame)?).await?;
         }
@@ -89,10 +86,7 @@ pub(crate) async fn serve(site: &Site) -> Result<()> {
 }
 
 async fn answer(connection: &mut MultiplexedConnection, call: &Call<'_>) -> Result<()> {
-    let waited_for: bool = cmd("DEL")
-        .arg(call.id.expiry_key())
-        .query_async(connection)
-        .await?;
+    let waited_for: bool = cmd("DEL").arg(call.id.expiry_key()).query_async(connection).await?;
     if waited_for {
         let _: Value = pipe()
             .cmd("LPUSH")
