@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque, btree_map::Entry},
+    fmt::Write,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -355,9 +356,12 @@ impl MemoryEventTransport {
         let stream = events.stream(api);
         let mut log = lock(&stream.0);
         let time = self.client.clock.now();
+        let mut digits = String::with_capacity(20);
         for mut message in messages {
             let number = events.last.fetch_add(1, Ordering::Relaxed) + 1;
-            let id: Name = number.to_string().into();
+            digits.clear();
+            let _ = write!(digits, "{number}");
+            let id = Name::from(&*digits);
             message.native_id = Some(Name::clone(&id));
             message.time = Some(time);
             message.attempt = 1;

@@ -165,7 +165,11 @@ impl<S: Source> Driver<S> {
         };
         let failed = end.is_some();
         if let (Some(error), Some(out)) = (end, &self.out) {
-            tracing::error!(%error, "consuming ended");
+            if error.kind() == ErrorKind::Closed {
+                tracing::debug!(%error, "consuming ended");
+            } else {
+                tracing::error!(%error, "consuming ended");
+            }
             let _ = out.try_send(Err(error));
         }
         if let (Some(fetch), false) = (fetching, failed) {
