@@ -101,7 +101,7 @@ pub fn registry() -> Registry {
 #[macro_export]
 macro_rules! args {
     ($($name:ident : $value:expr),* $(,)?) => {
-        $crate::Args::new()$(.with(stringify!($name), &$value))*
+        $crate::Args::new()$(.with(stringify!($name).trim_start_matches("r#"), &$value))*
     };
 }
 

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses a part of it")]
 #![allow(missing_debug_implementations, reason = "nobody prints them")]
 
+pub mod proxy;
 pub mod python;
 
 use std::{
