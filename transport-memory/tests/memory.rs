@@ -19,7 +19,7 @@ fn section(options: serde_json::Value) -> Section {
 }
 
 fn events(factory: &MemoryFactory, options: serde_json::Value) -> Arc<dyn EventTransport> {
-    factory.event(&section(options)).unwrap()
+    factory.event(&section(options)).expect("the transport")
 }
 
 fn event(n: usize) -> EventMessage {
@@ -38,7 +38,7 @@ fn listener(name: &str, start: Start) -> ListenSpec {
 }
 
 async fn next_id(events: &mut Subscription<EventMessage>) -> String {
-    let delivery = events.next().await.unwrap().unwrap();
+    let delivery = events.next().await.expect("not the end").expect("a delivery");
     delivery.ack.settle_later(Outcome::Done);
     delivery.message.id.to_string()
 }
