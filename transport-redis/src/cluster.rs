@@ -3,7 +3,7 @@
 use futures_util::future::try_join_all;
 use lightbus_core::{Error, Result};
 use redis::{
-    Cmd, ConnectionAddr, ConnectionInfo, Pipeline, ProtocolVersion, RedisResult, TlsMode, Value,
+    Cmd, ConnectionAddr, ConnectionInfo, Pipeline, ProtocolVersion, RedisResult, Value,
     aio::ConnectionLike,
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
@@ -57,15 +57,17 @@ impl Nodes {
     /// Connects to all nodes.
     pub(crate) async fn connect(&self, endpoint: &Endpoint) -> Result<Wire> {
         let explain = |error| from_redis(error, &endpoint.broker, Sent::No);
+        #[cfg_attr(not(feature = "tls"), allow(unused_mut, reason = "changed for encryption"))]
         let mut builder = ClusterClientBuilder::new(self.seeds.clone())
             .use_protocol(ProtocolVersion::RESP3)
             .connection_timeout(endpoint.connect_timeout)
             .response_timeout(endpoint.response_timeout)
             .overall_response_timeout(Some(endpoint.response_timeout))
             .tcp_settings(self.info.tcp_settings().clone());
+        #[cfg(feature = "tls")]
         if let ConnectionAddr::TcpTls { insecure, .. } = self.info.addr() {
-            builder = builder.tls(if *insecure { TlsMode::Insecure } else { TlsMode::Secure });
-            #[cfg(feature = "tls")]
+            let mode = if *insecure { redis::TlsMode::Insecure } else { redis::TlsMode::Secure };
+            builder = builder.tls(mode);
             if let Some(tls) = &self.tls {
                 builder = builder.certs(crate::tls::certificates(&self.path, tls)?);
             }
