@@ -73,7 +73,7 @@ impl Outcome {
             other_cores: self.other_cores,
             connections: None,
             threads: label.threads,
-            seconds: self.duration.as_secs_f64(),
+            seconds: rounded(self.duration.as_secs_f64()),
             round: label.round,
         }
     }
