@@ -119,7 +119,8 @@ impl Log {
 struct Group {
     name: Name,
     state: Mutex<GroupState>,
-    /// Rung once for each consumer that there is work for.
+    /// Wakes all consumers: they may want different events, and one that does not want the new one
+    /// must not be the only one to hear of it.
     bell: Arc<Notify>,
     dead: Mutex<VecDeque<DeadLetter>>,
 }
@@ -156,8 +157,6 @@ struct Took {
     taken: Vec<Taken>,
     /// Whether the streams have events that the group has not looked at.
     more: bool,
-    /// Whether something is left that was given back.
-    returned: bool,
 }
 
 impl Cursor {
@@ -255,7 +254,7 @@ impl Group {
         taken.extend(found.into_iter().map(|(_, _, event)| Taken { event, attempt: 1 }));
         let pending = taken.iter().map(|taken| (taken.event.number, (consumer, taken.clone())));
         state.pending.extend(pending);
-        Took { taken, more: more || room == 0, returned: !state.returned.is_empty() }
+        Took { taken, more: more || room == 0 }
     }
 
     /// What becomes of events that were taken. Those that are not this consumer's any more were given
@@ -294,7 +293,7 @@ impl Group {
             dead.drain(..excess);
         }
         if returned {
-            self.bell.notify_one();
+            self.bell.notify_waiters();
         }
     }
 
@@ -322,7 +321,7 @@ impl Group {
             }
         }
         if !state.returned.is_empty() {
-            self.bell.notify_one();
+            self.bell.notify_waiters();
         }
     }
 
@@ -372,7 +371,7 @@ impl MemoryEventTransport {
         log.events.drain(..excess);
         log.first += excess as u64;
         for bell in &log.bells {
-            bell.notify_one();
+            bell.notify_waiters();
         }
     }
 }
@@ -472,13 +471,11 @@ impl Source for EventSource {
         loop {
             let closing = self.open.closing();
             self.open.check("taking events")?;
+            // Made before looking: it hears what rings from now on.
+            let rung = self.group.bell.notified();
             // Taken and returned without waiting in between: dropped, it has taken nothing.
-            let Took { taken, more, returned } = self.group.take(self.consumer, &self.spec, max);
+            let Took { taken, more } = self.group.take(self.consumer, &self.spec, max);
             if !taken.is_empty() {
-                if more || returned {
-                    // For the next consumer: the bell may have rung only once for all of them.
-                    self.group.bell.notify_one();
-                }
                 let deliver = |taken: Taken| (taken.message(), taken.event.number);
                 return Ok(taken.into_iter().map(deliver).collect());
             }
@@ -488,7 +485,7 @@ impl Source for EventSource {
                 continue;
             }
             tokio::select! {
-                () = self.group.bell.notified() => {}
+                () = rung => {}
                 () = closing => {}
             }
         }

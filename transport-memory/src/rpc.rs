@@ -167,10 +167,8 @@ impl CallSource {
         let first = self.first.fetch_add(1, Ordering::Relaxed);
         for index in 0..self.queues.len() {
             let queue = &self.queues[first.wrapping_add(index) % self.queues.len()];
+            // Also when there is no room left: then the bell rings on for another worker.
             queue.take(max, &mut taken);
-            if taken.len() == max {
-                break;
-            }
         }
         taken.into_iter().map(|call| (call.clone(), call)).collect()
     }

@@ -200,3 +200,21 @@ async fn a_listener_to_few_of_many_finds_them() -> Result<()> {
     assert_eq!(next_id(&mut listening).await, "10000");
     Ok(())
 }
+
+/// As when a new version of a service listens to more than the old one, which still runs.
+#[tokio::test]
+async fn consumers_of_one_group_may_want_different_apis() {
+    let events = events(&MemoryFactory::default(), json!({}));
+    let mut old = events.listen(listener("mail", Start::New)).await.expect("listening");
+    let mut new = listener("mail", Start::New);
+    new.events = vec![EventSelector::one("depot", "sold")];
+    let mut new = events.listen(new).await.expect("listening");
+    for round in 0..20 {
+        // The old one is the first in the line of those who wait.
+        assert!(timeout(Duration::from_millis(5), old.next()).await.is_err());
+        let sold = EventMessage { api: "depot".into(), ..event(round) };
+        events.send(&[sold]).await.expect("sending");
+        let id = timeout(Duration::from_secs(5), next_id(&mut new)).await.expect("woken");
+        assert_eq!(id, round.to_string());
+    }
+}

@@ -81,11 +81,11 @@ pub async fn listen_then_send_misses_nothing(harness: &dyn Harness) {
     let (sender, process) = (bus.process().await, bus.process().await);
     for round in 0..10 {
         let api = bus.name(&format!("orders-{round}"));
-        let mut events = process.listen(bus.listener(&api, "first")).await;
+        let mut events = process.listen(bus.listener(&api, &format!("first-{round}"))).await;
         sender.send(&[bus.event(&api, round)]).await;
         assert_numbers(harness, take(&mut events, 1).await, [round]);
         // Also where the stream is there already.
-        let mut later = process.listen(bus.listener(&api, "second")).await;
+        let mut later = process.listen(bus.listener(&api, &format!("second-{round}"))).await;
         sender.send(&[bus.event(&api, 100 + round)]).await;
         assert_numbers(harness, take(&mut later, 1).await, [100 + round]);
     }
