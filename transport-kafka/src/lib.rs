@@ -1,0 +1,1 @@
+//! The Apache Kafka transport of lightbus.
