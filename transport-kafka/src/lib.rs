@@ -1,1 +1,47 @@
-//! The Apache Kafka transport of lightbus.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod client;
+mod config;
+mod context;
+mod error;
+mod event;
+mod factory;
+mod group;
+mod header;
+mod produce;
+mod range;
+mod result;
+mod rpc;
+mod schema;
+mod settings;
+mod topic;
+mod wire;
+
+pub use config::{
+    Brokers, EventConfig, ResultConfig, RpcConfig, SaslConfig, SaslMechanism, SchemaConfig,
+    Seconds, Secret, Setting, TlsConfig, TopicUse,
+};
+pub use event::KafkaEventTransport;
+pub use factory::KafkaFactory;
+pub use result::KafkaResultTransport;
+pub use rpc::KafkaRpcTransport;
+pub use schema::KafkaSchemaTransport;
+
+use lightbus_core::Capabilities;
+
+/// The name by which the configuration selects this transport.
+pub const NAME: &str = "kafka";
+
+/// What all four can do.
+fn capabilities() -> Capabilities {
+    let mut capabilities = Capabilities::default();
+    capabilities.durable = true;
+    capabilities.ordered = true;
+    capabilities.replay = true;
+    capabilities.history = true;
+    capabilities.lag = true;
+    capabilities.dead_letters = true;
+    capabilities.shared = true;
+    capabilities
+}

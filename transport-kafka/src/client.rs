@@ -1,0 +1,293 @@
+//! What the transports of a process share for one cluster: one producer, one who asks and makes topics.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use lightbus_core::{Error, ErrorKind, Result, Retry};
+use rdkafka::{admin::AdminClient, config::FromClientConfigAndContext, consumer::{BaseConsumer, Consumer as _}};
+use tokio::sync::Notify;
+
+use crate::{
+    context::Logging,
+    error::{Sent, from_kafka, is_unknown_topic},
+    produce::{Outgoing, Placed, Producer},
+    range::{Quiet, Reader},
+    settings::Settings,
+    topic::{self, TopicSpec, Topics},
+};
+
+/// A cluster, as a process sees it. Connects when it is used.
+pub(crate) struct Client {
+    settings: Settings,
+    state: Mutex<State>,
+    users: AtomicUsize,
+    topics: Topics,
+}
+
+#[derive(Default)]
+struct State {
+    producer: Option<Arc<Producer>>,
+    admin: Option<Arc<AdminClient<Logging>>>,
+    /// Asks only: unlike a producer's, its questions never make Kafka make a topic.
+    asker: Option<Arc<Asker>>,
+}
+
+type Asker = BaseConsumer<Quiet>;
+
+impl Client {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, state: Mutex::default(), users: AtomicUsize::new(0), topics: Topics::default() }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn broker(&self) -> &str {
+        &self.settings.broker
+    }
+
+    /// The producer: the same for all, until it goes wrong for good.
+    pub(crate) fn producer(&self) -> Result<Arc<Producer>> {
+        let mut state = self.state();
+        if let Some(producer) = state.producer.as_ref().filter(|producer| !producer.is_broken()) {
+            return Ok(Arc::clone(producer));
+        }
+        let made = Producer::new(&self.settings.producer())
+            .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
+        let made = Arc::new(made);
+        discard(state.producer.replace(Arc::clone(&made)));
+        Ok(made)
+    }
+
+    fn admin(&self) -> Result<Arc<AdminClient<Logging>>> {
+        let mut state = self.state();
+        if let Some(admin) = &state.admin {
+            return Ok(Arc::clone(admin));
+        }
+        let made = AdminClient::from_config_and_context(&self.settings.admin(), Logging)
+            .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
+        Ok(Arc::clone(state.admin.insert(Arc::new(made))))
+    }
+
+    fn asker(&self) -> Result<Arc<Asker>> {
+        let mut state = self.state();
+        if let Some(asker) = &state.asker {
+            return Ok(Arc::clone(asker));
+        }
+        let mut config = self.settings.admin();
+        config.set("allow.auto.create.topics", "false");
+        let made = BaseConsumer::from_config_and_context(&config, Quiet)
+            .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
+        Ok(Arc::clone(state.asker.insert(Arc::new(made))))
+    }
+
+    /// A consumer that reads in the name of this group without being a member, or asks about it.
+    pub(crate) fn reader(&self, group: &str) -> Result<Reader> {
+        let mut config = self.settings.consumer(group);
+        config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "100");
+        let consumer = BaseConsumer::from_config_and_context(&config, Quiet)
+            .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
+        Ok(Reader {
+            consumer,
+            timeout: self.settings.timeout,
+            broker: self.settings.broker.clone(),
+        })
+    }
+
+    /// Checks that a broker answers.
+    pub(crate) async fn check(&self) -> Result<()> {
+        // About all topics would be much to ask.
+        self.existing_now(PROBE).await.map(drop)
+    }
+
+    /// Sees to it that a topic is there, and gives the number of its partitions.
+    pub(crate) async fn topic(&self, name: &str, spec: &TopicSpec) -> Result<i32> {
+        let cell = self.topics.cell(name);
+        if let Some(count) = cell.get() {
+            return Ok(*count);
+        }
+        cell.get_or_try_init(|| self.find_or_make(name, spec)).await.copied()
+    }
+
+    async fn find_or_make(&self, name: &str, spec: &TopicSpec) -> Result<i32> {
+        let refused = if spec.creates() {
+            let admin = self.admin()?;
+            topic::create(&admin, name, spec, self.settings.timeout, self.broker()).await?
+        } else {
+            None
+        };
+        let producer = self.producer()?;
+        let (owned, broker) = (name.to_owned(), self.broker().to_owned());
+        let timeout = self.settings.timeout;
+        let made = spec.creates() && refused.is_none();
+        let found = blocking(move || {
+            if made {
+                topic::await_partitions(producer.client(), &owned, timeout, &broker).map(Some)
+            } else {
+                topic::partitions(producer.client(), &owned, timeout, &broker)
+            }
+        })
+        .await??;
+        match (found, refused) {
+            (Some(count), _) => Ok(count),
+            (None, Some(refused)) => Err(refused),
+            (None, None) => Err(Error::new(ErrorKind::Config, "there is no such topic, and `create_topics` is off")
+                .with("topic", name)
+                .with("broker", format_args!("kafka {}", self.broker()))),
+        }
+    }
+
+    /// The number of a topic's partitions, without making it; `None` if there is no such topic.
+    pub(crate) async fn existing(&self, name: &str) -> Result<Option<i32>> {
+        if let Some(count) = self.topics.partitions(name) {
+            return Ok(Some(count));
+        }
+        self.existing_now(name).await
+    }
+
+    async fn existing_now(&self, name: &str) -> Result<Option<i32>> {
+        let asker = self.asker()?;
+        let (owned, broker, timeout) = (name.to_owned(), self.broker().to_owned(), self.settings.timeout);
+        blocking(move || {
+            let found = topic::partitions(asker.client(), &owned, timeout, &broker);
+            // What it reports of itself must not pile up.
+            while asker.poll(Duration::ZERO).is_some() {}
+            found
+        })
+        .await?
+    }
+
+    /// Sends records, and waits until all are confirmed.
+    pub(crate) async fn send(&self, records: Vec<Outgoing>) -> Result<Vec<Placed>> {
+        let producer = self.producer()?;
+        let topic = records.first().map(|record| Arc::clone(&record.topic));
+        producer.send(records).await.map_err(|error| {
+            if let (Some(topic), Some(code)) = (topic, error.rdkafka_error_code())
+                && is_unknown_topic(code)
+            {
+                self.topics.forget(&topic);
+            }
+            from_kafka(error, self.broker(), Sent::Maybe)
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is locked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A topic to ask about, to learn whether anybody answers.
+const PROBE: &str = "lightbus.probe";
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.broker()).finish()
+    }
+}
+
+/// Drops what takes its time to end, where it keeps nobody waiting.
+pub(crate) fn discard<T: Send + 'static>(what: T) {
+    // A thread that cannot be started drops it here.
+    let _ = std::thread::Builder::new().name("lightbus-kafka-end".into()).spawn(move || drop(what));
+}
+
+/// Runs what blocks.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "the runtime ends").retry(Retry::Safe).because(error)
+    })
+}
+
+/// One who uses a client. When the last is gone, so are its connections.
+#[derive(Debug)]
+pub(crate) struct User(Arc<Client>);
+
+impl User {
+    pub(crate) fn new(client: Arc<Client>) -> Self {
+        client.users.fetch_add(1, Ordering::AcqRel);
+        Self(client)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let State { producer, admin, asker } = std::mem::take(&mut *self.0.state());
+            if producer.is_some() || admin.is_some() || asker.is_some() {
+                discard((producer, admin, asker));
+            }
+        }
+    }
+}
+
+/// A transport's own part of a client, which it can close.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    client: Arc<Client>,
+    user: Mutex<Option<User>>,
+    closing: Arc<Closing>,
+}
+
+/// Says when a transport is closed.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    closed: AtomicBool,
+    notify: Notify,
+}
+
+impl Closing {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it is closed.
+    pub(crate) async fn closed(&self) {
+        let notified = self.notify.notified();
+        if !self.is_closed() {
+            notified.await;
+        }
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(client: Arc<Client>) -> Self {
+        Self {
+            user: Mutex::new(Some(User::new(Arc::clone(&client)))),
+            client,
+            closing: Arc::default(),
+        }
+    }
+
+    /// The client, unless the transport is closed.
+    pub(crate) fn client(&self, what: &'static str) -> Result<&Arc<Client>> {
+        if self.closing.is_closed() { Err(Error::closed(what)) } else { Ok(&self.client) }
+    }
+
+    pub(crate) fn broker(&self) -> String {
+        self.client.broker().to_owned()
+    }
+
+    pub(crate) fn closing(&self) -> &Arc<Closing> {
+        &self.closing
+    }
+
+    /// Connects, and checks that Kafka serves.
+    pub(crate) async fn open(&self, what: &'static str) -> Result<()> {
+        let client = self.client(what).map_err(|error| error.during("connecting to Kafka"))?;
+        client.check().await.map_err(|error| error.during("connecting to Kafka"))
+    }
+
+    pub(crate) fn close(&self) {
+        self.closing.closed.store(true, Ordering::SeqCst);
+        self.closing.notify.notify_waiters();
+        drop(self.user.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}

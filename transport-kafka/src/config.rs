@@ -1,0 +1,353 @@
+//! The options of the transports, as they stand in the configuration.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Deserializer, de};
+
+/// A text that must not be shown: a password, or a setting that may hold one.
+#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides this text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<hidden>")
+    }
+}
+
+/// A length of time, in the configuration a number of seconds; fractions are allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Seconds(pub Duration);
+
+impl Seconds {
+    /// This many seconds.
+    #[must_use]
+    pub const fn new(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let seconds = f64::deserialize(deserializer)?;
+        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| {
+            de::Error::invalid_value(
+                de::Unexpected::Float(seconds),
+                &"a number of seconds, not negative",
+            )
+        })
+    }
+}
+
+/// Some brokers of the cluster, by which the others are found: `host:port,host:port`, or a list.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Brokers(String);
+
+impl Brokers {
+    /// These, separated by commas.
+    #[must_use]
+    pub fn new(brokers: impl Into<String>) -> Self {
+        Self(brokers.into())
+    }
+
+    /// All of them, separated by commas.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Brokers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "`host:port,host:port`, or a list of `host:port`")]
+        enum Either {
+            Text(String),
+            List(Vec<String>),
+        }
+        let text = match Either::deserialize(deserializer)? {
+            Either::Text(text) => text,
+            Either::List(list) => list.join(","),
+        };
+        if text.split(',').any(|broker| broker.trim().is_empty()) {
+            return Err(de::Error::custom("a broker's address is empty"));
+        }
+        Ok(Self(text))
+    }
+}
+
+/// The value of a setting of librdkafka or of a topic: a text, a number, or yes and no.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Setting(Secret);
+
+impl Setting {
+    /// This value.
+    #[must_use]
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(Secret::new(value))
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        self.0.reveal()
+    }
+}
+
+impl<'de> Deserialize<'de> for Setting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Ok(Self::new(text)),
+            serde_json::Value::Number(number) => Ok(Self::new(number.to_string())),
+            serde_json::Value::Bool(is) => Ok(Self::new(is.to_string())),
+            _ => Err(de::Error::custom("a setting is a text, a number, or true or false")),
+        }
+    }
+}
+
+/// Encrypted connections. Needs the cargo feature `tls`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The file of the certificate authority (PEM). Without it those of the system count.
+    pub ca_file: Option<String>,
+    /// The file of the client's own certificate (PEM).
+    pub cert_file: Option<String>,
+    /// The file of the key to `cert_file` (PEM).
+    pub key_file: Option<String>,
+    /// The password of `key_file`.
+    pub key_password: Option<Secret>,
+}
+
+/// How to say who one is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaslConfig {
+    /// The mechanism. Default: `PLAIN`.
+    #[serde(default)]
+    pub mechanism: SaslMechanism,
+    /// The user.
+    pub username: String,
+    /// The password.
+    pub password: Secret,
+}
+
+/// The ways of SASL that are built in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+pub enum SaslMechanism {
+    /// The password as it is: over encrypted connections only, if it matters.
+    #[default]
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// A proof of the password. Needs the cargo feature `tls`.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// A proof of the password. Needs the cargo feature `tls`.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+/// Where Kafka is, and how to speak to it: what decides which transports share a client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ConnectionConfig {
+    pub(crate) brokers: Brokers,
+    pub(crate) client_id: String,
+    pub(crate) tls: Option<TlsConfig>,
+    pub(crate) sasl: Option<SaslConfig>,
+    pub(crate) timeout: Duration,
+    pub(crate) send_timeout: Duration,
+    pub(crate) librdkafka: BTreeMap<String, Setting>,
+}
+
+/// How topics are called and made.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TopicConfig {
+    pub(crate) prefix: String,
+    pub(crate) create: bool,
+    pub(crate) partitions: u32,
+    pub(crate) replication: Option<u16>,
+    pub(crate) min_insync_replicas: Option<u16>,
+    pub(crate) settings: BTreeMap<String, Setting>,
+}
+
+/// Declares the options of one kind of transport: those of the connection and of topics, then its own.
+macro_rules! options {
+    ($(#[$meta:meta])* $name:ident, $partitions:expr, { $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            /// Some brokers of the cluster: `host:port,host:port`, or a list.
+            /// Default: `127.0.0.1:9092`.
+            pub brokers: Brokers,
+            /// The name under which the process shows in Kafka's logs and quotas. Default: `lightbus`.
+            pub client_id: String,
+            /// Encrypt. Needs the cargo feature `tls`.
+            pub tls: Option<TlsConfig>,
+            /// User and password.
+            pub sasl: Option<SaslConfig>,
+            /// How long connecting, and an answer to a question, may take. Default: 5 s.
+            pub timeout: Seconds,
+            /// How long what is sent may wait for its confirmation. Default: 10 s.
+            pub send_timeout: Seconds,
+            /// What the names of all topics and groups begin with. Default: nothing.
+            pub prefix: String,
+            /// Make topics that are not there. Default: yes.
+            pub create_topics: bool,
+            #[doc = concat!("The partitions of a topic that is made. Default: ", stringify!($partitions), ".")]
+            pub partitions: u32,
+            /// The copies of a topic that is made. Default: the broker's.
+            pub replication: Option<u16>,
+            /// How many copies must be written before a record counts as confirmed, of a topic that is
+            /// made. Default: the broker's.
+            pub min_insync_replicas: Option<u16>,
+            /// More settings of a topic that is made, by Kafka's names.
+            pub topic_settings: BTreeMap<String, Setting>,
+            /// More settings of the client, by librdkafka's names. One that would break a guarantee is
+            /// refused.
+            pub librdkafka: BTreeMap<String, Setting>,
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    brokers: Brokers::new("127.0.0.1:9092"),
+                    client_id: "lightbus".to_owned(),
+                    tls: None,
+                    sasl: None,
+                    timeout: Seconds::new(5),
+                    send_timeout: Seconds::new(10),
+                    prefix: String::new(),
+                    create_topics: true,
+                    partitions: $partitions,
+                    replication: None,
+                    min_insync_replicas: None,
+                    topic_settings: BTreeMap::new(),
+                    librdkafka: BTreeMap::new(),
+                    $($field: $default,)*
+                }
+            }
+        }
+
+        impl $name {
+            pub(crate) fn connection(&self) -> ConnectionConfig {
+                ConnectionConfig {
+                    brokers: self.brokers.clone(),
+                    client_id: self.client_id.clone(),
+                    tls: self.tls.clone(),
+                    sasl: self.sasl.clone(),
+                    timeout: self.timeout.0.max(Duration::from_millis(100)),
+                    send_timeout: self.send_timeout.0.max(Duration::from_millis(100)),
+                    librdkafka: self.librdkafka.clone(),
+                }
+            }
+
+            pub(crate) fn topics(&self) -> TopicConfig {
+                TopicConfig {
+                    prefix: self.prefix.clone(),
+                    create: self.create_topics,
+                    partitions: self.partitions.max(1),
+                    replication: self.replication,
+                    min_insync_replicas: self.min_insync_replicas,
+                    settings: self.topic_settings.clone(),
+                }
+            }
+        }
+    };
+}
+
+options! {
+    /// Options of the transport for calls.
+    RpcConfig, 16, {
+        /// The most calls that a worker takes at once. Default: what the bus asks for.
+        batch_size: Option<usize> = None,
+        /// How long a call that carries no deadline counts as wanted by its caller. Default: 5 s.
+        rpc_timeout: Seconds = Seconds::new(5),
+        /// How long a call is kept by Kafka. Default: 3600 s.
+        retention: Seconds = Seconds::new(3600),
+        /// A worker that is not heard of for this long counts as dead. Default: 10 s.
+        session_timeout: Seconds = Seconds::new(10),
+        /// A worker whose handlers are all busy, and none of which has ended for this long, lets other
+        /// workers have its partitions until one ends; 0: never. Default: 1 s.
+        release_after: Seconds = Seconds::new(1),
+        /// How long a fetch waits at the broker for something to come. Default: 0.1 s.
+        fetch_wait: Seconds = Seconds(Duration::from_millis(100)),
+    }
+}
+
+options! {
+    /// Options of the transport for results.
+    ResultConfig, 16, {
+        /// How long a result that nobody fetches is kept. Default: 60 s.
+        result_ttl: Seconds = Seconds::new(60),
+        /// How long a fetch waits at the broker for something to come. Default: 0.5 s.
+        fetch_wait: Seconds = Seconds(Duration::from_millis(500)),
+    }
+}
+
+options! {
+    /// Options of the transport for events.
+    EventConfig, 8, {
+        /// The most events to take at once. Default: 100.
+        batch_size: usize = 100,
+        /// Whether all events of an API share a topic. All processes must agree.
+        topic_use: TopicUse = TopicUse::PerApi,
+        /// How long an event is kept by Kafka; `null`: as long as the broker is set to. Default: 7 days.
+        retention: Option<Seconds> = Some(Seconds::new(7 * 24 * 3600)),
+        /// How long a dead letter is kept; `null`: for ever. Default: for ever.
+        dead_letter_retention: Option<Seconds> = None,
+        /// A listener's process that is not heard of for this long counts as dead. Default: 10 s.
+        session_timeout: Seconds = Seconds::new(10),
+        /// When partitions are to go to another process: how long handlers that hold events of them may
+        /// take to end, before the events are given back as they are. Default: 15 s.
+        revoke_timeout: Seconds = Seconds::new(15),
+        /// How long a fetch waits at the broker for something to come. Default: 0.1 s.
+        fetch_wait: Seconds = Seconds(Duration::from_millis(100)),
+        /// In the place of the service's name, in the names of consumer groups.
+        service_name: Option<String> = None,
+    }
+}
+
+options! {
+    /// Options of the transport for schemas. Their topic has one partition whatever `partitions` says:
+    /// its order decides which schema is the last.
+    SchemaConfig, 1, {
+        /// How long Kafka keeps what is neither renewed nor superseded: longer than any schema's time to
+        /// live. Default: 7 days.
+        retention: Seconds = Seconds::new(7 * 24 * 3600),
+    }
+}
+
+/// Which events share a topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TopicUse {
+    /// All events of an API: those of one key keep their order among each other.
+    #[default]
+    PerApi,
+    /// Each event has a topic of its own.
+    PerEvent,
+}

@@ -1,0 +1,125 @@
+//! Events as records: the value holds the arguments, the key is the event's, headers hold the rest.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use lightbus_core::{EventMessage, Fields, Name, transport::EventSelector};
+use rdkafka::{Message, message::OwnedHeaders};
+
+use crate::{
+    header::{self, Found},
+    produce::{Outgoing, Placed},
+    range::time_of,
+    wire,
+};
+
+const OWN: [&str; 5] = [header::ID, header::API, header::EVENT, header::VERSION, header::SENT];
+
+/// The record of an event.
+pub(super) fn outgoing(topic: &Name, event: &EventMessage) -> Outgoing {
+    let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    let mut headers = OwnedHeaders::new_with_capacity(8);
+    for (name, value) in [
+        (header::ID, &*event.id),
+        (header::API, &*event.api),
+        (header::EVENT, &*event.event),
+        (header::VERSION, &*event.version.to_string()),
+        (header::SENT, &*sent.to_string()),
+    ] {
+        headers = header::add(headers, name, value);
+    }
+    Outgoing {
+        topic: Name::clone(topic),
+        partition: None,
+        key: event.key.clone(),
+        payload: Some(wire::encode_fields(&event.fields)),
+        headers: Some(header::add_all(headers, &event.headers, "")),
+    }
+}
+
+/// What Kafka calls an event.
+pub(super) fn native_id(topic: &str, placed: Placed) -> Name {
+    format!("{topic}/{}/{}", placed.partition, placed.offset).into()
+}
+
+/// What a record turned out to be.
+pub(super) enum Read {
+    /// An event that was asked for.
+    Event(Box<EventMessage>),
+    /// One that was not.
+    Other,
+    /// It cannot be read, for this reason.
+    Malformed(String),
+}
+
+/// Reads a record, if one of these selects it.
+pub(super) fn read<M: Message>(record: &M, selectors: &[EventSelector]) -> Read {
+    let found = Found::read(record, OWN);
+    let names = || -> Result<_, String> { Ok((found.need(header::API)?, found.need(header::EVENT)?)) };
+    let (api, event) = match names() {
+        Ok(names) => names,
+        Err(reason) => return Read::Malformed(reason),
+    };
+    let Some((api, event)) = wanted(selectors, api, event) else { return Read::Other };
+    let id = match found.need(header::ID) {
+        Ok(id) => Name::from(id),
+        Err(reason) => return Read::Malformed(reason),
+    };
+    let version = found.get(header::VERSION).unwrap_or("1");
+    let Ok(version) = version.parse() else {
+        return Read::Malformed(format!("the version `{version}` is not a whole number"));
+    };
+    let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
+    let fields = match wire::decode_fields(&payload) {
+        Ok(fields) => fields,
+        Err(error) => return Read::Malformed(error.message().to_owned()),
+    };
+    let placed = Placed { partition: record.partition(), offset: record.offset() };
+    Read::Event(Box::new(EventMessage {
+        id,
+        api,
+        event,
+        version,
+        fields,
+        headers: found.others,
+        key: key(record),
+        native_id: Some(native_id(record.topic(), placed)),
+        time: Some(time_of(record)),
+        // Kafka does not count.
+        attempt: 0,
+    }))
+}
+
+/// What of a record can be made out, where it cannot be read.
+pub(super) fn unreadable<M: Message>(record: &M) -> EventMessage {
+    let found = Found::read(record, OWN);
+    let text = |name| found.get(name).unwrap_or_default();
+    let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
+    let fields = wire::decode_fields(&payload).unwrap_or_else(|_| Fields::new());
+    let version = text(header::VERSION).parse().unwrap_or(0);
+    EventMessage {
+        key: key(record),
+        time: Some(time_of(record)),
+        ..EventMessage::new(text(header::ID), text(header::API), text(header::EVENT), version, fields)
+    }
+}
+
+/// When its sender sent it, in microseconds, where it says so: orders what came in one millisecond.
+pub(super) fn sent_at<M: Message>(record: &M) -> u64 {
+    let found = Found::read(record, [header::SENT]);
+    found.get(header::SENT).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn key<M: Message>(record: &M) -> Option<Name> {
+    record.key().and_then(|key| std::str::from_utf8(key).ok()).map(Name::from)
+}
+
+/// The names of the event as the listener wrote them, if it wants it.
+fn wanted(selectors: &[EventSelector], api: &str, event: &str) -> Option<(Name, Name)> {
+    let selector = selectors.iter().find(|selector| selector.selects(api, event))?;
+    let event = match &selector.event {
+        Some(event) => Name::clone(event),
+        None => Name::from(event),
+    };
+    Some((Name::clone(&selector.api), event))
+}

@@ -1,0 +1,117 @@
+//! Where a member's thread puts what it has taken, for the driver to fetch.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::Thread,
+};
+
+use lightbus_core::{Error, Result};
+use tokio::sync::Notify;
+
+/// What was taken, at most what was asked for.
+pub(crate) struct Desk<I> {
+    state: Mutex<State<I>>,
+    filled: Notify,
+    closed: AtomicBool,
+}
+
+struct State<I> {
+    wanted: usize,
+    ready: VecDeque<I>,
+    failed: Option<Error>,
+    /// Those who may take: woken when something is wanted.
+    threads: Vec<Thread>,
+}
+
+impl<I> Desk<I> {
+    pub(crate) fn new() -> Self {
+        let state = State { wanted: 0, ready: VecDeque::new(), failed: None, threads: Vec::new() };
+        Self { state: Mutex::new(state), filled: Notify::new(), closed: AtomicBool::new(false) }
+    }
+
+    /// Waits until something is there, and gives at most `max` of it. Dropped, it loses nothing.
+    pub(crate) async fn fetch(&self, max: usize) -> Result<Vec<I>> {
+        loop {
+            {
+                let mut state = self.state();
+                if !state.ready.is_empty() {
+                    state.wanted = 0;
+                    let count = state.ready.len().min(max);
+                    return Ok(state.ready.drain(..count).collect());
+                }
+                if let Some(error) = state.failed.take() {
+                    return Err(error);
+                }
+                if self.is_closed() {
+                    return Err(Error::closed("the subscription"));
+                }
+                state.wanted = max;
+                state.threads.iter().for_each(Thread::unpark);
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.state().wanted > 0
+    }
+
+    /// Claims what is wanted, for one thread to take: one that has something in its hands, so that
+    /// no other is kept from taking for nothing.
+    pub(crate) fn claim(&self) -> usize {
+        std::mem::take(&mut self.state().wanted)
+    }
+
+    /// Puts what was taken there, and gives back the rest of the claim.
+    pub(crate) fn put(&self, items: impl IntoIterator<Item = I>, unused: usize) {
+        let mut state = self.state();
+        let before = state.ready.len();
+        state.ready.extend(items);
+        state.wanted += unused;
+        if unused > 0 && state.threads.len() > 1 {
+            // Others may have found nothing left to claim meanwhile.
+            state.threads.iter().for_each(Thread::unpark);
+        }
+        let filled = state.ready.len() > before;
+        drop(state);
+        if filled {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Takes back what nobody has fetched.
+    pub(crate) fn clear(&self) -> Vec<I> {
+        let mut state = self.state();
+        state.wanted = 0;
+        state.ready.drain(..).collect()
+    }
+
+    /// Tells the one who fetches that it cannot go on.
+    pub(crate) fn fail(&self, error: Error) {
+        self.state().failed.get_or_insert(error);
+        self.filled.notify_one();
+    }
+
+    pub(crate) fn add_thread(&self, thread: Thread) {
+        self.state().threads.push(thread);
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.state().threads.iter().for_each(Thread::unpark);
+        self.filled.notify_one();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<I>> {
+        // Nothing panics while it is locked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

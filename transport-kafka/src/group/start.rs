@@ -1,0 +1,128 @@
+//! Where a group begins that has not been there yet.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use lightbus_core::{Name, Result, transport::Start};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
+
+use super::{MemberSpec, context::Membership};
+use crate::{
+    error::{Sent, from_kafka},
+    topic,
+};
+
+/// Positions by topic and partition.
+pub(super) type Positions = HashMap<(Name, i32), i64>;
+
+/// Sees to it that the group has a position in each partition, before it has members. Gives those
+/// that it could not be told because it has members already. Blocks.
+pub(super) fn establish(
+    consumer: &BaseConsumer<Membership>,
+    spec: &MemberSpec,
+) -> Result<Positions> {
+    let mut all = TopicPartitionList::new();
+    for name in &spec.topics {
+        let count =
+            topic::await_partitions(consumer.client(), name, spec.timeout, &spec.broker)?;
+        for partition in 0..count {
+            all.add_partition(name, partition);
+        }
+    }
+    let unknown = without_position(consumer, spec, all)?;
+    if unknown.count() == 0 {
+        return Ok(Positions::new());
+    }
+    let positions = find(consumer, &unknown, spec.start, spec.timeout)
+        .map_err(|error| from_kafka(error, &spec.broker, Sent::Harmless))?;
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), position) in &positions {
+        // Never refused: no other topics than those just asked about.
+        let _ = list.add_partition_offset(topic, *partition, Offset::Offset(*position));
+    }
+    match consumer.commit(&list, CommitMode::Sync) {
+        Ok(()) => Ok(Positions::new()),
+        // It has members, and they only may tell it.
+        Err(KafkaError::ConsumerCommit(
+            Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress,
+        )) => Ok(positions),
+        Err(error) => Err(from_kafka(error, &spec.broker, Sent::Harmless)),
+    }
+}
+
+/// Whether the group has a position in each of these by now. Blocks.
+pub(super) fn is_established(
+    consumer: &BaseConsumer<Membership>,
+    spec: &MemberSpec,
+    positions: &Positions,
+) -> Result<bool> {
+    let mut all = TopicPartitionList::new();
+    for (topic, partition) in positions.keys() {
+        all.add_partition(topic, *partition);
+    }
+    Ok(without_position(consumer, spec, all)?.count() == 0)
+}
+
+fn without_position(
+    consumer: &BaseConsumer<Membership>,
+    spec: &MemberSpec,
+    all: TopicPartitionList,
+) -> Result<TopicPartitionList> {
+    let found = consumer
+        .committed_offsets(all, spec.timeout)
+        .map_err(|error| from_kafka(error, &spec.broker, Sent::Harmless))?;
+    let mut unknown = TopicPartitionList::new();
+    for element in found.elements() {
+        element.error().map_err(|error| from_kafka(error, &spec.broker, Sent::Harmless))?;
+        if !matches!(element.offset(), Offset::Offset(_)) {
+            unknown.add_partition(element.topic(), element.partition());
+        }
+    }
+    Ok(unknown)
+}
+
+/// Finds positions in partitions.
+fn find(
+    consumer: &BaseConsumer<Membership>,
+    of: &TopicPartitionList,
+    start: Start,
+    timeout: Duration,
+) -> std::result::Result<Positions, KafkaError> {
+    let ask = |what: Offset| -> std::result::Result<Vec<(Name, i32, Offset)>, KafkaError> {
+        let mut list = of.clone();
+        list.set_all_offsets(what)?;
+        let found = consumer.offsets_for_times(list, timeout)?;
+        let mut all = Vec::with_capacity(found.count());
+        for element in found.elements() {
+            element.error()?;
+            all.push((Name::from(element.topic()), element.partition(), element.offset()));
+        }
+        Ok(all)
+    };
+    // To this question the ends are times too: -1 is the end, -2 the beginning.
+    let ends = ask(Offset::End)?;
+    let found = match start {
+        Start::New => ends.clone(),
+        Start::Earliest => ask(Offset::Beginning)?,
+        Start::Since(time) => {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+            ask(Offset::Offset(i64::try_from(since).unwrap_or(i64::MAX)))?
+        }
+    };
+    let mut positions = Positions::new();
+    for ((topic, partition, position), (.., end)) in found.into_iter().zip(ends) {
+        // Without a record that is new enough, the end.
+        let position = match (position, end) {
+            (Offset::Offset(position), _) | (_, Offset::Offset(position)) => position,
+            _ => 0,
+        };
+        positions.insert((topic, partition), position);
+    }
+    Ok(positions)
+}

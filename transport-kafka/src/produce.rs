@@ -1,0 +1,202 @@
+//! Sending records: many in flight, each batch answered when the last of it is confirmed.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use lightbus_core::{Error, ErrorKind, Name, Retry};
+use rdkafka::{
+    ClientContext, Message,
+    config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::OwnedHeaders,
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+};
+use tokio::sync::oneshot;
+
+use crate::context;
+
+/// While librdkafka's queue is full, it is tried again after this.
+const FULL: Duration = Duration::from_millis(2);
+
+/// A record to be sent.
+pub(crate) struct Outgoing {
+    pub(crate) topic: Name,
+    pub(crate) partition: Option<i32>,
+    pub(crate) key: Option<Name>,
+    /// Without one it is the end of its key in a compacted topic.
+    pub(crate) payload: Option<Vec<u8>>,
+    /// Taken when it is sent.
+    pub(crate) headers: Option<OwnedHeaders>,
+}
+
+/// Where a record was put.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Placed {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+}
+
+/// Sends records to one cluster.
+pub(crate) struct Producer {
+    threaded: ThreadedProducer<Reports>,
+    /// Gone wrong for good: another is to be made.
+    broken: AtomicBool,
+}
+
+impl Producer {
+    pub(crate) fn new(config: &ClientConfig) -> std::result::Result<Self, KafkaError> {
+        let threaded = ThreadedProducer::from_config_and_context(config, Reports)?;
+        Ok(Self { threaded, broken: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn client(&self) -> &rdkafka::client::Client<Reports> {
+        self.threaded.client()
+    }
+
+    /// Sends records, and waits until each is confirmed or one has failed for good. Those that fail
+    /// do not keep the others from being sent.
+    pub(crate) async fn send(&self, mut records: Vec<Outgoing>) -> std::result::Result<Vec<Placed>, KafkaError> {
+        let (batch, confirmed) = Batch::new(records.len());
+        for (index, record) in records.iter_mut().enumerate() {
+            let ticket = Box::new(Ticket { batch: Arc::clone(&batch), index });
+            let mut record = prepare(record, ticket);
+            loop {
+                match self.threaded.send(record) {
+                    Ok(()) => break,
+                    Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
+                        record = back;
+                        tokio::time::sleep(FULL).await;
+                    }
+                    Err((error, back)) => {
+                        back.delivery_opaque.judge(Err(error));
+                        break;
+                    }
+                }
+            }
+        }
+        let answer = confirmed.await.unwrap_or(Err(KafkaError::Canceled));
+        if let Err(error) = &answer
+            && error.rdkafka_error_code() == Some(Code::Fatal)
+        {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("broken", &self.is_broken()).finish_non_exhaustive()
+    }
+}
+
+fn prepare(record: &mut Outgoing, ticket: Box<Ticket>) -> BaseRecord<'_, str, [u8], Box<Ticket>> {
+    let mut made: BaseRecord<'_, str, [u8], Box<Ticket>> =
+        BaseRecord::with_opaque_to(&record.topic, ticket);
+    made.headers = record.headers.take();
+    if let Some(partition) = record.partition {
+        made = made.partition(partition);
+    }
+    if let Some(key) = &record.key {
+        made = made.key(&**key);
+    }
+    match &record.payload {
+        Some(payload) => made.payload(payload),
+        None => made,
+    }
+}
+
+/// What waits for a batch of records.
+struct Batch {
+    left: AtomicUsize,
+    state: Mutex<State>,
+}
+
+struct State {
+    placed: Vec<Placed>,
+    failed: Option<KafkaError>,
+    done: Option<oneshot::Sender<std::result::Result<Vec<Placed>, KafkaError>>>,
+}
+
+impl Batch {
+    #[allow(clippy::type_complexity, reason = "said once, where it is made")]
+    fn new(
+        count: usize,
+    ) -> (Arc<Self>, oneshot::Receiver<std::result::Result<Vec<Placed>, KafkaError>>) {
+        let (done, confirmed) = oneshot::channel();
+        let placed = vec![Placed::default(); count];
+        let state = Mutex::new(State { placed, failed: None, done: Some(done) });
+        (Arc::new(Self { left: AtomicUsize::new(count), state }), confirmed)
+    }
+}
+
+/// One record of a batch.
+pub(crate) struct Ticket {
+    batch: Arc<Batch>,
+    index: usize,
+}
+
+impl Ticket {
+    fn judge(self, placed: std::result::Result<Placed, KafkaError>) {
+        let mut state = self.batch.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match placed {
+            Ok(placed) => state.placed[self.index] = placed,
+            Err(error) => state.failed = Some(error),
+        }
+        if self.batch.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(done) = state.done.take()
+        {
+            let answer = match state.failed.take() {
+                Some(error) => Err(error),
+                None => Ok(std::mem::take(&mut state.placed)),
+            };
+            // Nobody waits any more: then nobody wants to know.
+            let _ = done.send(answer);
+        }
+    }
+}
+
+/// Takes delivery reports.
+pub(crate) struct Reports;
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        context::log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        context::report(&error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        context::stats(statistics);
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<Ticket>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        ticket.judge(match result {
+            Ok(record) => Ok(Placed { partition: record.partition(), offset: record.offset() }),
+            Err((error, _)) => Err(error.clone()),
+        });
+    }
+}
+
+/// The error of a send that its caller's deadline cut short.
+pub(crate) fn cut_short(broker: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, "Kafka did not take the call before its deadline")
+        .with("broker", format_args!("kafka {broker}"))
+        .retry(Retry::MayDuplicate)
+}

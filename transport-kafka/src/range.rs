@@ -1,0 +1,135 @@
+//! Reading a part of a partition, by hand and without a group.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use lightbus_core::{Error, ErrorKind, Result};
+use rdkafka::{
+    ClientContext, Message, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::KafkaError,
+    message::BorrowedMessage,
+};
+
+use crate::{
+    context,
+    error::{Sent, from_kafka, is_refusal},
+};
+
+/// A consumer without a group's duties.
+pub(crate) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        context::log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        context::report(&error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        context::stats(statistics);
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// One who reads ranges.
+pub(crate) struct Reader {
+    pub(crate) consumer: BaseConsumer<Quiet>,
+    pub(crate) timeout: Duration,
+    pub(crate) broker: String,
+}
+
+impl Reader {
+    /// The first offset of a partition, and the one after the last. Blocks.
+    pub(crate) fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        self.consumer
+            .fetch_watermarks(topic, partition, self.timeout)
+            .map_err(|error| self.error(error))
+    }
+
+    /// The first offset whose record is not older than this; `None` if all are older. Blocks.
+    pub(crate) fn not_older(&self, topic: &str, partition: i32, time: SystemTime) -> Result<Option<i64>> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(milliseconds(time)))
+            .map_err(|error| self.error(error))?;
+        let found = self
+            .consumer
+            .offsets_for_times(list, self.timeout)
+            .map_err(|error| self.error(error))?;
+        for element in found.elements() {
+            element.error().map_err(|error| self.error(error))?;
+            if let Offset::Offset(offset) = element.offset() {
+                return Ok(Some(offset));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Hands each record from `from` on to `each`, those before `to` only. Blocks.
+    pub(crate) fn read(
+        &self,
+        topic: &str,
+        partition: i32,
+        from: i64,
+        to: i64,
+        mut each: impl FnMut(&BorrowedMessage<'_>),
+    ) -> Result<()> {
+        if from >= to {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(from))
+            .and_then(|()| self.consumer.assign(&list))
+            .map_err(|error| self.error(error))?;
+        let read = self.read_assigned(to, &mut each);
+        let ended = self.consumer.unassign().map_err(|error| self.error(error));
+        read.and(ended)
+    }
+
+    fn read_assigned(&self, to: i64, each: &mut impl FnMut(&BorrowedMessage<'_>)) -> Result<()> {
+        let mut until = Instant::now() + self.timeout;
+        loop {
+            match self.consumer.poll(until.saturating_duration_since(Instant::now())) {
+                Some(Ok(record)) => {
+                    until = Instant::now() + self.timeout;
+                    if record.offset() < to {
+                        each(&record);
+                    }
+                    if record.offset() + 1 >= to {
+                        return Ok(());
+                    }
+                }
+                // Where the last ones are gone, or are no records.
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_refusal) => {
+                    return Err(self.error(error));
+                }
+                Some(Err(error)) => tracing::debug!(%error, "reading goes on"),
+                None if Instant::now() >= until => {
+                    return Err(Error::new(ErrorKind::Unavailable, "Kafka did not send the records in time")
+                        .with("broker", format_args!("kafka {}", self.broker)));
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError) -> Error {
+        from_kafka(error, &self.broker, Sent::Harmless)
+    }
+}
+
+/// A moment as Kafka tells it.
+pub(crate) fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// When the broker took a record, or its sender made it.
+pub(crate) fn time_of<M: Message>(record: &M) -> SystemTime {
+    let ms = record.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
+    UNIX_EPOCH + Duration::from_millis(ms)
+}

@@ -1,0 +1,117 @@
+//! Reading the results of the whole process, in a thread.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use lightbus_core::{Error, ErrorKind, PendingResults, Result, ReturnPath};
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
+};
+
+use super::{ReplyPath, record};
+use crate::{
+    client::{Client, blocking},
+    error::{Sent, from_kafka},
+    range::Quiet,
+    settings::ms,
+    wire,
+};
+
+/// The thread looks whether it is to end this often.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Receives results; dropped, it ends a little later.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub(super) return_path: ReturnPath,
+    running: Arc<AtomicBool>,
+}
+
+impl Receiver {
+    /// Connects, and starts to receive what comes from now on.
+    pub(super) async fn start(
+        client: &Arc<Client>,
+        group: &str,
+        path: ReplyPath,
+        fetch_wait: Duration,
+        pending: PendingResults,
+    ) -> Result<Self> {
+        let return_path = path.to_return_path();
+        let mut config = client.settings().consumer(group);
+        config.set("fetch.wait.max.ms", ms(fetch_wait));
+        let (timeout, broker) = (client.settings().timeout, client.broker().to_owned());
+        let consumer = blocking(move || {
+            assign(&config, &path, timeout)
+                .map_err(|error| from_kafka(error, &broker, Sent::Harmless))
+        })
+        .await??;
+        let running = Arc::new(AtomicBool::new(true));
+        let flag = Arc::clone(&running);
+        std::thread::Builder::new()
+            .name("lightbus-kafka-results".into())
+            .spawn(move || receive(&consumer, &flag, &pending))
+            .map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "no thread could be started to receive results")
+                    .because(error)
+            })?;
+        Ok(Self { return_path, running })
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A consumer of one partition, from its end on.
+fn assign(
+    config: &rdkafka::ClientConfig,
+    path: &ReplyPath,
+    timeout: Duration,
+) -> std::result::Result<BaseConsumer<Quiet>, KafkaError> {
+    let consumer = BaseConsumer::from_config_and_context(config, Quiet)?;
+    // A position rather than "the end", which would be looked up later than a call is sent.
+    let (_, end) = consumer.fetch_watermarks(&path.topic, path.partition, timeout)?;
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&path.topic, path.partition, Offset::Offset(end))?;
+    consumer.assign(&list)?;
+    Ok(consumer)
+}
+
+fn receive(consumer: &BaseConsumer<Quiet>, running: &AtomicBool, pending: &PendingResults) {
+    let mut malformed = 0_u64;
+    while running.load(Ordering::Relaxed) {
+        match consumer.poll(LOOK) {
+            Some(Ok(record)) => match record::read(&record) {
+                Ok(result) => {
+                    // That of nobody is counted: it may be another process'.
+                    pending.complete(result);
+                }
+                Err(error) => {
+                    malformed += 1;
+                    tracing::warn!(
+                        %error,
+                        message = wire::excerpt(record.payload().unwrap_or_default()),
+                        total = malformed,
+                        "a result cannot be read"
+                    );
+                }
+            },
+            Some(Err(error)) => tracing::debug!(%error, "receiving results goes on"),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Calls: a topic for each API, read by one consumer group of its workers.
+
+mod record;
+mod source;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use lightbus_core::{
+    Capabilities, Error, ErrorKind, Name, Result, RpcMessage, Subscription, Transport,
+    transport::{RpcTransport, ServeSpec},
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    NAME, RpcConfig,
+    client::{Client, Handle},
+    produce::cut_short,
+    topic::{TopicSpec, legal},
+};
+use source::{CallSource, Queues};
+
+const WHAT: &str = "the RPC transport";
+
+/// Carries calls over Kafka topics.
+pub struct KafkaRpcTransport {
+    handle: Handle,
+    config: RpcConfig,
+    queues: Arc<Queues>,
+}
+
+impl KafkaRpcTransport {
+    pub(crate) fn new(client: Arc<Client>, config: RpcConfig) -> Self {
+        let topics = config.topics();
+        let queues = Queues {
+            prefix: topics.prefix.clone(),
+            spec: TopicSpec::new(&topics).kept_for(Some(config.retention.0)),
+            client: Arc::clone(&client),
+            turn: AtomicUsize::new(rand()),
+        };
+        Self { handle: Handle::new(client), config, queues: Arc::new(queues) }
+    }
+}
+
+/// Somewhere, so that callers do not all begin with the same partition.
+fn rand() -> usize {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    usize::try_from(random & 0xffff).unwrap_or(0)
+}
+
+impl Queues {
+    /// The topic in which the calls to an API wait.
+    fn topic(&self, api: &str) -> Name {
+        format!("{}{}.rpc_queue", self.prefix, legal(api)).into()
+    }
+
+    /// The group of an API's workers.
+    fn group(&self, api: &str) -> String {
+        format!("{}{}.workers", self.prefix, legal(api))
+    }
+
+    /// Sends a call to the next partition of its topic.
+    async fn send(&self, call: &RpcMessage) -> Result<()> {
+        let topic = self.topic(&call.api);
+        let count = self.client.topic(&topic, &self.spec).await?;
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(too_late());
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let partition = i32::try_from(turn % usize::try_from(count).unwrap_or(1).max(1)).unwrap_or(0);
+        self.client.send(vec![record::outgoing(&topic, partition, call, left)]).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl RpcTransport for KafkaRpcTransport {
+    async fn call(&self, call: RpcMessage) -> Result<()> {
+        self.queue(&call).await.map_err(|error| {
+            error.during(format!("queueing a call of {}.{}", call.api, call.procedure))
+        })
+    }
+
+    async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
+        let apis = spec.apis.join(", ");
+        self.take(spec).await.map_err(|error| error.during(format!("serving {apis}")))
+    }
+}
+
+impl KafkaRpcTransport {
+    async fn queue(&self, call: &RpcMessage) -> Result<()> {
+        self.handle.client(WHAT)?;
+        if call.deadline <= Instant::now() {
+            return Err(too_late());
+        }
+        timeout_at(call.deadline, self.queues.send(call))
+            .await
+            .unwrap_or_else(|_| Err(cut_short(&self.handle.broker())))
+    }
+
+    async fn take(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
+        self.handle.client(WHAT)?;
+        if spec.apis.is_empty() {
+            return Err(Error::new(ErrorKind::Config, "there is no API to serve"));
+        }
+        let mut flow = spec.flow;
+        if let Some(most) = self.config.batch_size {
+            flow.batch = flow.batch.min(most.max(1));
+        }
+        let source =
+            CallSource::start(&self.queues, self.handle.closing(), &spec.apis, &self.config).await?;
+        Ok(Subscription::spawn(source, flow))
+    }
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::Timeout, "the deadline passed before the call could be sent")
+}
+
+#[async_trait]
+impl Transport for KafkaRpcTransport {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn broker(&self) -> String {
+        self.handle.broker()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        crate::capabilities()
+    }
+
+    async fn open(&self) -> Result<()> {
+        self.handle.open(WHAT).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.handle.close();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for KafkaRpcTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaRpcTransport")
+            .field("broker", &self.handle.broker())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,101 @@
+//! Calls as records: the value holds the arguments, headers hold the rest.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use lightbus_core::{Headers, Name, ReturnPath, RpcMessage};
+use rdkafka::{Message, message::OwnedHeaders};
+use tokio::time::Instant;
+
+use crate::{
+    header::{self, Found},
+    produce::Outgoing,
+    range::time_of,
+    wire,
+};
+
+/// A caller that waits for years is of no interest to the clock.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The record of a call whose caller waits this long from now on.
+pub(super) fn outgoing(topic: &Name, partition: i32, call: &RpcMessage, left: Duration) -> Outgoing {
+    let mut headers = OwnedHeaders::new_with_capacity(6);
+    for (name, value) in [
+        (header::ID, &*call.id),
+        (header::API, &*call.api),
+        (header::PROCEDURE, &*call.procedure),
+        (header::RETURN_PATH, call.return_path.as_str()),
+        (Headers::TIME_LEFT_MS, &*left.as_millis().to_string()),
+    ] {
+        headers = header::add(headers, name, value);
+    }
+    Outgoing {
+        topic: Name::clone(topic),
+        partition: Some(partition),
+        key: None,
+        payload: Some(wire::encode_fields(&call.fields)),
+        headers: Some(header::add_all(headers, &call.headers, Headers::TIME_LEFT_MS)),
+    }
+}
+
+/// What a record turned out to be.
+pub(super) enum Read {
+    /// A call whose caller waits.
+    Call(Box<RpcMessage>),
+    /// Its caller waits no more.
+    Expired,
+    /// It cannot be read, for this reason. Whom to tell, if that can be made out.
+    Malformed(String, Option<(Name, ReturnPath)>),
+}
+
+/// Reads the record of a call of this API. A caller that does not say how long it waits, waits `usual`.
+pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read {
+    let found = Found::read(
+        record,
+        [header::ID, header::API, header::PROCEDURE, header::RETURN_PATH, Headers::TIME_LEFT_MS],
+    );
+    let left = found
+        .get(Headers::TIME_LEFT_MS)
+        .and_then(|text| text.parse().ok())
+        .map_or(usual, Duration::from_millis)
+        .min(LONGEST);
+    // From the moment in which the caller sent it: it may have waited for its broker as well.
+    let age = SystemTime::now().duration_since(time_of(record)).unwrap_or_default();
+    let Some(left) = left.checked_sub(age).filter(|left| !left.is_zero()) else {
+        return Read::Expired;
+    };
+    let names = || -> Result<_, String> {
+        Ok((
+            Name::from(found.need(header::ID)?),
+            Name::from(found.need(header::PROCEDURE)?),
+            ReturnPath::new(found.need(header::RETURN_PATH)?),
+        ))
+    };
+    let (id, procedure, return_path) = match names() {
+        Ok(names) => names,
+        Err(reason) => return Read::Malformed(reason, None),
+    };
+    let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
+    let fields = match wire::decode_fields(&payload) {
+        Ok(fields) => fields,
+        Err(error) => {
+            return Read::Malformed(error.message().to_owned(), Some((id, return_path)));
+        }
+    };
+    let api = match found.get(header::API) {
+        Some(named) if *named != **api => Name::from(named),
+        _ => Arc::clone(api),
+    };
+    Read::Call(Box::new(RpcMessage {
+        id,
+        api,
+        procedure,
+        fields,
+        headers: found.others,
+        return_path,
+        deadline: Instant::now() + left,
+    }))
+}

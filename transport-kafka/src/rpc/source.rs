@@ -1,0 +1,217 @@
+//! Taking calls: a member of the workers' group of each API.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::future::{join_all, try_join_all};
+use lightbus_core::{
+    Error, Name, Outcome, RemoteError, Result, ResultMessage, ReturnPath, RpcMessage, Source,
+    transport::Start,
+};
+use rdkafka::{Message, message::BorrowedHeaders};
+use tokio::time::Instant;
+
+use super::{WHAT, record};
+use crate::{
+    RpcConfig,
+    client::{Client, Closing, User},
+    group::{Desk, Member, MemberSpec, Place, Reading},
+    result::{ReplyPath, outgoing},
+    topic::TopicSpec,
+    wire,
+};
+
+/// The topics of calls.
+pub(super) struct Queues {
+    pub(super) prefix: String,
+    pub(super) spec: TopicSpec,
+    pub(super) client: Arc<Client>,
+    /// Calls go to the partitions in turn.
+    pub(super) turn: AtomicUsize,
+}
+
+/// What was taken.
+pub(super) enum Taken {
+    Call(Box<RpcMessage>),
+    /// Not to be read, for this reason; whom to tell.
+    Malformed(String, Name, ReturnPath),
+}
+
+/// Reads the calls of one API.
+struct Calls {
+    api: Name,
+    usual: Duration,
+    expired: Arc<AtomicU64>,
+}
+
+impl Reading for Calls {
+    type Item = Taken;
+
+    // At most once: what was handed out is over, whatever becomes of it.
+    const COMMITS_FIRST: bool = true;
+
+    fn read<M: Message<Headers = BorrowedHeaders>>(&mut self, record: &M, _: Place) -> Option<Taken> {
+        match record::read(record, &self.api, self.usual) {
+            record::Read::Call(call) => Some(Taken::Call(call)),
+            record::Read::Expired => {
+                let total = self.expired.fetch_add(1, Ordering::Relaxed) + 1;
+                tracing::debug!(api = &*self.api, total, "a call was dropped: its caller has given up");
+                None
+            }
+            record::Read::Malformed(reason, from) => {
+                tracing::warn!(
+                    api = &*self.api,
+                    reason,
+                    call = wire::excerpt(record.payload().unwrap_or_default()),
+                    "a call cannot be read"
+                );
+                from.map(|(id, path)| Taken::Malformed(reason, id, path))
+            }
+        }
+    }
+}
+
+/// Takes calls of several APIs.
+pub(super) struct CallSource {
+    queues: Arc<Queues>,
+    closing: Arc<Closing>,
+    desk: Arc<Desk<Taken>>,
+    members: Vec<Member<Taken>>,
+    /// What nobody has seen is sent again after the transport is closed.
+    _user: User,
+}
+
+impl CallSource {
+    pub(super) async fn start(
+        queues: &Arc<Queues>,
+        closing: &Arc<Closing>,
+        apis: &[Name],
+        config: &RpcConfig,
+    ) -> Result<Self> {
+        let desk = Arc::new(Desk::new());
+        let expired = Arc::new(AtomicU64::new(0));
+        let joins = apis.iter().map(|api| {
+            let (desk, expired) = (Arc::clone(&desk), Arc::clone(&expired));
+            async move {
+                let topic = queues.topic(api);
+                let count = queues.client.topic(&topic, &queues.spec).await?;
+                tracing::info!(
+                    api = &**api,
+                    topic = &*topic,
+                    partitions = count,
+                    "at most {count} workers share the calls, as a partition belongs to one; \
+                     `kafka-topics --alter --partitions` makes more of them"
+                );
+                let calls = Calls { api: Name::clone(api), usual: config.rpc_timeout.0, expired };
+                Member::join(queues.member(api, topic, config), calls, &desk).await
+            }
+        });
+        let members = try_join_all(joins).await?;
+        Ok(Self { queues: Arc::clone(queues), closing: Arc::clone(closing), desk, members, _user: User::new(Arc::clone(&queues.client)) })
+    }
+
+    /// Answers what cannot be read, so that its caller does not wait in vain.
+    fn refuse(&self, reason: &str, id: Name, path: &ReturnPath) {
+        let Some(to) = ReplyPath::read(path) else { return };
+        let client = Arc::clone(&self.queues.client);
+        let error = RemoteError {
+            message: format!("the call cannot be read: {reason}"),
+            ..RemoteError::default()
+        };
+        let result = ResultMessage {
+            id: format!("{id}-refused").into(),
+            rpc_id: id,
+            headers: Default::default(),
+            body: Err(error),
+        };
+        // By the way: the calls that came with it must not be dropped with a wait for this.
+        tokio::spawn(async move {
+            if let Err(error) = client.send(vec![outgoing(&to, &result)]).await {
+                tracing::debug!(%error, "a caller could not be told that its call cannot be read");
+            }
+        });
+    }
+
+    /// Puts calls that nobody has seen back into their topics.
+    async fn give_back<'a>(&self, calls: impl Iterator<Item = &'a RpcMessage>) -> Result<()> {
+        let now = Instant::now();
+        let sends = calls.filter(|call| call.deadline > now).map(|call| self.queues.send(call));
+        for sent in join_all(sends).await {
+            // At most once: it may have been sent, so it is not sent again.
+            if let Err(error) = sent {
+                tracing::warn!(%error, "a call that nobody has seen could not be given back");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Queues {
+    fn member(&self, api: &str, topic: Name, config: &RpcConfig) -> MemberSpec {
+        let group = self.group(api);
+        let settings = self.client.settings();
+        MemberSpec {
+            config: settings.member(&group, config.session_timeout.0, config.fetch_wait.0),
+            broker: settings.broker.clone(),
+            group,
+            topics: vec![topic],
+            start: Start::Earliest,
+            timeout: settings.timeout,
+            revoke_timeout: Duration::ZERO,
+            release_after: Some(config.release_after.0).filter(|after| !after.is_zero()),
+        }
+    }
+}
+
+#[async_trait]
+impl Source for CallSource {
+    type Message = RpcMessage;
+    /// To be sent again if nobody has seen it.
+    type Token = Box<RpcMessage>;
+
+    const REDELIVERS: bool = false;
+
+    async fn fetch(&self, max: usize) -> Result<Vec<(RpcMessage, Box<RpcMessage>)>> {
+        let taken = tokio::select! {
+            biased;
+            taken = self.desk.fetch(max) => taken?,
+            () = self.closing.closed() => return Err(Error::closed(WHAT)),
+        };
+        let now = Instant::now();
+        let mut calls = Vec::with_capacity(taken.len());
+        for taken in taken {
+            match taken {
+                // It may have waited for its offset to be committed.
+                Taken::Call(call) if call.deadline <= now => {}
+                Taken::Call(call) => calls.push(((*call).clone(), call)),
+                Taken::Malformed(reason, id, path) => self.refuse(&reason, id, &path),
+            }
+        }
+        Ok(calls)
+    }
+
+    async fn settle(&self, settled: &[(Box<RpcMessage>, Outcome)]) -> Result<()> {
+        let unseen = settled.iter().filter(|(_, outcome)| *outcome == Outcome::Retry);
+        self.give_back(unseen.map(|(call, _)| &**call)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        join_all(self.members.iter().map(Member::leave)).await;
+        let left: Vec<_> = self
+            .desk
+            .clear()
+            .into_iter()
+            .filter_map(|taken| match taken {
+                Taken::Call(call) => Some(call),
+                Taken::Malformed(..) => None,
+            })
+            .collect();
+        self.give_back(left.iter().map(|call| &**call)).await
+    }
+}

@@ -1,0 +1,216 @@
+//! The topics: what they are called, and how they are made.
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use lightbus_core::{Error, ErrorKind, Name, Result};
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::{Client as RdClient, ClientContext},
+    error::RDKafkaErrorCode as Code,
+};
+use tokio::{sync::OnceCell, time::Instant};
+
+use crate::{
+    config::TopicConfig,
+    context::Logging,
+    error::{Sent, from_code, from_kafka, is_refusal, is_unknown_topic},
+    settings::ms,
+};
+
+/// While a topic that was made is not seen by all, it is looked for again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How to make a topic.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicSpec {
+    create: bool,
+    partitions: i32,
+    replication: i32,
+    settings: Vec<(String, String)>,
+}
+
+impl TopicSpec {
+    pub(crate) fn new(config: &TopicConfig) -> Self {
+        let mut settings: Vec<_> = config
+            .settings
+            .iter()
+            .map(|(name, value)| (name.clone(), value.reveal().to_owned()))
+            .collect();
+        if let Some(replicas) = config.min_insync_replicas {
+            settings.push(("min.insync.replicas".into(), replicas.to_string()));
+        }
+        Self {
+            create: config.create,
+            partitions: i32::try_from(config.partitions).unwrap_or(i32::MAX),
+            // The broker's own default.
+            replication: config.replication.map_or(-1, i32::from),
+            settings,
+        }
+    }
+
+    pub(crate) fn creates(&self) -> bool {
+        self.create
+    }
+
+    pub(crate) fn one_partition(mut self) -> Self {
+        self.partitions = 1;
+        self
+    }
+
+    /// Sets what the options do not set by Kafka's own name.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        if self.settings.iter().all(|(known, _)| known != name) {
+            self.settings.push((name.to_owned(), value.into()));
+        }
+        self
+    }
+
+    pub(crate) fn kept_for(self, time: Option<Duration>) -> Self {
+        match time {
+            Some(time) => {
+                // Kafka removes whole segments only: they must not grow older than that either.
+                let segment = time.clamp(Duration::from_secs(60), Duration::from_secs(7 * 24 * 3600));
+                self.with("retention.ms", ms_long(time)).with("segment.ms", ms(segment))
+            }
+            None => self,
+        }
+    }
+}
+
+fn ms_long(time: Duration) -> String {
+    time.as_millis().clamp(1, 1 << 62).to_string()
+}
+
+/// What is known of the topics of a cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Topics(Mutex<HashMap<Name, Arc<OnceCell<i32>>>>);
+
+impl Topics {
+    /// Where the number of the topic's partitions stands, once somebody has asked.
+    pub(crate) fn cell(&self, topic: &str) -> Arc<OnceCell<i32>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = known.get(topic) {
+            return Arc::clone(cell);
+        }
+        Arc::clone(known.entry(topic.into()).or_default())
+    }
+
+    /// The number of its partitions, if it is known.
+    pub(crate) fn partitions(&self, topic: &str) -> Option<i32> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(topic).and_then(|cell| cell.get().copied())
+    }
+
+    /// Asks again next time: it may have been removed.
+    pub(crate) fn forget(&self, topic: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
+    }
+}
+
+/// Makes a topic, unless it is there. Gives whether it was refused for want of rights: then it may be
+/// there all the same.
+pub(crate) async fn create(
+    admin: &AdminClient<Logging>,
+    topic: &str,
+    spec: &TopicSpec,
+    timeout: Duration,
+    broker: &str,
+) -> Result<Option<Error>> {
+    let mut new = NewTopic::new(topic, spec.partitions, TopicReplication::Fixed(spec.replication));
+    for (name, value) in &spec.settings {
+        new = new.set(name, value);
+    }
+    let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
+    let mut answers = admin
+        .create_topics(&[new], &options)
+        .await
+        .map_err(|error| from_kafka(error, broker, Sent::Harmless))?;
+    match answers.pop() {
+        Some(Err((_, Code::TopicAlreadyExists))) | Some(Ok(_)) => Ok(None),
+        Some(Err((_, code))) => {
+            let error = from_code(code, broker, Sent::Harmless).with("topic", topic);
+            if is_refusal(code) { Ok(Some(error)) } else { Err(error) }
+        }
+        None => Err(Error::new(ErrorKind::Unexpected, "Kafka did not say whether it made the topic")),
+    }
+}
+
+/// The number of a topic's partitions; `None` if there is no such topic. Blocks.
+pub(crate) fn partitions<C: ClientContext>(
+    client: &RdClient<C>,
+    topic: &str,
+    timeout: Duration,
+    broker: &str,
+) -> Result<Option<i32>> {
+    let found = client
+        .fetch_metadata(Some(topic), timeout)
+        .map_err(|error| from_kafka(error, broker, Sent::Harmless))?;
+    let Some(found) = found.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+    if let Some(error) = found.error() {
+        let code = Code::from(error);
+        if is_unknown_topic(code) {
+            return Ok(None);
+        }
+        return Err(from_code(code, broker, Sent::Harmless).with("topic", topic));
+    }
+    // One that is being made has partitions without a leader, or none.
+    if found.partitions().is_empty() || found.partitions().iter().any(|part| part.leader() < 0) {
+        return Err(from_code(Code::LeaderNotAvailable, broker, Sent::Harmless).with("topic", topic));
+    }
+    Ok(i32::try_from(found.partitions().len()).ok())
+}
+
+/// The same, waiting until the topic can be seen. Blocks.
+pub(crate) fn await_partitions<C: ClientContext>(
+    client: &RdClient<C>,
+    topic: &str,
+    timeout: Duration,
+    broker: &str,
+) -> Result<i32> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let found = partitions(client, topic, timeout, broker);
+        match found {
+            Ok(Some(count)) => return Ok(count),
+            Ok(None) if Instant::now() >= deadline => {
+                return Err(Error::new(ErrorKind::Unavailable, "Kafka does not know the topic")
+                    .with("topic", topic)
+                    .with("broker", format_args!("kafka {broker}")));
+            }
+            Err(error) if !error.is_temporary() || Instant::now() >= deadline => return Err(error),
+            _ => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+/// A name as Kafka allows it: letters, digits, `.`, `_` and `-`. Anything else becomes its number
+/// between double underscores. Two names that become the same share a topic, which does no harm:
+/// each record says what it is.
+pub(crate) fn legal(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for letter in name.chars() {
+        if letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-') {
+            out.push(letter);
+        } else {
+            // Writing to memory does not fail.
+            let _ = write!(out, "__{:x}__", u32::from(letter));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::legal;
+
+    #[test]
+    fn names_become_legal() {
+        assert_eq!(legal("shop.till-1_x"), "shop.till-1_x");
+        assert_eq!(legal("größe"), "gr__f6____df__e");
+    }
+}
