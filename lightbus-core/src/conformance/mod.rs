@@ -147,6 +147,13 @@ pub trait Harness: Send + Sync {
         1 << 20
     }
 
+    /// Whether several processes of a group can hold events of one key at the same time. Not where a
+    /// partition, and so all of a key, belongs to one process: there what a process does not take is
+    /// seen to wait at the broker instead, by the capability `lag`.
+    fn shares_a_key(&self) -> bool {
+        true
+    }
+
     /// Transports that are configured with an address where no broker is, with `password` where the
     /// configuration takes one, and with a short connection timeout.
     async fn nowhere(&self, password: &str) -> Able<Transports> {
