@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::{
     context::Logging,
-    error::{Sent, from_kafka, is_unknown_topic},
+    error::{Sent, code, from_kafka, is_unknown_topic},
     produce::{Outgoing, Placed, Producer},
     range::{Quiet, Reader},
     settings::Settings,
@@ -169,7 +169,7 @@ impl Client {
         let producer = self.producer()?;
         let topic = records.first().map(|record| Arc::clone(&record.topic));
         producer.send(records).await.map_err(|error| {
-            if let (Some(topic), Some(code)) = (topic, error.rdkafka_error_code())
+            if let (Some(topic), Some(code)) = (topic, code(&error))
                 && is_unknown_topic(code)
             {
                 self.topics.forget(&topic);

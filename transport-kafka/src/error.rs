@@ -1,5 +1,7 @@
 //! From the client's errors to lightbus'.
 
+use std::time::{Duration, Instant};
+
 use lightbus_core::{Error, ErrorKind, Retry};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -29,9 +31,50 @@ pub(crate) fn is_refusal(code: Code) -> bool {
     )
 }
 
+/// The code of an error, where it has one.
+pub(crate) fn code(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
+/// Asks about a topic, again and again while its partitions are being made or change their leader.
+/// Blocks.
+pub(crate) fn insist<T>(
+    timeout: Duration,
+    mut ask: impl FnMut() -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match ask() {
+            Err(error)
+                if Instant::now() < deadline
+                    && matches!(
+                        code(&error),
+                        Some(
+                            Code::NotLeaderForPartition
+                                | Code::LeaderNotAvailable
+                                | Code::ReplicaNotAvailable
+                                | Code::UnknownTopicOrPartition
+                                | Code::UnknownTopic
+                                | Code::UnknownPartition
+                                | Code::NotCoordinator
+                                | Code::CoordinatorNotAvailable
+                                | Code::CoordinatorLoadInProgress
+                        )
+                    ) =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// What an error of the client means to lightbus.
 pub(crate) fn from_kafka(error: KafkaError, broker: &str, sent: Sent) -> Error {
-    let made = match error.rdkafka_error_code() {
+    let made = match code(&error) {
         Some(code) => from_code(code, broker, sent),
         None => Error::new(ErrorKind::Unexpected, format!("librdkafka failed: {error}"))
             .with("broker", format_args!("kafka {broker}")),

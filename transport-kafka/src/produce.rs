@@ -19,7 +19,7 @@ use rdkafka::{
 };
 use tokio::sync::oneshot;
 
-use crate::context;
+use crate::{context, error::code};
 
 /// While librdkafka's queue is full, it is tried again after this.
 const FULL: Duration = Duration::from_millis(2);
@@ -86,7 +86,7 @@ impl Producer {
         }
         let answer = confirmed.await.unwrap_or(Err(KafkaError::Canceled));
         if let Err(error) = &answer
-            && error.rdkafka_error_code() == Some(Code::Fatal)
+            && code(error) == Some(Code::Fatal)
         {
             self.broken.store(true, Ordering::Relaxed);
         }

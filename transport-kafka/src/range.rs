@@ -13,7 +13,7 @@ use rdkafka::{
 
 use crate::{
     context,
-    error::{Sent, from_kafka, is_refusal},
+    error::{Sent, code, from_kafka, insist, is_refusal},
 };
 
 /// A consumer without a group's duties.
@@ -45,8 +45,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// The first offset of a partition, and the one after the last. Blocks.
     pub(crate) fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
-        self.consumer
-            .fetch_watermarks(topic, partition, self.timeout)
+        insist(self.timeout, || self.consumer.fetch_watermarks(topic, partition, self.timeout))
             .map_err(|error| self.error(error))
     }
 
@@ -55,12 +54,13 @@ impl Reader {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(milliseconds(time)))
             .map_err(|error| self.error(error))?;
-        let found = self
-            .consumer
-            .offsets_for_times(list, self.timeout)
-            .map_err(|error| self.error(error))?;
+        let found = insist(self.timeout, || {
+            let found = self.consumer.offsets_for_times(list.clone(), self.timeout)?;
+            check(&found)?;
+            Ok(found)
+        })
+        .map_err(|error| self.error(error))?;
         for element in found.elements() {
-            element.error().map_err(|error| self.error(error))?;
             if let Offset::Offset(offset) = element.offset() {
                 return Ok(Some(offset));
             }
@@ -104,7 +104,7 @@ impl Reader {
                 }
                 // Where the last ones are gone, or are no records.
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
-                Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_refusal) => {
+                Some(Err(error)) if code(&error).is_some_and(is_refusal) => {
                     return Err(self.error(error));
                 }
                 Some(Err(error)) => tracing::debug!(%error, "reading goes on"),
@@ -120,6 +120,11 @@ impl Reader {
     fn error(&self, error: KafkaError) -> Error {
         from_kafka(error, &self.broker, Sent::Harmless)
     }
+}
+
+/// The first error of a partition.
+pub(crate) fn check(list: &TopicPartitionList) -> std::result::Result<(), KafkaError> {
+    list.elements().iter().try_for_each(|element| element.error())
 }
 
 /// A moment as Kafka tells it.

@@ -63,6 +63,10 @@ impl Harness for KafkaHarness {
         LIMIT
     }
 
+    fn shares_a_key(&self) -> bool {
+        false
+    }
+
     fn largest(&self) -> usize {
         // All of it must fit into Kafka's default of 1 MB.
         900_000
@@ -73,7 +77,6 @@ impl Harness for KafkaHarness {
         address["timeout"] = json!(1);
         address["send_timeout"] = json!(1);
         address["sasl"] = json!({"username": "user", "password": password});
-        address["librdkafka"] = json!({"ssl.key.password": password});
         Able::Yes(transports(Process::new(&address, json!({}))))
     }
 

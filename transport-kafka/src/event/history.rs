@@ -13,9 +13,9 @@ use rdkafka::{Message as _, Offset, TopicPartitionList, consumer::Consumer as _}
 use super::record::{self, Read};
 use crate::{
     client::{Client, blocking},
-    error::{Sent, from_kafka},
+    error::{Sent, from_kafka, insist},
     group::Committed,
-    range::{Reader, time_of},
+    range::{Reader, check, time_of},
 };
 
 /// How many offsets of a partition are read at once, from the end.
@@ -212,8 +212,18 @@ fn behind(reader: &Reader, topics: &[(Name, i32)]) -> Result<Lag> {
     let mut times = all.clone();
     // To this question the end is a time too.
     times.set_all_offsets(Offset::End).map_err(error)?;
-    let committed = reader.consumer.committed_offsets(all, reader.timeout).map_err(error)?;
-    let ends = reader.consumer.offsets_for_times(times, reader.timeout).map_err(error)?;
+    let committed = insist(reader.timeout, || {
+        let committed = reader.consumer.committed_offsets(all.clone(), reader.timeout)?;
+        check(&committed)?;
+        Ok(committed)
+    })
+    .map_err(error)?;
+    let ends = insist(reader.timeout, || {
+        let ends = reader.consumer.offsets_for_times(times.clone(), reader.timeout)?;
+        check(&ends)?;
+        Ok(ends)
+    })
+    .map_err(error)?;
     let ends: HashMap<(String, i32), i64> = ends
         .elements()
         .iter()
@@ -224,7 +234,6 @@ fn behind(reader: &Reader, topics: &[(Name, i32)]) -> Result<Lag> {
         .collect();
     let mut lag = Lag::default();
     for element in committed.elements() {
-        element.error().map_err(error)?;
         let Offset::Offset(position) = element.offset() else { continue };
         let read = Committed::from_text(position, element.metadata());
         let end = ends.get(&(element.topic().to_owned(), element.partition())).copied();

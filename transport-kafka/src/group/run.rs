@@ -24,7 +24,7 @@ use super::{
     start::{self, Positions},
     track::{Committed, Track},
 };
-use crate::error::{Sent, from_kafka, is_refusal};
+use crate::error::{Sent, code, from_kafka, is_refusal};
 
 type Consumer = BaseConsumer<Membership>;
 
@@ -519,7 +519,7 @@ fn poll<R: Reading>(
 /// Whether an error ends the consumer. Most pass.
 fn judge(error: KafkaError, broker: &str) -> Result<()> {
     let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-    if fatal || error.rdkafka_error_code().is_some_and(is_refusal) {
+    if fatal || code(&error).is_some_and(is_refusal) {
         return Err(from_kafka(error, broker, Sent::Harmless));
     }
     tracing::debug!(%error, "consuming goes on");

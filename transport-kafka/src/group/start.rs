@@ -14,7 +14,8 @@ use rdkafka::{
 
 use super::{MemberSpec, context::Membership};
 use crate::{
-    error::{Sent, from_kafka},
+    error::{Sent, from_kafka, insist},
+    range::check,
     topic,
 };
 
@@ -46,7 +47,7 @@ pub(super) fn establish(
         // Never refused: no other topics than those just asked about.
         let _ = list.add_partition_offset(topic, *partition, Offset::Offset(*position));
     }
-    match consumer.commit(&list, CommitMode::Sync) {
+    match insist(spec.timeout, || consumer.commit(&list, CommitMode::Sync)) {
         Ok(()) => Ok(Positions::new()),
         // It has members, and they only may tell it.
         Err(KafkaError::ConsumerCommit(
@@ -74,12 +75,14 @@ fn without_position(
     spec: &MemberSpec,
     all: TopicPartitionList,
 ) -> Result<TopicPartitionList> {
-    let found = consumer
-        .committed_offsets(all, spec.timeout)
-        .map_err(|error| from_kafka(error, &spec.broker, Sent::Harmless))?;
+    let found = insist(spec.timeout, || {
+        let found = consumer.committed_offsets(all.clone(), spec.timeout)?;
+        check(&found)?;
+        Ok(found)
+    })
+    .map_err(|error| from_kafka(error, &spec.broker, Sent::Harmless))?;
     let mut unknown = TopicPartitionList::new();
     for element in found.elements() {
-        element.error().map_err(|error| from_kafka(error, &spec.broker, Sent::Harmless))?;
         if !matches!(element.offset(), Offset::Offset(_)) {
             unknown.add_partition(element.topic(), element.partition());
         }
@@ -97,10 +100,13 @@ fn find(
     let ask = |what: Offset| -> std::result::Result<Vec<(Name, i32, Offset)>, KafkaError> {
         let mut list = of.clone();
         list.set_all_offsets(what)?;
-        let found = consumer.offsets_for_times(list, timeout)?;
+        let found = insist(timeout, || {
+            let found = consumer.offsets_for_times(list.clone(), timeout)?;
+            check(&found)?;
+            Ok(found)
+        })?;
         let mut all = Vec::with_capacity(found.count());
         for element in found.elements() {
-            element.error()?;
             all.push((Name::from(element.topic()), element.partition(), element.offset()));
         }
         Ok(all)

@@ -19,7 +19,7 @@ use rdkafka::{
 use super::{ReplyPath, record};
 use crate::{
     client::{Client, blocking},
-    error::{Sent, from_kafka},
+    error::{Sent, from_kafka, insist},
     range::Quiet,
     settings::ms,
     wire,
@@ -84,7 +84,7 @@ fn assign(
 ) -> std::result::Result<BaseConsumer<Quiet>, KafkaError> {
     let consumer = BaseConsumer::from_config_and_context(config, Quiet)?;
     // A position rather than "the end", which would be looked up later than a call is sent.
-    let (_, end) = consumer.fetch_watermarks(&path.topic, path.partition, timeout)?;
+    let (_, end) = insist(timeout, || consumer.fetch_watermarks(&path.topic, path.partition, timeout))?;
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&path.topic, path.partition, Offset::Offset(end))?;
     consumer.assign(&list)?;
