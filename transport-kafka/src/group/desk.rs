@@ -21,6 +21,8 @@ pub(crate) struct Desk<I> {
 
 struct State<I> {
     wanted: usize,
+    /// Claimed by those who are taking: what they bring is within what was asked for.
+    claimed: usize,
     ready: VecDeque<I>,
     failed: Option<Error>,
     /// Those who may take: woken when something is wanted.
@@ -29,7 +31,7 @@ struct State<I> {
 
 impl<I> Desk<I> {
     pub(crate) fn new() -> Self {
-        let state = State { wanted: 0, ready: VecDeque::new(), failed: None, threads: Vec::new() };
+        let state = State { wanted: 0, claimed: 0, ready: VecDeque::new(), failed: None, threads: Vec::new() };
         Self { state: Mutex::new(state), filled: Notify::new(), closed: AtomicBool::new(false) }
     }
 
@@ -49,7 +51,7 @@ impl<I> Desk<I> {
                 if self.is_closed() {
                     return Err(Error::closed("the subscription"));
                 }
-                state.wanted = max;
+                state.wanted = max.saturating_sub(state.claimed);
                 state.threads.iter().for_each(Thread::unpark);
             }
             self.filled.notified().await;
@@ -63,14 +65,19 @@ impl<I> Desk<I> {
     /// Claims what is wanted, for one thread to take: one that has something in its hands, so that
     /// no other is kept from taking for nothing.
     pub(crate) fn claim(&self) -> usize {
-        std::mem::take(&mut self.state().wanted)
+        let mut state = self.state();
+        let claim = std::mem::take(&mut state.wanted);
+        state.claimed += claim;
+        claim
     }
 
-    /// Puts what was taken there, and gives back the rest of the claim.
-    pub(crate) fn put(&self, items: impl IntoIterator<Item = I>, unused: usize) {
+    /// Puts what was taken by this claim there, and gives back the rest of it.
+    pub(crate) fn put(&self, items: impl IntoIterator<Item = I>, claim: usize) {
         let mut state = self.state();
         let before = state.ready.len();
         state.ready.extend(items);
+        let unused = claim.saturating_sub(state.ready.len() - before);
+        state.claimed -= claim.min(state.claimed);
         state.wanted += unused;
         if unused > 0 && state.threads.len() > 1 {
             // Others may have found nothing left to claim meanwhile.

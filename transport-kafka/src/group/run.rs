@@ -76,6 +76,7 @@ pub(super) fn run<R: Reading>(
         cursor: 0,
         seen: VecDeque::new(),
         staged: Vec::new(),
+        claim: 0,
         changes: VecDeque::new(),
         revoking: None,
         positions: Positions::new(),
@@ -121,6 +122,8 @@ struct Worker<R: Reading> {
     seen: VecDeque<(Place, Option<R::Item>)>,
     /// Taken, and not committed yet, where that comes first.
     staged: Vec<(Place, R::Item)>,
+    /// The claim by which they were taken.
+    claim: usize,
     changes: VecDeque<Change>,
     revoking: Option<Revoking>,
     /// Where the group begins, where it could not be told.
@@ -327,8 +330,8 @@ impl<R: Reading> Worker<R> {
 
     /// Takes what is there and asked for. Gives whether it was any.
     fn take(&mut self) -> Result<bool> {
-        if !self.staged.is_empty() {
-            return Ok(Instant::now() >= self.retry_at && self.hand_out_staged(0));
+        if self.claim > 0 {
+            return Ok(Instant::now() >= self.retry_at && self.hand_out_staged());
         }
         if self.seen.is_empty() {
             for _ in 0..self.queues.len() {
@@ -393,22 +396,23 @@ impl<R: Reading> Worker<R> {
                 self.cursor = (self.cursor + 1) % count;
             }
         }
-        let unused = claim.saturating_sub(taken.len());
         if R::COMMITS_FIRST {
             self.staged = taken;
-            self.hand_out_staged(unused);
+            self.claim = claim;
+            self.hand_out_staged();
         } else {
-            self.desk.put(taken.into_iter().map(|(_, item)| item), unused);
+            self.desk.put(taken.into_iter().map(|(_, item)| item), claim);
         }
         failed.map_or(Ok(true), Err)
     }
 
     /// Hands out what was taken, once that is committed.
-    fn hand_out_staged(&mut self, unused: usize) -> bool {
+    fn hand_out_staged(&mut self) -> bool {
         match self.book.commit() {
             Ok(()) => {
                 let staged = std::mem::take(&mut self.staged);
-                self.desk.put(staged.into_iter().map(|(_, item)| item), unused);
+                let claim = std::mem::take(&mut self.claim);
+                self.desk.put(staged.into_iter().map(|(_, item)| item), claim);
                 true
             }
             Err(error) => {
@@ -440,7 +444,7 @@ impl<R: Reading> Worker<R> {
     /// leaves the group to them, and comes back when it can take calls again.
     fn release(&mut self, now: Instant) -> Result<()> {
         let Some(after) = self.spec.release_after else { return Ok(()) };
-        if self.desk.is_wanted() || self.joined.is_some() || !self.staged.is_empty() {
+        if self.desk.is_wanted() || self.joined.is_some() || self.claim > 0 {
             self.wanted_at = now;
             if self.released {
                 self.released = false;
@@ -471,7 +475,7 @@ impl<R: Reading> Worker<R> {
         let busy = self.joined.is_some()
             || self.revoking.is_some()
             || !self.changes.is_empty()
-            || !self.staged.is_empty();
+            || self.claim > 0;
         if busy { BUSY } else { IDLE }
     }
 
