@@ -132,12 +132,12 @@ pub async fn a_malformed_event_is_set_aside(harness: &dyn Harness) {
     let spec = bus.listener(&api, "mail");
     let service = Name::clone(&spec.service);
     let mut events = process.listen(spec).await;
-    process.send(&[bus.event(&api, 1)]).await;
+    process.send(&bus.events(&api, 1..2)).await;
     let malformed = harness.malformed_event(&api, "happened").await;
     if malformed.or_say("putting a malformed event").is_none() {
         return;
     }
-    process.send(&[bus.event(&api, 2)]).await;
+    process.send(&bus.events(&api, 2..3)).await;
     assert_numbers(harness, take(&mut events, 2).await, [1, 2]);
     nothing("what cannot be read is not delivered", &mut events).await;
     if harness.capabilities().dead_letters {

@@ -11,7 +11,7 @@ use super::{
     Harness,
     kit::{
         Bus, Numbered, assert_numbers, assert_same_fields, done, eventually, fields_of_every_kind,
-        flow, next, nothing, ok, take, within,
+        flow, next, nothing, ok, same_key, take, within,
     },
 };
 use crate::{
@@ -80,7 +80,8 @@ pub async fn two_apis_do_not_mix(harness: &dyn Harness) {
     let process = bus.process().await;
     let mut of_shop = process.listen(bus.listener(&shop, "one")).await;
     let mut of_till = process.listen(bus.listener(&till, "other")).await;
-    process.send(&[bus.event(&shop, 1), bus.event(&till, 2), bus.event(&shop, 3)]).await;
+    let sent = [bus.event(&shop, 1), bus.event(&till, 2), bus.event(&shop, 3)];
+    process.send(&sent.map(same_key)).await;
     assert_numbers(harness, take(&mut of_shop, 2).await, [1, 3]);
     assert_numbers(harness, take(&mut of_till, 1).await, [2]);
     nothing("the other API's events are not for this listener", &mut of_shop).await;
@@ -171,7 +172,8 @@ pub async fn unwanted_events_are_skipped(harness: &dyn Harness) {
     let mut events = process.listen(spec).await;
     let many: Vec<_> = (0..60)
         .map(|n| match n % 20 {
-            19 => bus.event(&api, n),
+            // Of one key, so that they stay in order.
+            19 => same_key(bus.event(&api, n)),
             _ => bus.event_called(&api, "unwanted", n),
         })
         .collect();

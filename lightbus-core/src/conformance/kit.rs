@@ -74,7 +74,6 @@ impl<'a> Bus<'a> {
 
     pub(super) fn events(&self, api: &Name, numbers: std::ops::Range<usize>) -> Vec<EventMessage> {
         // Of one key, so that they stay in order.
-        let same_key = |event| EventMessage { key: Some("same".into()), ..event };
         numbers.map(|n| same_key(self.event(api, n))).collect()
     }
 
@@ -115,6 +114,11 @@ pub(super) fn flow(batch: usize, max_in_flight: usize) -> Flow {
 
 pub(super) fn serving(api: &Name) -> ServeSpec {
     ServeSpec { apis: vec![Name::clone(api)], flow: flow(10, 100) }
+}
+
+/// The event with the key of all whose order counts.
+pub(super) fn same_key(event: EventMessage) -> EventMessage {
+    EventMessage { key: Some("same".into()), ..event }
 }
 
 fn numbered(n: usize) -> Fields {
