@@ -69,6 +69,8 @@ pub use schemars::{self, JsonSchema};
 pub mod transport {
     pub use lightbus_core::*;
 
+    #[cfg(feature = "kafka")]
+    pub use lightbus_transport_kafka as kafka;
     #[cfg(feature = "memory")]
     pub use lightbus_transport_memory as memory;
     #[cfg(feature = "redis")]
@@ -92,6 +94,8 @@ pub fn registry() -> Registry {
     let registry = registry.with(lightbus_transport_memory::MemoryFactory::default());
     #[cfg(feature = "redis")]
     let registry = registry.with(lightbus_transport_redis::RedisFactory::default());
+    #[cfg(feature = "kafka")]
+    let registry = registry.with(lightbus_transport_kafka::KafkaFactory::default());
     registry
 }
 

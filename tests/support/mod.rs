@@ -156,10 +156,27 @@ pub async fn redis_bus(url: &str, service: &str) -> Bus {
     soon("connecting", Bus::builder().config(config).service_name(service).connect()).await.unwrap()
 }
 
+/// Everything over this Kafka, in topics and groups whose names begin with `prefix`.
+pub fn kafka_yaml(brokers: &str, prefix: &str) -> String {
+    // As a test wants it: few partitions, and a process that is gone is soon noticed.
+    let common = format!("brokers: \"{brokers}\", prefix: \"{prefix}\", partitions: 4");
+    let group = format!("{common}, session_timeout: 2");
+    format!(
+        "bus:\n  schema:\n    transport: {{ kafka: {{ {common} }} }}\napis:\n  default:\n    \
+         rpc_transport: {{ kafka: {{ {group} }} }}\n    result_transport: {{ kafka: {{ {common} }} }}\n    \
+         event_transport: {{ kafka: {{ {group} }} }}\n"
+    )
+}
+
 /// A broker on which buses meet, for tests that run on every transport.
 pub enum Place {
     Memory(lightbus::Registry),
     Redis(RedisServer),
+    /// Brokers that others use too, and a prefix that nobody else has.
+    Kafka {
+        brokers: String,
+        prefix: String,
+    },
 }
 
 impl Place {
@@ -169,6 +186,20 @@ impl Place {
 
     pub fn redis() -> Option<Self> {
         RedisServer::start().map(Self::Redis)
+    }
+
+    /// The brokers that `scripts/brokers` has started. Without them says so loudly; with `CI=true` that
+    /// is a failure.
+    pub fn kafka() -> Option<Self> {
+        use std::hash::{BuildHasher, Hasher};
+        let Ok(brokers) = std::env::var("LIGHTBUS_TEST_KAFKA_BROKERS") else {
+            let missing = "SKIPPED: LIGHTBUS_TEST_KAFKA_BROKERS is not set; `scripts/brokers up --kafka` sets it";
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
+            eprintln!("{missing}");
+            return None;
+        };
+        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        Some(Self::Kafka { brokers, prefix: format!("t{random:016x}.") })
     }
 
     /// Another process of the same bus, as far as the bus can tell.
@@ -185,6 +216,7 @@ impl Place {
                 (registry.clone(), yaml.to_owned())
             }
             Self::Redis(server) => (lightbus::registry(), redis_yaml(&server.url(), "")),
+            Self::Kafka { brokers, prefix } => (lightbus::registry(), kafka_yaml(brokers, prefix)),
         };
         let yaml = if settings.is_empty() { yaml } else { format!("{yaml}    {settings}\n") };
         let config = Config::from_yaml(&yaml).unwrap();
@@ -193,7 +225,8 @@ impl Place {
     }
 }
 
-/// Makes of each case a test per transport: `memory::case`, `redis::case`.
+/// Makes of each case a test per transport: `memory::case`, `redis::case`, and with the feature
+/// `kafka::case`.
 #[macro_export]
 macro_rules! on_every_transport {
     ($($case:ident),* $(,)?) => {
@@ -209,6 +242,15 @@ macro_rules! on_every_transport {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 if let Some(place) = $crate::support::Place::redis() {
+                    super::$case(place).await;
+                }
+            })*
+        }
+        #[cfg(feature = "kafka")]
+        mod kafka {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(place) = $crate::support::Place::kafka() {
                     super::$case(place).await;
                 }
             })*
