@@ -9,7 +9,7 @@ use lightbus_core::{Name, Result};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
-    error::{KafkaError, RDKafkaErrorCode as Code},
+    error::KafkaError,
 };
 
 use super::{
@@ -138,7 +138,6 @@ impl Book {
         }
         match consumer.commit(&list, mode) {
             Ok(()) => {}
-            Err(KafkaError::ConsumerCommit(Code::NoOffset)) => return Ok(()),
             Err(error) => return Err(from_kafka(error, &self.broker, Sent::Harmless)),
         }
         for element in list.elements() {

@@ -435,7 +435,15 @@ impl<R: Reading> Worker<R> {
         }
         if now >= self.mention_at {
             self.mention_at = now + MENTION;
-            self.book.mention();
+            if R::COMMITS_FIRST {
+                // What is told without waiting might reach the group after another owner's word, and a
+                // call would run twice.
+                if let Err(error) = self.book.commit() {
+                    tracing::debug!(%error, "offsets of calls that were dropped are not committed yet");
+                }
+            } else {
+                self.book.mention();
+            }
         }
         self.release(now)
     }

@@ -112,7 +112,7 @@ pub async fn put(
 }
 
 /// Waits until it is so.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
+pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !check().await {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
