@@ -435,13 +435,14 @@ impl<R: Reading> Worker<R> {
         }
         if now >= self.mention_at {
             self.mention_at = now + MENTION;
-            if R::COMMITS_FIRST {
+            // What is staged is committed when it can be handed out, not before.
+            if R::COMMITS_FIRST && self.claim == 0 {
                 // What is told without waiting might reach the group after another owner's word, and a
                 // call would run twice.
                 if let Err(error) = self.book.commit() {
                     tracing::debug!(%error, "offsets of calls that were dropped are not committed yet");
                 }
-            } else {
+            } else if !R::COMMITS_FIRST {
                 self.book.mention();
             }
         }
