@@ -10,7 +10,11 @@ use std::{
 };
 
 use lightbus_core::{Error, ErrorKind, Result, Retry};
-use rdkafka::{admin::AdminClient, config::FromClientConfigAndContext, consumer::{BaseConsumer, Consumer as _}};
+use rdkafka::{
+    admin::AdminClient,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer as _},
+};
 use tokio::sync::Notify;
 
 use crate::{
@@ -42,7 +46,12 @@ type Asker = BaseConsumer<Quiet>;
 
 impl Client {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, state: Mutex::default(), users: AtomicUsize::new(0), topics: Topics::default() }
+        Self {
+            settings,
+            state: Mutex::default(),
+            users: AtomicUsize::new(0),
+            topics: Topics::default(),
+        }
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -138,9 +147,12 @@ impl Client {
         match (found, refused) {
             (Some(count), _) => Ok(count),
             (None, Some(refused)) => Err(refused),
-            (None, None) => Err(Error::new(ErrorKind::Config, "there is no such topic, and `create_topics` is off")
-                .with("topic", name)
-                .with("broker", format_args!("kafka {}", self.broker()))),
+            (None, None) => Err(Error::new(
+                ErrorKind::Config,
+                "there is no such topic, and `create_topics` is off",
+            )
+            .with("topic", name)
+            .with("broker", format_args!("kafka {}", self.broker()))),
         }
     }
 
@@ -154,7 +166,8 @@ impl Client {
 
     async fn existing_now(&self, name: &str) -> Result<Option<i32>> {
         let asker = self.asker()?;
-        let (owned, broker, timeout) = (name.to_owned(), self.broker().to_owned(), self.settings.timeout);
+        let (owned, broker, timeout) =
+            (name.to_owned(), self.broker().to_owned(), self.settings.timeout);
         blocking(move || {
             let found = topic::partitions(asker.client(), &owned, timeout, &broker);
             // What it reports of itself must not pile up.
@@ -200,7 +213,9 @@ pub(crate) fn discard<T: Send + 'static>(what: T) {
 }
 
 /// Runs what blocks.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         Error::new(ErrorKind::Unavailable, "the runtime ends").retry(Retry::Safe).because(error)
     })

@@ -65,7 +65,10 @@ impl Producer {
 
     /// Sends records, and waits until each is confirmed or one has failed for good. Those that fail
     /// do not keep the others from being sent.
-    pub(crate) async fn send(&self, mut records: Vec<Outgoing>) -> std::result::Result<Vec<Placed>, KafkaError> {
+    pub(crate) async fn send(
+        &self,
+        mut records: Vec<Outgoing>,
+    ) -> std::result::Result<Vec<Placed>, KafkaError> {
         let (batch, confirmed) = Batch::new(records.len());
         for (index, record) in records.iter_mut().enumerate() {
             let ticket = Box::new(Ticket { batch: Arc::clone(&batch), index });

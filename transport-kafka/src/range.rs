@@ -50,7 +50,12 @@ impl Reader {
     }
 
     /// The first offset whose record is not older than this; `None` if all are older. Blocks.
-    pub(crate) fn not_older(&self, topic: &str, partition: i32, time: SystemTime) -> Result<Option<i64>> {
+    pub(crate) fn not_older(
+        &self,
+        topic: &str,
+        partition: i32,
+        time: SystemTime,
+    ) -> Result<Option<i64>> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(milliseconds(time)))
             .map_err(|error| self.error(error))?;
@@ -109,8 +114,11 @@ impl Reader {
                 }
                 Some(Err(error)) => tracing::debug!(%error, "reading goes on"),
                 None if Instant::now() >= until => {
-                    return Err(Error::new(ErrorKind::Unavailable, "Kafka did not send the records in time")
-                        .with("broker", format_args!("kafka {}", self.broker)));
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "Kafka did not send the records in time",
+                    )
+                    .with("broker", format_args!("kafka {}", self.broker)));
                 }
                 None => {}
             }

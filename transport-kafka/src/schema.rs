@@ -68,7 +68,8 @@ impl KafkaSchemaTransport {
     async fn put(&self, key: String, value: Vec<u8>, ttl: Duration) -> Result<()> {
         let client = self.handle.client(WHAT)?;
         client.topic(&self.topic, &self.spec).await?;
-        let headers = header::add(OwnedHeaders::new(), header::TTL_MS, &ttl.as_millis().to_string());
+        let headers =
+            header::add(OwnedHeaders::new(), header::TTL_MS, &ttl.as_millis().to_string());
         let record = Outgoing {
             topic: Name::clone(&self.topic),
             partition: Some(0),
@@ -149,33 +150,30 @@ impl Entry {
 #[async_trait]
 impl SchemaTransport for KafkaSchemaTransport {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
-        self.put(api.to_owned(), schema.get().as_bytes().to_vec(), ttl)
-            .await
-            .map_err(|error| {
-                // The same again does no harm.
-                let error = if error.is_temporary() {
-                    error.retry(lightbus_core::Retry::Safe)
-                } else {
-                    error
-                };
-                error.during(format!("storing the schema of {api}"))
-            })
+        self.put(api.to_owned(), schema.get().as_bytes().to_vec(), ttl).await.map_err(|error| {
+            // The same again does no harm.
+            let error =
+                if error.is_temporary() { error.retry(lightbus_core::Retry::Safe) } else { error };
+            error.during(format!("storing the schema of {api}"))
+        })
     }
 
     async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
         let renewed = async {
             let wanted = api.to_owned();
             let lives = self
-                .look(move |schemas| schemas.get(&wanted).is_some_and(|entry| entry.living().is_some()))
+                .look(move |schemas| {
+                    schemas.get(&wanted).is_some_and(|entry| entry.living().is_some())
+                })
                 .await?;
             if lives {
                 self.put(format!("{ALIVE}{api}"), b"1".to_vec(), ttl).await?;
             }
             Ok(lives)
         };
-        renewed
-            .await
-            .map_err(|error: lightbus_core::Error| error.during(format!("renewing the schema of {api}")))
+        renewed.await.map_err(|error: lightbus_core::Error| {
+            error.during(format!("renewing the schema of {api}"))
+        })
     }
 
     async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {

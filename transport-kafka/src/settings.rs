@@ -26,7 +26,10 @@ const RESERVED: &[(&str, &str)] = &[
     ("group.instance.id", "a member that leaves must be seen to leave"),
     ("group.protocol", "partitions are given up one by one, when their events are handled"),
     ("group.remote.assignor", "partitions are given up one by one, when their events are handled"),
-    ("partition.assignment.strategy", "partitions are given up one by one, when their events are handled"),
+    (
+        "partition.assignment.strategy",
+        "partitions are given up one by one, when their events are handled",
+    ),
     ("bootstrap.servers", "use the option `brokers`"),
     ("metadata.broker.list", "use the option `brokers`"),
     ("client.id", "use the option `client_id`"),
@@ -61,7 +64,10 @@ impl Settings {
             .set("socket.nagle.disable", "true")
             .set("socket.keepalive.enable", "true")
             .set("socket.timeout.ms", ms(options.timeout.max(Duration::from_secs(10))))
-            .set("socket.connection.setup.timeout.ms", ms(options.timeout.max(Duration::from_secs(1))))
+            .set(
+                "socket.connection.setup.timeout.ms",
+                ms(options.timeout.max(Duration::from_secs(1))),
+            )
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("retry.backoff.ms", "50")
@@ -121,7 +127,12 @@ impl Settings {
     }
 
     /// For a member of this group.
-    pub(crate) fn member(&self, group: &str, session_timeout: Duration, fetch_wait: Duration) -> ClientConfig {
+    pub(crate) fn member(
+        &self,
+        group: &str,
+        session_timeout: Duration,
+        fetch_wait: Duration,
+    ) -> ClientConfig {
         let heartbeat =
             (session_timeout / 10).clamp(Duration::from_millis(50), Duration::from_secs(1));
         let mut config = self.consumer(group);
@@ -134,7 +145,9 @@ impl Settings {
     }
 
     fn unless_set(&self, config: &mut ClientConfig, name: &str, also: &[&str], value: &str) {
-        if self.config.get(name).is_none() && also.iter().all(|name| self.config.get(name).is_none()) {
+        if self.config.get(name).is_none()
+            && also.iter().all(|name| self.config.get(name).is_none())
+        {
             config.set(name, value);
         }
     }
@@ -159,8 +172,11 @@ fn secure(path: &str, options: &ConnectionConfig, config: &mut ClientConfig) -> 
         options.sasl.as_ref().is_some_and(|sasl| sasl.mechanism != crate::SaslMechanism::Plain);
     if !cfg!(feature = "tls") && (options.tls.is_some() || scrambles) {
         let option = if options.tls.is_some() { "tls" } else { "sasl.mechanism" };
-        return Err(Error::config(format!("{path}.{option}"), "this needs OpenSSL, which is not compiled in")
-            .hint("Build lightbus-transport-kafka with its feature `tls`"));
+        return Err(Error::config(
+            format!("{path}.{option}"),
+            "this needs OpenSSL, which is not compiled in",
+        )
+        .hint("Build lightbus-transport-kafka with its feature `tls`"));
     }
     config.set("security.protocol", protocol);
     if let Some(tls) = &options.tls {
@@ -196,7 +212,9 @@ fn check(path: &str, name: &str, value: &Setting) -> Result<()> {
     alone.set(name, value.reveal());
     match alone.create_native_config() {
         Ok(_) => Ok(()),
-        Err(error) => Err(Error::config(at(), format!("librdkafka refuses it: {}", reason(&error)))),
+        Err(error) => {
+            Err(Error::config(at(), format!("librdkafka refuses it: {}", reason(&error))))
+        }
     }
 }
 
@@ -236,7 +254,10 @@ mod tests {
     fn settings_that_break_a_guarantee_are_refused_with_the_reason() {
         for name in ["acks", "enable.idempotence", "enable.auto.commit", "group.id"] {
             let text = error(json!({"librdkafka": {name: "1"}}));
-            assert!(text.contains(&format!("apis.default.event_transport.kafka.librdkafka.{name}")), "{text}");
+            assert!(
+                text.contains(&format!("apis.default.event_transport.kafka.librdkafka.{name}")),
+                "{text}"
+            );
             assert!(text.contains("may not be set"), "{text}");
         }
     }

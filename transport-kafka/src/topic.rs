@@ -74,7 +74,8 @@ impl TopicSpec {
         match time {
             Some(time) => {
                 // Kafka removes whole segments only: they must not grow older than that either.
-                let segment = time.clamp(Duration::from_secs(60), Duration::from_secs(7 * 24 * 3600));
+                let segment =
+                    time.clamp(Duration::from_secs(60), Duration::from_secs(7 * 24 * 3600));
                 self.with("retention.ms", ms_long(time)).with("segment.ms", ms(segment))
             }
             None => self,
@@ -125,7 +126,8 @@ pub(crate) async fn create(
     for (name, value) in &spec.settings {
         new = new.set(name, value);
     }
-    let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
+    let options =
+        AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
     let mut answers = admin
         .create_topics(&[new], &options)
         .await
@@ -136,7 +138,9 @@ pub(crate) async fn create(
             let error = from_code(code, broker, Sent::Harmless).with("topic", topic);
             if is_refusal(code) { Ok(Some(error)) } else { Err(error) }
         }
-        None => Err(Error::new(ErrorKind::Unexpected, "Kafka did not say whether it made the topic")),
+        None => {
+            Err(Error::new(ErrorKind::Unexpected, "Kafka did not say whether it made the topic"))
+        }
     }
 }
 
@@ -150,7 +154,9 @@ pub(crate) fn partitions<C: ClientContext>(
     let found = client
         .fetch_metadata(Some(topic), timeout)
         .map_err(|error| from_kafka(error, broker, Sent::Harmless))?;
-    let Some(found) = found.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+    let Some(found) = found.topics().iter().find(|found| found.name() == topic) else {
+        return Ok(None);
+    };
     if let Some(error) = found.error() {
         let code = Code::from(error);
         if is_unknown_topic(code) {
@@ -160,7 +166,9 @@ pub(crate) fn partitions<C: ClientContext>(
     }
     // One that is being made has partitions without a leader, or none.
     if found.partitions().is_empty() || found.partitions().iter().any(|part| part.leader() < 0) {
-        return Err(from_code(Code::LeaderNotAvailable, broker, Sent::Harmless).with("topic", topic));
+        return Err(
+            from_code(Code::LeaderNotAvailable, broker, Sent::Harmless).with("topic", topic)
+        );
     }
     Ok(i32::try_from(found.partitions().len()).ok())
 }

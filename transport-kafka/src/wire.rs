@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn no_cut_panics() {
-        let fields: Fields = [(Name::from("a\u{e9}"), Bytes::from("[1, {\"b\": 2}]"))].into_iter().collect();
+        let fields: Fields =
+            [(Name::from("a\u{e9}"), Bytes::from("[1, {\"b\": 2}]"))].into_iter().collect();
         let whole = encode_fields(&fields);
         for end in 0..whole.len() {
             let cut = Bytes::copy_from_slice(&whole[..end]);

@@ -81,7 +81,8 @@ impl Harness for KafkaHarness {
     }
 
     async fn malformed_call(&self, api: &str) -> Able {
-        let headers = [("lightbus-id", "bad"), ("lightbus-procedure", "run"), ("time-left-ms", "60000")];
+        let headers =
+            [("lightbus-id", "bad"), ("lightbus-procedure", "run"), ("time-left-ms", "60000")];
         put(self.brokers(), &format!("{api}.rpc_queue"), 0, "", "{not json", &headers).await;
         Able::Yes(())
     }

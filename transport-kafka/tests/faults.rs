@@ -18,7 +18,9 @@ use lightbus_core::{
     transport::{ListenSpec, ServeSpec, Start},
 };
 use serde_json::json;
-use support::{LIMIT, Process, Server, brokers, call, event, eventually, listen, options, soon, unique};
+use support::{
+    LIMIT, Process, Server, brokers, call, event, eventually, listen, options, soon, unique,
+};
 use tokio::{task::JoinSet, time::Instant};
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
@@ -272,7 +274,8 @@ async fn no_call_runs_twice_while_workers_come_and_go() {
             drop(stop);
             soon(task).await.unwrap();
         }
-        eventually("calls are answered", async || answered.load(Ordering::Relaxed) > before + 50).await;
+        eventually("calls are answered", async || answered.load(Ordering::Relaxed) > before + 50)
+            .await;
     }
     done.store(true, Ordering::Relaxed);
     soon(callers.join_all()).await;

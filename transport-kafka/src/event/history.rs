@@ -156,7 +156,9 @@ impl Part {
         reader.read(topic, self.partition, start, self.high, |found| {
             let time = time_of(found);
             // Times of senders need not grow with the offsets.
-            if from.is_some_and(|from| time < truncated(from)) || until.is_some_and(|until| time > until) {
+            if from.is_some_and(|from| time < truncated(from))
+                || until.is_some_and(|until| time > until)
+            {
                 return;
             }
             match record::read(found, selectors) {

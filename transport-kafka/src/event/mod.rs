@@ -34,7 +34,8 @@ pub struct KafkaEventTransport {
 
 impl KafkaEventTransport {
     pub(crate) fn new(client: Arc<Client>, config: EventConfig) -> Self {
-        let plain = TopicSpec::new(&config.topics()).with("message.timestamp.type", "LogAppendTime");
+        let plain =
+            TopicSpec::new(&config.topics()).with("message.timestamp.type", "LogAppendTime");
         let forever = |time: Option<crate::Seconds>| time.map(|time| time.0);
         let dead_spec = match forever(config.dead_letter_retention) {
             // Their order is that of one partition.
@@ -159,10 +160,17 @@ impl KafkaEventTransport {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let records =
-            events.iter().zip(&topics).map(|(event, topic)| record::outgoing(topic, event)).collect();
+        let records = events
+            .iter()
+            .zip(&topics)
+            .map(|(event, topic)| record::outgoing(topic, event))
+            .collect();
         let placed = client.send(records).await?;
-        Ok(topics.iter().zip(placed).map(|(topic, placed)| record::native_id(topic, placed)).collect())
+        Ok(topics
+            .iter()
+            .zip(placed)
+            .map(|(topic, placed)| record::native_id(topic, placed))
+            .collect())
     }
 
     async fn start(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
@@ -214,7 +222,8 @@ impl KafkaEventTransport {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         let client = self.handle.client(WHAT)?;
-        let (topic, group) = (self.dead_letter_topic(service, listener), self.group(service, listener));
+        let (topic, group) =
+            (self.dead_letter_topic(service, listener), self.group(service, listener));
         dead::list(client, &self.reader_group(), &topic, group.into(), limit).await
     }
 }

@@ -55,7 +55,8 @@ pub(super) enum Read {
 /// Reads a record, if one of these selects it.
 pub(super) fn read<M: Message>(record: &M, selectors: &[EventSelector]) -> Read {
     let found = Found::read(record, OWN);
-    let names = || -> Result<_, String> { Ok((found.need(header::API)?, found.need(header::EVENT)?)) };
+    let names =
+        || -> Result<_, String> { Ok((found.need(header::API)?, found.need(header::EVENT)?)) };
     let (api, event) = match names() {
         Ok(names) => names,
         Err(reason) => return Read::Malformed(reason),
@@ -100,7 +101,13 @@ pub(super) fn unreadable<M: Message>(record: &M) -> EventMessage {
     EventMessage {
         key: key(record),
         time: Some(time_of(record)),
-        ..EventMessage::new(text(header::ID), text(header::API), text(header::EVENT), version, fields)
+        ..EventMessage::new(
+            text(header::ID),
+            text(header::API),
+            text(header::EVENT),
+            version,
+            fields,
+        )
     }
 }
 

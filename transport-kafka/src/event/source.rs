@@ -6,9 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{
-    Error, EventMessage, Name, Outcome, Result, Source, transport::EventSelector,
-};
+use lightbus_core::{Error, EventMessage, Name, Outcome, Result, Source, transport::EventSelector};
 use rdkafka::Message;
 
 use super::{

@@ -31,7 +31,13 @@ struct State<I> {
 
 impl<I> Desk<I> {
     pub(crate) fn new() -> Self {
-        let state = State { wanted: 0, claimed: 0, ready: VecDeque::new(), failed: None, threads: Vec::new() };
+        let state = State {
+            wanted: 0,
+            claimed: 0,
+            ready: VecDeque::new(),
+            failed: None,
+            threads: Vec::new(),
+        };
         Self { state: Mutex::new(state), filled: Notify::new(), closed: AtomicBool::new(false) }
     }
 

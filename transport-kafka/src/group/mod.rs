@@ -77,11 +77,8 @@ impl<I: Send + 'static> Member<I> {
         let (ended, left) = oneshot::channel();
         let consumer = run::consumer(&spec)?;
         let book = Arc::new(Book::new(Arc::clone(&consumer.0), &spec.broker));
-        let member = Self {
-            book: Arc::clone(&book),
-            desk: Arc::clone(desk),
-            left: Mutex::new(Some(left)),
-        };
+        let member =
+            Self { book: Arc::clone(&book), desk: Arc::clone(desk), left: Mutex::new(Some(left)) };
         let name = "lightbus-kafka".to_owned();
         let desk = Arc::clone(desk);
         std::thread::Builder::new()
@@ -92,7 +89,8 @@ impl<I: Send + 'static> Member<I> {
                     .because(error)
             })?;
         // Dropped on the way, the member leaves.
-        wait.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unexpected, "the consumer ended")))?;
+        wait.await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unexpected, "the consumer ended")))?;
         Ok(member)
     }
 

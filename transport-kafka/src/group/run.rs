@@ -190,8 +190,7 @@ impl<R: Reading> Worker<R> {
                         queue.partition == record.partition() && *queue.topic == *record.topic()
                     });
                     if let Some(queue) = found {
-                        let place =
-                            Place { assignment: queue.assignment, offset: record.offset() };
+                        let place = Place { assignment: queue.assignment, offset: record.offset() };
                         let item = self.reading.read(&record, place);
                         self.seen.push_back((place, item));
                     }
@@ -210,7 +209,10 @@ impl<R: Reading> Worker<R> {
     fn change(&mut self) {
         let now = Instant::now();
         if let Some(revoking) = &self.revoking {
-            let lost = self.changes.iter().any(|change| matches!(change, Change::Revoked { lost: true, .. }));
+            let lost = self
+                .changes
+                .iter()
+                .any(|change| matches!(change, Change::Revoked { lost: true, .. }));
             let held = self.book.is_held(&revoking.assignments);
             if held && now < revoking.until && !lost {
                 return;
@@ -258,7 +260,9 @@ impl<R: Reading> Worker<R> {
                 .committed_offsets(partitions.clone(), self.spec.timeout)
                 .map_err(|error| from_kafka(error, &self.spec.broker, Sent::Harmless))?;
             for element in found.elements() {
-                element.error().map_err(|error| from_kafka(error, &self.spec.broker, Sent::Harmless))?;
+                element
+                    .error()
+                    .map_err(|error| from_kafka(error, &self.spec.broker, Sent::Harmless))?;
                 if let Offset::Offset(position) = element.offset() {
                     let committed = Committed::from_text(position, element.metadata());
                     known.insert((element.topic().into(), element.partition()), committed);
@@ -278,11 +282,14 @@ impl<R: Reading> Worker<R> {
             };
             let (topic, partition) = key;
             // Never refused: no position is negative.
-            let _ = list.add_partition_offset(&topic, partition, Offset::Offset(committed.position));
+            let _ =
+                list.add_partition_offset(&topic, partition, Offset::Offset(committed.position));
             let assignment = self.next_assignment;
             self.next_assignment += 1;
             let track = Track::new(committed, is_known);
-            self.book.parts().insert(assignment, Part { topic: Name::clone(&topic), partition, track });
+            self.book
+                .parts()
+                .insert(assignment, Part { topic: Name::clone(&topic), partition, track });
             match self.consumer.split_partition_queue(&topic, partition) {
                 Some(mut queue) => {
                     let thread = thread::current();
@@ -324,7 +331,12 @@ impl<R: Reading> Worker<R> {
         } else {
             self.book.give_up(assignments, lost);
         }
-        tracing::debug!(group = self.spec.group, partitions = assignments.len(), lost, "partitions went");
+        tracing::debug!(
+            group = self.spec.group,
+            partitions = assignments.len(),
+            lost,
+            "partitions went"
+        );
         context::unassign(&self.consumer, partitions);
     }
 
@@ -462,7 +474,10 @@ impl<R: Reading> Worker<R> {
         } else if !self.released && now >= self.wanted_at + after && now >= self.ask_at {
             self.ask_at = now + after;
             if self.has_company() {
-                tracing::debug!(group = self.spec.group, "all handlers are busy: others get the calls");
+                tracing::debug!(
+                    group = self.spec.group,
+                    "all handlers are busy: others get the calls"
+                );
                 self.consumer.unsubscribe();
                 self.released = true;
             }
@@ -504,7 +519,9 @@ impl<R: Reading> Worker<R> {
         for change in self.changes.drain(..) {
             match change {
                 Change::Assigned(_) => context::assign(&self.consumer, &TopicPartitionList::new()),
-                Change::Revoked { partitions, .. } => context::unassign(&self.consumer, &partitions),
+                Change::Revoked { partitions, .. } => {
+                    context::unassign(&self.consumer, &partitions)
+                }
             }
         }
         self.book.close();

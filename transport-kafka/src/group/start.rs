@@ -30,8 +30,7 @@ pub(super) fn establish(
 ) -> Result<Positions> {
     let mut all = TopicPartitionList::new();
     for name in &spec.topics {
-        let count =
-            topic::await_partitions(consumer.client(), name, spec.timeout, &spec.broker)?;
+        let count = topic::await_partitions(consumer.client(), name, spec.timeout, &spec.broker)?;
         for partition in 0..count {
             all.add_partition(name, partition);
         }

@@ -33,7 +33,12 @@ impl Track {
     /// Goes on where the group was. `known` says whether the group remembers it already.
     pub(crate) fn new(from: Committed, known: bool) -> Self {
         let Committed { position, done, .. } = from.clone();
-        Self { taken: VecDeque::new(), next: position, before: done, committed: known.then_some(from) }
+        Self {
+            taken: VecDeque::new(),
+            next: position,
+            before: done,
+            committed: known.then_some(from),
+        }
     }
 
     /// Notes a record that was read. Gives whether it is to be handed out: not if it was settled
@@ -141,7 +146,8 @@ impl Committed {
 
     /// How many were taken and are not settled.
     pub(crate) fn pending(&self) -> u64 {
-        let within = |(from, to): &(i64, i64)| (to.min(&self.taken) - from.max(&self.position)).max(0);
+        let within =
+            |(from, to): &(i64, i64)| (to.min(&self.taken) - from.max(&self.position)).max(0);
         let done: i64 = self.done.iter().map(within).sum();
         u64::try_from(self.taken - self.position - done).unwrap_or(0)
     }
@@ -220,7 +226,9 @@ mod tests {
 
     #[test]
     fn texts_of_others_say_nothing() {
-        for text in ["", "x", "lightbus:", "lightbus:-1", "lightbus:x,1-2", "lightbus:99999999999999999999"] {
+        for text in
+            ["", "x", "lightbus:", "lightbus:-1", "lightbus:x,1-2", "lightbus:99999999999999999999"]
+        {
             let read = Committed::from_text(7, text);
             assert_eq!(read, Committed { position: 7, taken: 7, done: vec![] }, "{text}");
         }

@@ -59,7 +59,10 @@ impl KafkaResultTransport {
 
     fn return_path(&self) -> Option<ReturnPath> {
         let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
-        receiver.as_ref().filter(|receiver| receiver.is_running()).map(|receiver| receiver.return_path.clone())
+        receiver
+            .as_ref()
+            .filter(|receiver| receiver.is_running())
+            .map(|receiver| receiver.return_path.clone())
     }
 
     /// Starts to receive, once.
@@ -74,7 +77,8 @@ impl KafkaResultTransport {
         let partition = i32::try_from(random % u64::from(count.max(1).unsigned_abs())).unwrap_or(0);
         let path = ReplyPath { topic: Name::clone(&self.topic), partition };
         let receiver =
-            Receiver::start(client, &self.group, path, self.fetch_wait, self.pending.clone()).await?;
+            Receiver::start(client, &self.group, path, self.fetch_wait, self.pending.clone())
+                .await?;
         let path = receiver.return_path.clone();
         *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
         if self.handle.closing().is_closed() {

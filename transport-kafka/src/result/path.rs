@@ -26,13 +26,13 @@ impl ReplyPath {
 
     /// Reads a return path, which must lead to this topic: callers do not choose where workers write.
     pub(crate) fn parse(path: &ReturnPath, topic: &Name) -> Result<Self> {
-        Self::read(path)
-            .filter(|read| read.topic == *topic)
-            .ok_or_else(|| {
-                Error::new(ErrorKind::Malformed, "the return path is none of this transport")
-                    .with("return path", path.as_str())
-                    .hint("Do callers and workers use the same result transport, with the same `prefix`?")
-            })
+        Self::read(path).filter(|read| read.topic == *topic).ok_or_else(|| {
+            Error::new(ErrorKind::Malformed, "the return path is none of this transport")
+                .with("return path", path.as_str())
+                .hint(
+                    "Do callers and workers use the same result transport, with the same `prefix`?",
+                )
+        })
     }
 
     /// Reads a return path to any topic of results.

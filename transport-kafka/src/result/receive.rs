@@ -84,7 +84,8 @@ fn assign(
 ) -> std::result::Result<BaseConsumer<Quiet>, KafkaError> {
     let consumer = BaseConsumer::from_config_and_context(config, Quiet)?;
     // A position rather than "the end", which would be looked up later than a call is sent.
-    let (_, end) = insist(timeout, || consumer.fetch_watermarks(&path.topic, path.partition, timeout))?;
+    let (_, end) =
+        insist(timeout, || consumer.fetch_watermarks(&path.topic, path.partition, timeout))?;
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&path.topic, path.partition, Offset::Offset(end))?;
     consumer.assign(&list)?;

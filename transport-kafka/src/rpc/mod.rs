@@ -75,7 +75,8 @@ impl Queues {
             return Err(too_late());
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let partition = i32::try_from(turn % usize::try_from(count).unwrap_or(1).max(1)).unwrap_or(0);
+        let partition =
+            i32::try_from(turn % usize::try_from(count).unwrap_or(1).max(1)).unwrap_or(0);
         self.client.send(vec![record::outgoing(&topic, partition, call, left)]).await.map(drop)
     }
 }
@@ -115,7 +116,8 @@ impl KafkaRpcTransport {
             flow.batch = flow.batch.min(most.max(1));
         }
         let source =
-            CallSource::start(&self.queues, self.handle.closing(), &spec.apis, &self.config).await?;
+            CallSource::start(&self.queues, self.handle.closing(), &spec.apis, &self.config)
+                .await?;
         Ok(Subscription::spawn(source, flow))
     }
 }

@@ -21,7 +21,12 @@ use crate::{
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The record of a call whose caller waits this long from now on.
-pub(super) fn outgoing(topic: &Name, partition: i32, call: &RpcMessage, left: Duration) -> Outgoing {
+pub(super) fn outgoing(
+    topic: &Name,
+    partition: i32,
+    call: &RpcMessage,
+    left: Duration,
+) -> Outgoing {
     let mut headers = OwnedHeaders::new_with_capacity(6);
     for (name, value) in [
         (header::ID, &*call.id),

@@ -56,12 +56,20 @@ impl Reading for Calls {
     // At most once: what was handed out is over, whatever becomes of it.
     const COMMITS_FIRST: bool = true;
 
-    fn read<M: Message<Headers = BorrowedHeaders>>(&mut self, record: &M, _: Place) -> Option<Taken> {
+    fn read<M: Message<Headers = BorrowedHeaders>>(
+        &mut self,
+        record: &M,
+        _: Place,
+    ) -> Option<Taken> {
         match record::read(record, &self.api, self.usual) {
             record::Read::Call(call) => Some(Taken::Call(call)),
             record::Read::Expired => {
                 let total = self.expired.fetch_add(1, Ordering::Relaxed) + 1;
-                tracing::debug!(api = &*self.api, total, "a call was dropped: its caller has given up");
+                tracing::debug!(
+                    api = &*self.api,
+                    total,
+                    "a call was dropped: its caller has given up"
+                );
                 None
             }
             record::Read::Malformed(reason, from) => {
@@ -113,7 +121,13 @@ impl CallSource {
             }
         });
         let members = try_join_all(joins).await?;
-        Ok(Self { queues: Arc::clone(queues), closing: Arc::clone(closing), desk, members, _user: User::new(Arc::clone(&queues.client)) })
+        Ok(Self {
+            queues: Arc::clone(queues),
+            closing: Arc::clone(closing),
+            desk,
+            members,
+            _user: User::new(Arc::clone(&queues.client)),
+        })
     }
 
     /// Answers what cannot be read, so that its caller does not wait in vain.

@@ -74,10 +74,8 @@ impl Server {
         voters: &str,
     ) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let home = PathBuf::from(super::named(
-            "LIGHTBUS_TEST_KAFKA_HOME",
-            "scripts/brokers up --kafka",
-        )?);
+        let home =
+            PathBuf::from(super::named("LIGHTBUS_TEST_KAFKA_HOME", "scripts/brokers up --kafka")?);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = env::temp_dir().join(format!("lightbus-kafka-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
@@ -109,7 +107,8 @@ impl Server {
     }
 
     fn java(&self, arguments: &[&str]) -> Command {
-        let java = env::var("JAVA_HOME").map_or("java".into(), |home| Path::new(&home).join("bin/java"));
+        let java =
+            env::var("JAVA_HOME").map_or("java".into(), |home| Path::new(&home).join("bin/java"));
         let mut command = Command::new(java);
         command
             .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
