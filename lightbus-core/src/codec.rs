@@ -1,6 +1,8 @@
 //! From values to bytes and back: JSON, as on Python's wire, through erased-serde where the type
 //! is not known when the program is compiled.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
@@ -58,12 +60,30 @@ impl From<Fields> for Args {
 ///
 /// [`ErrorKind::Invalid`] if the value has no JSON form, such as a map whose keys are no strings.
 pub fn encode<T: serde::Serialize + ?Sized>(value: &T) -> Result<Bytes> {
-    let mut out = Vec::with_capacity(32);
-    serde_json::to_writer(&mut out, value).map_err(|error| {
+    // Taken, so that a value that encodes another one meanwhile finds none and makes its own.
+    let mut out = SCRATCH.take();
+    out.clear();
+    let written = serde_json::to_writer(&mut out, value);
+    let bytes = if out.len() > SCRATCH_LIMIT {
+        Bytes::from(std::mem::take(&mut out))
+    } else {
+        Bytes::copy_from_slice(&out)
+    };
+    if out.capacity() <= SCRATCH_LIMIT {
+        SCRATCH.set(out);
+    }
+    written.map(|()| bytes).map_err(|error| {
         Error::new(ErrorKind::Invalid, "the value cannot be written as JSON").because(error)
-    })?;
-    Ok(out.into())
+    })
 }
+
+thread_local! {
+    /// What values are written into, so that each takes one allocation, of its size.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The most bytes that are kept, and copied.
+const SCRATCH_LIMIT: usize = 64 * 1024;
 
 /// Decodes one JSON value.
 ///

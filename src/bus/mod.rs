@@ -5,6 +5,7 @@ mod builder;
 mod call;
 mod consumer;
 mod fire;
+mod handlers;
 mod history;
 mod ids;
 mod listen;

@@ -8,16 +8,14 @@ use lightbus_core::{
     Backoff, Delivery, Error, ErrorKind, Flow, Headers, Name, Outcome, RemoteError, Result,
     ResultMessage, RpcMessage, transport::ServeSpec,
 };
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Bus,
     apis::{ApiEntry, at},
     call::DEADLINE,
     consumer::{catch_panic, consume},
+    handlers::{Handlers, Watch},
     ids::Ids,
 };
 use crate::{contract::Service, schema::ApiSchema};
@@ -111,7 +109,7 @@ impl Serve {
         }
         let phase = inner.watch();
         inner.spawn_consumer(async move {
-            let mut handlers = JoinSet::new();
+            let handlers = Handlers::default();
             let (opener, taker) = (Arc::clone(&worker), Arc::clone(&worker));
             let what = format!("worker of {}", worker.entry.name);
             consume(
@@ -120,17 +118,16 @@ impl Serve {
                 &what,
                 || opener.subscribe(),
                 |mut deliveries| {
-                    while handlers.try_join_next().is_some() {}
                     for delivery in deliveries.drain(..) {
                         // Bounded by the flow's credit: a call is only taken for a free place.
-                        handlers.spawn(Arc::clone(&taker).handle(delivery));
+                        tokio::spawn(Arc::clone(&taker).handle(delivery, handlers.watch()));
                     }
                     std::future::ready(deliveries)
                 },
             )
             .await;
             // The subscription is closed: those that still run had their time.
-            handlers.shutdown().await;
+            drop(handlers);
         });
         Ok(())
     }
@@ -150,10 +147,11 @@ impl Worker {
         self.entry.rpc.serve(spec).await
     }
 
-    async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>) {
+    async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>, handlers: Arc<Watch>) {
         let call = delivery.message;
         let run = DEADLINE.scope(call.deadline, self.run(&call));
-        let body = catch_panic(run).await.unwrap_or_else(|panic| {
+        let Some(body) = handlers.run(catch_panic(run)).await else { return };
+        let body = body.unwrap_or_else(|panic| {
             tracing::error!(api = %call.api, procedure = %call.procedure, panic, "a procedure panicked");
             Err(RemoteError { message: format!("the procedure panicked: {panic}"), ..RemoteError::default() })
         });

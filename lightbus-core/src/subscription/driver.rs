@@ -79,6 +79,8 @@ struct Driver<S: Source> {
     slots: Slots<S::Message, S::Token>,
     /// Settled here, not yet at the broker.
     unsettled: Batch<S>,
+    /// The room of a batch that is settled, for the next one.
+    spare: Batch<S>,
     confirms: Vec<oneshot::Sender<Result<()>>>,
     /// Dropped deliveries, by the time at which they come again.
     again: BinaryHeap<Reverse<(Instant, usize)>>,
@@ -103,6 +105,7 @@ impl<S: Source> Driver<S> {
             handle,
             slots: Slots::new(),
             unsettled: Vec::new(),
+            spare: Vec::new(),
             confirms: Vec::new(),
             again: BinaryHeap::new(),
             fetches: retry.clone(),
@@ -271,7 +274,7 @@ impl<S: Source> Driver<S> {
 
     fn start_settling(&mut self, wait: Duration) -> Settling<S> {
         let source = Arc::clone(&self.source);
-        let batch = std::mem::take(&mut self.unsettled);
+        let batch = std::mem::replace(&mut self.unsettled, std::mem::take(&mut self.spare));
         let work = Box::pin(async move {
             if !wait.is_zero() {
                 sleep(wait).await;
@@ -309,6 +312,8 @@ impl<S: Source> Driver<S> {
                 for confirm in confirms {
                     let _ = confirm.send(result.clone());
                 }
+                self.spare = batch;
+                self.spare.clear();
                 None
             }
         }

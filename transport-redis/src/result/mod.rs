@@ -107,7 +107,8 @@ impl RedisResultTransport {
     async fn register(&self, id: &Name) -> Result<PendingResult> {
         let client = self.handle.client(WHAT)?;
         if !self.is_receiving() {
-            self.start(client).await?;
+            // In a box: it happens once, and would be part of every call's future otherwise.
+            Box::pin(self.start(client)).await?;
         }
         self.pending.register(Name::clone(id), self.return_path.clone())
     }

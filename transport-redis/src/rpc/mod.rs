@@ -164,6 +164,11 @@ fn queue_key(api: &str) -> String {
 }
 
 /// The key that lives as long as the caller waits.
-fn expiry_key(id: &str) -> String {
-    format!("rpc_expiry_key:{id}")
+struct ExpiryKey<'a>(&'a str);
+
+impl fmt::Display for ExpiryKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("rpc_expiry_key:")?;
+        f.write_str(self.0)
+    }
 }

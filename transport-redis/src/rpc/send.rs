@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lightbus_core::{Error, ErrorKind, Name, Result};
-use redis::{Cmd, Pipeline, RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisWrite, Value};
 use tokio::time::Instant;
 
-use super::{expiry_key, queue_key};
+use super::{ExpiryKey, queue_key};
 use crate::{
     client::Client,
     collector::Carry,
@@ -56,8 +56,10 @@ impl CallSender {
                     members.push(index);
                 }
                 None => {
-                    let mut push = redis::cmd("RPUSH");
-                    push.arg(queue_key(&call.api)).arg(&*call.payload);
+                    let rest = &calls[index..];
+                    let size = rest.iter().map(|call| call.payload.len()).sum::<usize>();
+                    let mut push = Cmd::with_capacity(2 + rest.len(), 32 + call.api.len() + size);
+                    push.arg("RPUSH").arg(queue_key(&call.api)).arg(&*call.payload);
                     queues.push((&call.api, push, vec![index]));
                 }
             }
@@ -158,8 +160,11 @@ impl Carry for CallSender {
 
 /// The key that says that a call is waited for, for so many milliseconds.
 pub(super) fn set_expiry(id: &str, left: u64) -> Cmd {
-    let mut set = redis::cmd("SET");
-    set.arg(expiry_key(id)).arg(1).arg("PX").arg(left);
+    // Room for all of it: there is one for each call.
+    let mut set = Cmd::with_capacity(5, 48 + id.len());
+    set.arg("SET");
+    set.write_arg_fmt(ExpiryKey(id));
+    set.arg(1).arg("PX").arg(left);
     set
 }
 
