@@ -66,7 +66,7 @@ struct Event {
     number: u64,
     time: SystemTime,
     /// As it is delivered the first time.
-    message: EventMessage,
+    message: Arc<EventMessage>,
 }
 
 impl Events {
@@ -180,10 +180,12 @@ impl Cursor {
 }
 
 impl Taken {
-    fn message(&self) -> EventMessage {
-        let mut message = self.event.message.clone();
-        message.attempt = self.attempt;
-        message
+    fn message(&self) -> Arc<EventMessage> {
+        if self.attempt == self.event.message.attempt {
+            // All its listeners have the same one.
+            return Arc::clone(&self.event.message);
+        }
+        Arc::new(EventMessage { attempt: self.attempt, ..(*self.event.message).clone() })
     }
 }
 
@@ -298,7 +300,7 @@ impl Group {
     }
 
     fn letter(&self, taken: &Taken, reason: &str, time: SystemTime) -> DeadLetter {
-        let event = taken.message();
+        let event = EventMessage::clone(&taken.message());
         DeadLetter {
             id: event.native_id.clone().unwrap_or_else(|| Name::clone(&event.id)),
             event,
@@ -365,7 +367,7 @@ impl MemoryEventTransport {
             message.time = Some(time);
             message.attempt = 1;
             ids.push(id);
-            log.events.push_back(Arc::new(Event { number, time, message }));
+            log.events.push_back(Arc::new(Event { number, time, message: Arc::new(message) }));
         }
         let excess = log.events.len().saturating_sub(self.config.max_stream_length.get());
         log.events.drain(..excess);
@@ -425,7 +427,7 @@ impl EventTransport for MemoryEventTransport {
         }
         let messages = found.into_iter().rev().map(|event| {
             // Read, not delivered.
-            Ok(EventMessage { attempt: 0, ..event.message.clone() })
+            Ok(EventMessage { attempt: 0, ..(*event.message).clone() })
         });
         Ok(Box::pin(futures_util::stream::iter(messages)))
     }
@@ -467,7 +469,7 @@ impl Source for EventSource {
     /// The event's number.
     type Token = u64;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(EventMessage, u64)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, u64)>> {
         loop {
             let closing = self.open.closing();
             self.open.check("taking events")?;

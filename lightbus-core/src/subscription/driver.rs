@@ -37,7 +37,7 @@ const LONGEST_REDELIVERY: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
-type Fetched<S> = Result<Vec<(<S as Source>::Message, <S as Source>::Token)>>;
+type Fetched<S> = Result<Vec<(Arc<<S as Source>::Message>, <S as Source>::Token)>>;
 type Batch<S> = Vec<(<S as Source>::Token, Outcome)>;
 
 pub(super) async fn run<S: Source>(
@@ -211,8 +211,7 @@ impl<S: Source> Driver<S> {
         self.fetches.succeeded();
     }
 
-    fn hand_out(&mut self, message: S::Message, token: S::Token) {
-        let message = Arc::new(message);
+    fn hand_out(&mut self, message: Arc<S::Message>, token: S::Token) {
         let kept = S::REDELIVERS.then(|| Arc::clone(&message));
         let slot = self.slots.insert(Slot { token, message: kept, drops: 0 });
         self.deliver(slot, message);

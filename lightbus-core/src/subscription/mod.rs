@@ -47,7 +47,8 @@ pub trait Source: Send + Sync + 'static {
     const REDELIVERS: bool = true;
 
     /// Waits for messages and takes at most `max`. May return fewer, and none at all as a sign of
-    /// life. The driver never asks for more than there is room for.
+    /// life. The driver never asks for more than there is room for. A message may be shared: nobody
+    /// changes it.
     ///
     /// After a [temporary](Error::is_temporary) error the driver waits and asks again; any other
     /// error ends the subscription.
@@ -56,7 +57,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// The driver drops it only when closing, and only if [`interrupt`](Self::interrupt) says
     /// `false`. Then it must lose nothing.
-    async fn fetch(&self, max: usize) -> Result<Vec<(Self::Message, Self::Token)>>;
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<Self::Message>, Self::Token)>>;
 
     /// Tells the broker what became of messages. [`Outcome::Retry`] gives a message back, so that
     /// any consumer may have it at once.

@@ -187,7 +187,7 @@ impl CallSource {
     }
 
     /// Reads what was popped, and leaves out the calls that nobody waits for any more.
-    async fn check(&self, link: &Link, max: usize) -> Result<Vec<(RpcMessage, CallToken)>> {
+    async fn check(&self, link: &Link, max: usize) -> Result<Vec<(Arc<RpcMessage>, CallToken)>> {
         let batch: Vec<Raw> = {
             let mut popped = self.popped();
             let count = popped.len().min(max);
@@ -235,7 +235,7 @@ impl CallSource {
             let message = call.into_message(now, self.usual_timeout);
             let deadline = message.deadline;
             fetched.push((
-                message,
+                Arc::new(message),
                 CallToken { queue: raw.queue, id, message: raw.message, deadline },
             ));
         }
@@ -348,7 +348,7 @@ impl Source for CallSource {
 
     const REDELIVERS: bool = false;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(RpcMessage, CallToken)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<RpcMessage>, CallToken)>> {
         self.reader.check_open(WHAT)?;
         let (link, _) = self.reader.take().await?;
         if self.popped().is_empty() {
