@@ -32,6 +32,6 @@ pub use message::{
     EventMessage, Fields, Headers, Name, RemoteError, ResultMessage, ReturnPath, RpcMessage,
 };
 pub use pending::{PendingResult, PendingResults};
-pub use registry::{Registry, Section, TransportFactory};
+pub use registry::{Registry, Section, TransportFactory, TransportKind};
 pub use subscription::{AckHandle, Backoff, Delivery, Outcome, Source, Subscription};
 pub use transport::{Capabilities, Flow, Transport};

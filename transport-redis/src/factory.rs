@@ -6,9 +6,10 @@ use std::{
 };
 
 use lightbus_core::{
-    Result, Section, TransportFactory,
+    Result, Section, TransportFactory, TransportKind,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
+use schemars::generate::SchemaSettings;
 
 use crate::{
     EventConfig, NAME, RedisEventTransport, RedisResultTransport, RedisRpcTransport,
@@ -38,6 +39,18 @@ impl RedisFactory {
 impl TransportFactory for RedisFactory {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn options(&self, kind: TransportKind) -> Option<serde_json::Value> {
+        let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
+        let generator = settings.into_generator();
+        let schema = match kind {
+            TransportKind::Rpc => generator.into_root_schema_for::<RpcConfig>(),
+            TransportKind::Result => generator.into_root_schema_for::<ResultConfig>(),
+            TransportKind::Event => generator.into_root_schema_for::<EventConfig>(),
+            TransportKind::Schema => generator.into_root_schema_for::<SchemaConfig>(),
+        };
+        Some(schema.to_value())
     }
 
     fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
