@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use lightbus_core::{Registry, Result};
+use lightbus_core::{Error, ErrorKind, Registry, Result, transport::SchemaTransport};
 use tokio::sync::{Semaphore, watch};
 
 use super::{Bus, Inner, Phase, State, apis, apis::Apis, ids::Ids, startup};
 use crate::{
-    config::{Config, Names},
+    config::{Config, Names, Warning},
     schema::SchemaStore,
 };
 
@@ -54,6 +54,22 @@ impl BusBuilder {
         self
     }
 
+    /// Checks the configuration and the options of its transports, without connecting: what
+    /// [`connect`](Self::connect) would refuse, and what it would warn about.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](lightbus_core::ErrorKind::Config) with the path of what is wrong.
+    pub fn check(self) -> Result<Vec<Warning>> {
+        let registry = self.registry.unwrap_or_else(crate::registry);
+        let config = match self.config {
+            Some(config) => config,
+            None => Config::loader().registry(registry.clone()).load()?,
+        };
+        transports(&config, &registry)?;
+        Ok(config.warnings(&registry))
+    }
+
     /// Checks the configuration, connects to the broker that carries schemas, and reads them.
     ///
     /// # Errors
@@ -61,17 +77,19 @@ impl BusBuilder {
     /// [`Config`](lightbus_core::ErrorKind::Config) with the path of what is wrong;
     /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if no broker answers.
     pub async fn connect(self) -> Result<Bus> {
+        let registry = self.registry.unwrap_or_else(crate::registry);
         let config = match self.config {
             Some(config) => config,
-            None => Config::from_env()?,
+            None => read(registry.clone()).await?,
         };
-        let registry = self.registry.unwrap_or_else(crate::registry);
         let names = Names::resolve(
             self.service_name.as_deref().or(config.service_name.as_deref()),
             self.process_name.as_deref().or(config.process_name.as_deref()),
         )?;
-        let apis = Apis::new(&config, &registry)?;
-        let transport = apis::schema_transport(&config, &registry)?;
+        let (apis, transport) = transports(&config, &registry)?;
+        for warning in config.warnings(&registry) {
+            tracing::warn!("configuration: {warning}");
+        }
         let schema = Arc::new(SchemaStore::new(Arc::clone(&transport), config.bus.schema.ttl));
         let opened = async {
             transport.open().await?;
@@ -94,4 +112,21 @@ impl BusBuilder {
         inner.spawn_consumer(startup::keep_schemas(Arc::clone(&inner.schema), inner.watch()));
         Ok(Bus { inner })
     }
+}
+
+/// Reads the configuration beside the runtime: an address of a web server may take its time.
+async fn read(registry: Registry) -> Result<Config> {
+    let read = move || Config::loader().registry(registry).load();
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
+        Err(Error::new(ErrorKind::Unexpected, "reading the configuration did not end")
+            .because(error))
+    })
+}
+
+/// Makes all transports, and refuses what they cannot do together.
+fn transports(config: &Config, registry: &Registry) -> Result<(Apis, Arc<dyn SchemaTransport>)> {
+    let made = apis::check_named(config, registry)
+        .and_then(|()| Apis::new(config, registry))
+        .and_then(|apis| Ok((apis, apis::schema_transport(config, registry)?)));
+    made.map_err(|error| config.explain(&error, registry))
 }
