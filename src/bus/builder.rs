@@ -90,7 +90,7 @@ impl BusBuilder {
         for warning in config.warnings(&registry) {
             tracing::warn!("configuration: {warning}");
         }
-        let schema = Arc::new(SchemaStore::new(Arc::clone(&transport), config.bus.schema.ttl));
+        let schema = Arc::new(SchemaStore::new(Arc::clone(&transport), &config.bus.schema));
         let opened = async {
             transport.open().await?;
             schema.load().await

@@ -37,7 +37,7 @@ pub use serve::Serve;
 use crate::{
     config::{Config, Names},
     contract::Contract,
-    schema::SchemaStore,
+    schema::{Change, Schema, SchemaStore},
 };
 use apis::Apis;
 use ids::Ids;
@@ -138,7 +138,8 @@ impl Bus {
     /// # Errors
     ///
     /// [`Config`](ErrorKind::Config) if the API's name cannot be used, or another contract has it in
-    /// this process; [`Unavailable`](ErrorKind::Unavailable) if the schema cannot be published.
+    /// this process, or it breaks users of the API and `bus.schema.on_incompatible` is `refuse`;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the schema cannot be published.
     pub async fn register(&self, contract: &'static Contract) -> Result<()> {
         self.inner.ensure_open()?;
         lightbus_core::name::check_api(contract.name)?;
@@ -204,6 +205,18 @@ impl Bus {
         schema
             .map(|schema| lightbus_core::codec::decode(schema.text().get().as_bytes()))
             .transpose()
+    }
+
+    /// What would change for the users of an API if this contract took the place of the one on the
+    /// bus; nothing if none is there. Serving and registering do the same by themselves, and act
+    /// as `bus.schema.on_incompatible` says.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](ErrorKind::Unavailable) if the bus cannot be read.
+    pub async fn compare_schema(&self, contract: &Contract) -> Result<Vec<Change>> {
+        let old = self.inner.schema.on_the_bus(contract.name).await?;
+        Ok(old.map_or_else(Vec::new, |old| Schema::compare(&old, &Schema::of(contract))))
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {

@@ -72,7 +72,8 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) if the API is served already or its name cannot be used;
+    /// [`Config`](ErrorKind::Config) if the API is served already, its name cannot be used, or it
+    /// breaks users of the API and `bus.schema.on_incompatible` is `refuse`;
     /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
     pub fn serve(&self, service: impl Service) -> Serve {
         Serve { bus: self.clone(), service: Arc::new(service), concurrency: CONCURRENCY }

@@ -7,17 +7,21 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Name, Result, transport::SchemaTransport};
+use lightbus_core::{Name, Result, codec, transport::SchemaTransport};
 use serde_json::value::RawValue;
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{ApiSchema, document_text};
-use crate::contract::Contract;
+use super::{ApiSchema, Schema, document_text, policy};
+use crate::{
+    config::{OnIncompatible, SchemaConfig},
+    contract::Contract,
+};
 
 #[derive(Debug)]
 pub(crate) struct SchemaStore {
     transport: Arc<dyn SchemaTransport>,
     ttl: Duration,
+    on_incompatible: OnIncompatible,
     known: RwLock<Known>,
     loaded: Mutex<Option<Instant>>,
 }
@@ -31,8 +35,14 @@ struct Known {
 }
 
 impl SchemaStore {
-    pub(crate) fn new(transport: Arc<dyn SchemaTransport>, ttl: Duration) -> Self {
-        Self { transport, ttl, known: RwLock::default(), loaded: Mutex::new(None) }
+    pub(crate) fn new(transport: Arc<dyn SchemaTransport>, config: &SchemaConfig) -> Self {
+        Self {
+            transport,
+            ttl: config.ttl,
+            on_incompatible: config.on_incompatible,
+            known: RwLock::default(),
+            loaded: Mutex::new(None),
+        }
     }
 
     pub(crate) fn transport(&self) -> &Arc<dyn SchemaTransport> {
@@ -43,12 +53,26 @@ impl SchemaStore {
         self.ttl
     }
 
-    /// Publishes the schema of an API that this process registered.
+    /// Publishes the schema of an API that this process registered, unless it must not take the
+    /// place of the one on the bus.
     pub(crate) async fn publish(&self, contract: &Contract) -> Result<()> {
+        if self.on_incompatible != OnIncompatible::Ignore
+            && let Some(old) = self.on_the_bus(contract.name).await?
+        {
+            policy::apply(self.on_incompatible, &old, &Schema::of(contract))?;
+        }
         let schema = Arc::new(ApiSchema::read(document_text(contract)?)?);
         self.transport.store(contract.name, schema.text(), self.ttl).await?;
         self.write().local.insert(contract.name.into(), schema);
         Ok(())
+    }
+
+    /// The schema of an API that is on the bus now.
+    pub(crate) async fn on_the_bus(&self, api: &str) -> Result<Option<Schema>> {
+        self.load().await?;
+        let Some(schema) = self.read().remote.get(api).cloned() else { return Ok(None) };
+        let document = codec::decode(schema.text().get().as_bytes())?;
+        Schema::new(api, document).map(Some)
     }
 
     /// Renews what was published, and reads what is on the bus.

@@ -178,6 +178,20 @@ impl Place {
 
     /// The same; `settings` are further lines of `apis.default`.
     pub async fn bus_with(&self, service: &str, settings: &str) -> Bus {
+        self.connect(service, settings, |_| ()).await
+    }
+
+    /// The same, with a configuration that was changed.
+    pub async fn bus_changed(&self, service: &str, change: impl FnOnce(&mut Config)) -> Bus {
+        self.connect(service, "", change).await
+    }
+
+    async fn connect(
+        &self,
+        service: &str,
+        settings: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Bus {
         let (registry, yaml) = match self {
             Self::Memory(registry) => {
                 let yaml = "bus: { schema: { transport: { memory: {} } } }\napis:\n  default:\n    rpc_transport: { memory: {} }\n    \
@@ -187,7 +201,8 @@ impl Place {
             Self::Redis(server) => (lightbus::registry(), redis_yaml(&server.url(), "")),
         };
         let yaml = if settings.is_empty() { yaml } else { format!("{yaml}    {settings}\n") };
-        let config = Config::from_yaml(&yaml).unwrap();
+        let mut config = Config::from_yaml(&yaml).unwrap();
+        change(&mut config);
         let builder = Bus::builder().config(config).registry(registry).service_name(service);
         soon("connecting", builder.connect()).await.unwrap()
     }
