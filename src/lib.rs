@@ -107,3 +107,12 @@ macro_rules! args {
 
 #[doc(hidden)]
 pub mod __private;
+
+/// The code in the guide compiles, and runs where it can.
+#[cfg(all(doctest, feature = "macros", feature = "redis"))]
+mod guide {
+    #[doc = include_str!("../docs/configuration.md")]
+    struct Configuration;
+    #[doc = include_str!("../docs/schema.md")]
+    struct Schemas;
+}

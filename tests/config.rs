@@ -474,6 +474,72 @@ fn what_is_left_out_is_carried_by_the_transport_that_is_named_and_by_its_options
 }
 
 #[test]
+fn the_files_in_the_guide_are_right() {
+    for guide in [include_str!("../docs/configuration.md"), include_str!("../docs/schema.md")] {
+        for block in guide.split("```yaml\n").skip(1) {
+            let text = block.split("```").next().unwrap();
+            let config = read(text, &NONE).unwrap();
+            let warnings = Bus::builder().config(config).check().unwrap();
+            assert!(warnings.is_empty(), "{text}\n{warnings:?}");
+        }
+    }
+}
+
+/// A transport of somebody else, which does not describe its options.
+#[derive(Debug)]
+struct Pigeons;
+
+impl lightbus::transport::TransportFactory for Pigeons {
+    fn name(&self) -> &'static str {
+        "pigeon"
+    }
+}
+
+#[test]
+fn a_transport_that_does_not_describe_its_options_may_have_any() {
+    let registry = lightbus::registry().with(Pigeons);
+    let config = Config::loader()
+        .files([])
+        .environment([
+            ("LIGHTBUS__APIS__DEFAULT__EVENT_TRANSPORT__PIGEON__LOFT", "north"),
+            ("LIGHTBUS__APIS__DEFAULT__EVENT_TRANSPORT__PIGEON__WINGS", "2"),
+            ("LIGHTBUS__APIS__DEFAULT__EVENT_TRANSPORT__PIGEON__API_TOKEN", "s3cr3t-word"),
+        ])
+        .registry(registry.clone())
+        .load()
+        .unwrap();
+    let settings = config.settings(&registry);
+    let shown = |key: &str| {
+        let path = format!("apis.default.event_transport.pigeon.{key}");
+        settings.iter().find(|setting| setting.path == path).unwrap().value.clone()
+    };
+    assert_eq!((shown("loft"), shown("wings")), (json!("north"), json!(2)));
+    assert_eq!(shown("api_token"), json!("<hidden>"), "by its name");
+    let error = Bus::builder().config(config).registry(registry).check().unwrap_err();
+    assert!(
+        error.to_string().contains("the transport `pigeon` cannot be a event_transport"),
+        "{error}"
+    );
+}
+
+#[test]
+fn yaml_is_read_as_python_reads_it() {
+    let config = read(
+        "apis: { default: { strict_validation: yes, cast_values: off, rpc_timeout: 2.0 } }",
+        &NONE,
+    )
+    .unwrap();
+    let default = &config.apis["default"];
+    assert!(default.strict_validation && !default.cast_values);
+    assert_eq!(default.rpc_timeout, Duration::from_secs(2));
+    let text = "apis: { a: &a { rpc_timeout: 7 }, b: *a, c: { <<: *a, validate: false } }";
+    let config = read(text, &NONE).unwrap();
+    assert_eq!(config.apis["c"].rpc_timeout, Duration::from_secs(7));
+    let twice = refused("bus: {}\nbus: {}");
+    assert!(twice.contains("duplicate") && twice.contains("line 2"), "{twice}");
+}
+
+#[test]
 fn empty_sections_count_as_sections_without_keys() {
     let config =
         read("bus:\napis:\n  default:\n  auth:\nplugins:\nservice_name:\n", &NONE).unwrap();
