@@ -485,6 +485,34 @@ fn the_files_in_the_guide_are_right() {
     }
 }
 
+#[test]
+fn the_guide_names_every_key() {
+    let guide = include_str!("../docs/configuration.md");
+    let schema = json_schema();
+    for place in [
+        "",
+        "/properties/bus",
+        "/properties/bus/properties/schema",
+        "/properties/apis/additionalProperties",
+        "/properties/plugins",
+        "/properties/plugins/properties/internal_state",
+        "/properties/plugins/properties/internal_metrics",
+    ] {
+        let keys = schema.pointer(&format!("{place}/properties")).unwrap().as_object().unwrap();
+        for (key, described) in keys {
+            assert!(
+                guide.contains(&format!("{key}`")) || guide.contains(&format!("`{key}.")),
+                "{place} {key}"
+            );
+            let said = described.get("description").and_then(Value::as_str);
+            assert!(
+                said.is_some_and(|said| !said.is_empty()),
+                "an editor has nothing to show for {key}"
+            );
+        }
+    }
+}
+
 /// A transport of somebody else, which does not describe its options.
 #[derive(Debug)]
 struct Pigeons;
