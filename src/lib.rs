@@ -45,12 +45,16 @@
 //! - [`api`] and [`Event`]: contracts.
 //! - [`config`]: which transport carries what.
 //! - [`transport`]: the transports that are compiled in, and what it takes to write one.
+//! - `testing` (a feature): tests of services, without a broker and without waiting.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bus;
 pub mod config;
 pub mod contract;
 pub mod schema;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 
 pub use bus::{
     Bus, BusBuilder, Call, Fired, HandlerError, HandlerResult, Listen, OnError, Received,

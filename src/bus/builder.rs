@@ -23,6 +23,8 @@ pub struct BusBuilder {
     registry: Option<Registry>,
     service_name: Option<String>,
     process_name: Option<String>,
+    #[cfg(feature = "testing")]
+    test: Option<crate::testing::Watch>,
 }
 
 impl BusBuilder {
@@ -70,6 +72,13 @@ impl BusBuilder {
         Ok(config.warnings(&registry))
     }
 
+    /// Makes the process a part of a test, which sees its calls begin and end.
+    #[cfg(feature = "testing")]
+    pub(crate) fn test(mut self, watch: crate::testing::Watch) -> Self {
+        self.test = Some(watch);
+        self
+    }
+
     /// Checks the configuration, connects to the broker that carries schemas, and reads them.
     ///
     /// # Errors
@@ -106,6 +115,8 @@ impl BusBuilder {
             ids: Arc::new(Ids::new()),
             calls: Semaphore::new(MAX_CALLS),
             handled: Arc::default(),
+            #[cfg(feature = "testing")]
+            test: self.test,
             phase: watch::Sender::new(Phase::Running),
             state: std::sync::Mutex::new(State::default()),
         });

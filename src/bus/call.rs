@@ -57,6 +57,12 @@ impl<T, E> Call<T, E> {
         self
     }
 
+    /// What is called, for those who mock it instead of making the call.
+    #[cfg(feature = "testing")]
+    pub(crate) fn into_parts(self) -> (Name, Name, Result<Fields>) {
+        (self.api, self.procedure, self.fields)
+    }
+
     /// Sends a header with the call, such as `traceparent`.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.set(name, value);
@@ -152,6 +158,11 @@ impl Inner {
         headers: Headers,
     ) -> Result<Bytes> {
         self.ensure_open()?;
+        #[cfg(feature = "testing")]
+        let _in_flight = match &self.test {
+            Some(test) => Some(test.begin_call(api, procedure, &fields, &self.schema).await?),
+            None => None,
+        };
         let entry = self.apis.entry(api);
         let limit = timeout.unwrap_or(entry.config.rpc_timeout);
         let mut deadline = Instant::now() + limit;

@@ -61,6 +61,9 @@ pub(crate) struct Inner {
     pub(crate) calls: Semaphore,
     /// Rings whenever a listener is done with an event.
     pub(crate) handled: Arc<Notify>,
+    /// The test that this process is part of.
+    #[cfg(feature = "testing")]
+    pub(crate) test: Option<crate::testing::Watch>,
     phase: watch::Sender<Phase>,
     state: Mutex<State>,
 }
