@@ -1,23 +1,67 @@
-//! Testing services without a broker.
+//! Testing services: without a broker, without waiting, and with things going wrong.
+//!
+//! A [`TestBus`] is a bus in memory on which time stands still while anything runs. Procedures of
+//! other services are [mocked](TestBus::mock), events are [captured](TestBus::fired), and
+//! [`settle`](TestBus::settle) waits until nothing is in flight any more. [`Faults`] lets messages come
+//! late, twice or again, the same ones for the same seed. With `LIGHTBUS_TEST_CONFIG` set the same
+//! tests run on a broker.
+//!
+//! Needs the cargo feature `testing`:
+//!
+//! ```toml
+//! [dev-dependencies]
+//! lightbus = { version = "0.1", features = ["testing"] }
+//! ```
+//!
+//! ```
+//! use lightbus::{prelude::*, testing::TestBus};
+//! # #[lightbus::api(name = "auth", events(UserRegistered))]
+//! # pub trait Auth { async fn check_password(&self, username: String, password: String) -> bool; }
+//! # #[derive(lightbus::Event)] pub struct UserRegistered { pub username: String }
+//! # #[lightbus::api(name = "mail", events(MailSent))] pub trait Mail {}
+//! # #[derive(lightbus::Event)] pub struct MailSent { pub to: String }
+//! /// The code under test: takes a bus, and knows of no test.
+//! async fn start(bus: &Bus) -> lightbus::Result<()> {
+//!     bus.register(MailClient::contract()).await?;
+//!     let sender = bus.clone();
+//!     bus.listen("welcome", move |user: UserRegistered| {
+//!         let bus = sender.clone();
+//!         async move {
+//!             bus.fire(MailSent { to: user.username }).await?;
+//!             Ok(())
+//!         }
+//!     })
+//!     .await
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> lightbus::Result<()> {
+//! let test = TestBus::start().await?;
+//! start(&test).await?;
+//! test.fire_from_outside(UserRegistered { username: "sally".into() }).await?;
+//! test.settle().await?;
+//! test.assert_fired_event(MailSent { to: "sally".into() });
+//! # Ok(()) }
+//! ```
 
-use lightbus_core::{Fields, Name, Result};
+mod assertions;
+mod called;
+mod clock;
+mod faults;
+mod flight;
+mod hub;
+mod isolate;
+mod layer;
+mod mock;
+mod mocks;
+mod record;
+mod relay;
+mod settle;
+mod start;
+mod tap;
 
-use crate::schema::SchemaStore;
-
-/// A process' view of the test that it is part of: held by its bus.
-#[derive(Debug)]
-pub(crate) struct Watch;
-
-impl Watch {
-    /// A call begins; it ends when what this gives is dropped.
-    #[expect(clippy::unused_async, reason = "a test may have to read schemas")]
-    pub(crate) async fn begin_call(
-        &self,
-        _api: &Name,
-        _procedure: &Name,
-        _fields: &Fields,
-        _schema: &SchemaStore,
-    ) -> Result<impl Sized + Send + use<>> {
-        Ok(())
-    }
-}
+pub use called::Called;
+pub use faults::{Fault, Faults, SEED_VARIABLE, SeedGuard};
+pub(crate) use hub::Watch;
+pub use mock::{Declared, Mock, MockApi, MockByName, Mocked, Reply};
+pub use start::{CONFIG_VARIABLE, TestBus, TestBusBuilder};
