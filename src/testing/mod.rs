@@ -47,6 +47,8 @@
 mod assertions;
 mod called;
 mod clock;
+#[cfg(test)]
+mod conformance;
 mod faults;
 mod flight;
 mod hub;
