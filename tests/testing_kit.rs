@@ -7,6 +7,8 @@
 mod asserting;
 #[path = "testing_kit/contracts.rs"]
 mod contracts;
+#[path = "testing_kit/faults.rs"]
+mod faults;
 #[path = "testing_kit/mocking.rs"]
 mod mocking;
 #[path = "testing_kit/settling.rs"]

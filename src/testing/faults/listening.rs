@@ -60,8 +60,8 @@ pub(super) struct Held {
     open: AtomicUsize,
     path: String,
     number: u64,
-    /// Whether acknowledging it has failed before.
-    failed: AtomicBool,
+    /// Whether acknowledging it was tried before.
+    tried: AtomicBool,
 }
 
 impl Held {
@@ -131,16 +131,18 @@ impl Listening {
         let Delivery { message, ack } = delivery;
         let path = path(&message.api, &message.event);
         let number = self.faults.numbers.of(&message.id, &path);
-        let drops = queue.drops.get(&message.id).copied().unwrap_or(0);
+        // An event that is stored twice has one id: each of the two fails for itself.
+        let stored = message.native_id.as_ref().unwrap_or(&message.id);
+        let drops = queue.drops.get(stored).copied().unwrap_or(0);
         let at = |what| At { what, path: &path, group: &self.group, number, attempt: drops + 1 };
         queue.broken |= self.faults.happens(Fault::Disconnect, &at("delivering"));
         if drops < MOST_DROPS && self.faults.happens(Fault::Drop, &at("delivering")) {
-            queue.drops.insert(Name::clone(&message.id), drops + 1);
+            queue.drops.insert(Name::clone(stored), drops + 1);
             // Dropped, it comes again.
             drop(ack);
             return;
         }
-        queue.drops.remove(&message.id);
+        queue.drops.remove(stored);
         let now = Instant::now();
         if self.faults.happens(Fault::Delay, &at("delivering")) {
             let from = now + self.faults.wait(&at("delivering"));
@@ -163,7 +165,7 @@ impl Listening {
             open: AtomicUsize::new(1 + usize::from(again)),
             number,
             path,
-            failed: AtomicBool::new(false),
+            tried: AtomicBool::new(false),
         });
         if again {
             let attempt = message.attempt.saturating_add(1);
@@ -229,7 +231,12 @@ impl Source for Listening {
     }
 
     async fn settle(&self, settled: &[(Arc<Held>, Outcome)]) -> Result<()> {
+        let mut breaks = false;
         for (held, _) in settled {
+            // Each has one chance, whichever others it is settled with; one break is enough for all.
+            if held.tried.swap(true, Ordering::AcqRel) {
+                continue;
+            }
             let at = At {
                 what: "acknowledging",
                 path: &held.path,
@@ -237,11 +244,11 @@ impl Source for Listening {
                 number: held.number,
                 attempt: 1,
             };
-            let first = !held.failed.swap(true, Ordering::AcqRel);
-            if first && self.faults.happens(Fault::Disconnect, &at) {
-                // Nothing is done: the same are settled again.
-                return Err(away(Retry::Safe));
-            }
+            breaks |= self.faults.happens(Fault::Disconnect, &at);
+        }
+        if breaks {
+            // Nothing is done: the same are settled again.
+            return Err(away(Retry::Safe));
         }
         join_all(settled.iter().map(|(held, outcome)| held.settle(outcome))).await;
         Ok(())
