@@ -5,11 +5,16 @@
 
 #[path = "testing_kit/asserting.rs"]
 mod asserting;
+#[path = "testing_kit/broker.rs"]
+mod broker;
 #[path = "testing_kit/contracts.rs"]
 mod contracts;
 #[path = "testing_kit/faults.rs"]
 mod faults;
+#[path = "testing_kit/guide.rs"]
+mod guide;
 #[path = "testing_kit/mocking.rs"]
 mod mocking;
 #[path = "testing_kit/settling.rs"]
 mod settling;
+mod support;

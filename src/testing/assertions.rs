@@ -54,7 +54,6 @@ impl TestBus {
 
     /// Fails unless this very event was fired at least once, with all its values.
     #[track_caller]
-    #[expect(clippy::needless_pass_by_value, reason = "as one fires it")]
     pub fn assert_fired_event<E: Event>(&self, event: E) {
         let path = path_of::<E>();
         let wanted = event.encode().unwrap_or_else(|error| panic!("{path}: {error}"));

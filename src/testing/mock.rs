@@ -187,13 +187,11 @@ impl<T: Serialize + 'static, E: Declared + 'static> Mock<T, E> {
     ///
     /// If it has no JSON form. So for all of these.
     #[track_caller]
-    #[expect(clippy::needless_pass_by_value, reason = "an answer is given away")]
     pub fn returns(self, value: T) -> Mocked {
         self.slot.always(encoded(&value))
     }
 
     /// Answers each call with an error that the procedure may return.
-    #[expect(clippy::needless_pass_by_value, reason = "an answer is given away")]
     pub fn fails(self, error: E::Error) -> Mocked {
         self.slot.always(Answer::Given(Err(error.to_remote())))
     }
@@ -271,13 +269,11 @@ impl MockByName {
     ///
     /// If it has no JSON form. So for all of these.
     #[track_caller]
-    #[expect(clippy::needless_pass_by_value, reason = "an answer is given away")]
     pub fn returns(self, value: impl Serialize) -> Mocked {
         self.slot.always(encoded(&value))
     }
 
     /// Answers each call with an error of an API, or a text.
-    #[expect(clippy::needless_pass_by_value, reason = "an answer is given away")]
     pub fn fails(self, error: impl ApiError) -> Mocked {
         self.slot.always(Answer::Given(Err(error.to_remote())))
     }
@@ -322,14 +318,12 @@ impl<T: Serialize, E: Declared> Reply<T, E> {
     /// If it has no JSON form.
     #[track_caller]
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "an answer is given away")]
     pub fn value(value: T) -> Self {
         Self { answer: encoded(&value), types: PhantomData }
     }
 
     /// An error that the procedure may return.
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "an answer is given away")]
     pub fn error(error: E::Error) -> Self {
         Self { answer: Answer::Given(Err(error.to_remote())), types: PhantomData }
     }

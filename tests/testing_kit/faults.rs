@@ -67,8 +67,10 @@ async fn whatever_happens_every_confirmed_event_is_handled() {
     let test = start(Faults::seeded(7).all(0.3)).await;
     let (mail, stats) = (test.process("mail").await.unwrap(), test.process("stats").await.unwrap());
     let seen = [listen(&mail).await, listen(&stats).await];
-    let confirmed = fire(&test, 200).await;
-    assert!((50..200).contains(&confirmed), "{confirmed}");
+    // Waits are real on a broker.
+    let count = if test.is_in_memory() { 200 } else { 60 };
+    let confirmed = fire(&test, count).await;
+    assert!((count / 4..count).contains(&confirmed), "{confirmed}");
     test.settle().await.unwrap();
     test.assert_fired::<Paid>(confirmed as usize);
     let fired: BTreeSet<_> = test.fired::<Paid>().iter().map(|paid| paid.amount).collect();
@@ -84,7 +86,7 @@ async fn whatever_happens_every_confirmed_event_is_handled() {
         Fault::Disconnect,
         Fault::Redeliver,
     ] {
-        assert!(test.faults().unwrap().count(fault) > 10, "{fault:?} happens");
+        assert!(test.faults().unwrap().count(fault) > 3, "{fault:?} happens");
     }
 }
 
