@@ -238,6 +238,11 @@ impl<T, E> Mock<T, E> {
         self.slot.always(failure(message.into()))
     }
 
+    /// Answers each call with an error as it comes over the bus, with trace and name.
+    pub fn fails_remotely(self, error: RemoteError) -> Mocked {
+        self.slot.always(Answer::Given(Err(error)))
+    }
+
     /// Lets each call fail with this error, as when the broker is away:
     /// `Error::new(ErrorKind::Unavailable, "…")`.
     pub fn refuses(self, error: Error) -> Mocked {
@@ -281,6 +286,11 @@ impl MockByName {
     /// Answers each call with an error of this text, as a procedure that failed unexpectedly.
     pub fn fails_with(self, message: impl Into<String>) -> Mocked {
         self.slot.always(failure(message.into()))
+    }
+
+    /// Answers each call with an error as it comes over the bus, with trace and name.
+    pub fn fails_remotely(self, error: RemoteError) -> Mocked {
+        self.slot.always(Answer::Given(Err(error)))
     }
 
     /// Lets each call fail with this error, as when the broker is away.

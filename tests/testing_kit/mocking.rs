@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lightbus::{
-    Error, ErrorKind,
+    Error, ErrorKind, RemoteError,
     contract::CallError,
     prelude::*,
     testing::{Reply, TestBus},
@@ -65,6 +65,14 @@ async fn errors_come_out_as_the_api_declares_them() {
     let error = Error::from(till.pay(5).await.unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Remote);
     assert!(error.to_string().contains("on fire"), "{error}");
+    let remote = RemoteError {
+        message: "Broke".into(),
+        trace: Some("line 7".into()),
+        ..RemoteError::default()
+    };
+    test.mock_rpc_call("shop.till.pay").fails_remotely(remote);
+    let error = Error::from(till.pay(5).await.unwrap_err());
+    assert_eq!(error.remote().unwrap().trace.as_deref(), Some("line 7"));
     test.mock::<TillClient>()
         .any_call(|till| till.pay(0))
         .refuses(Error::new(ErrorKind::Unavailable, "the broker is away"));
