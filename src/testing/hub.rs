@@ -234,8 +234,9 @@ impl Watch {
         let ticket = self.hub.flight.begin(Work::Call, format!("{api}.{procedure}"));
         // Mocks that came since the schemas were read have brought theirs.
         let now = self.hub.mocks.generation();
-        if self.seen.swap(now, Ordering::AcqRel) != now {
+        if self.seen.load(Ordering::Acquire) != now {
             schema.load().await?;
+            self.seen.store(now, Ordering::Release);
         }
         Ok(ticket)
     }

@@ -106,6 +106,11 @@ impl TestBus {
     /// # Errors
     ///
     /// Those of [`Bus::fire`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the event was fired or it was not. If it was, [`settle`](Self::settle) may not wait for
+    /// it.
     pub async fn fire_from_outside<E: Event>(&self, event: E) -> Result<Fired> {
         let outside = self.outside.get_or_try_init(|| self.connect("outside", true)).await?;
         outside.register(E::api()).await?;
@@ -213,6 +218,10 @@ impl TestBusBuilder {
     /// # Errors
     ///
     /// Those of [`BusBuilder::connect`], if it is on a broker.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, nothing of it stays; but time may be paused.
     pub async fn start(self) -> Result<TestBus> {
         let broker = match std::env::var(CONFIG_VARIABLE) {
             _ if self.broker.is_some() => self.broker,

@@ -169,3 +169,27 @@ async fn a_listener_that_is_closed_holds_nobody_up_and_goes_on_later() {
     test.settle().await.unwrap();
     assert_eq!(handled.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_time_runs_settling_waits_as_well() {
+    let test = TestBus::start().await.unwrap();
+    start_billing(&test).await.unwrap();
+    let stats = test.process("stats").await.unwrap();
+    let (count, paid) = counter();
+    stats
+        .listen("count", move |_: Paid| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async { Ok(()) }
+        })
+        .concurrency(4)
+        .await
+        .unwrap();
+    test.mock::<TillClient>().any_call(|till| till.pay(0)).returns(3);
+    for round in 1..=10 {
+        for _ in 0..10 {
+            test.fire_from_outside(sally()).await.unwrap();
+        }
+        test.settle().await.unwrap();
+        assert_eq!(paid.load(Ordering::SeqCst), 10 * round);
+    }
+}
