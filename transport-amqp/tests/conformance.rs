@@ -148,7 +148,7 @@ impl Breakable for OwnBroker {
     }
 
     async fn stop(&self) {
-        self.server.lock().await.stop();
+        self.server.lock().await.stop().await;
     }
 
     async fn start(&self) {
