@@ -73,6 +73,8 @@ pub use schemars::{self, JsonSchema};
 pub mod transport {
     pub use lightbus_core::*;
 
+    #[cfg(feature = "amqp")]
+    pub use lightbus_transport_amqp as amqp;
     #[cfg(feature = "memory")]
     pub use lightbus_transport_memory as memory;
     #[cfg(feature = "redis")]
@@ -96,6 +98,8 @@ pub fn registry() -> Registry {
     let registry = registry.with(lightbus_transport_memory::MemoryFactory::default());
     #[cfg(feature = "redis")]
     let registry = registry.with(lightbus_transport_redis::RedisFactory::default());
+    #[cfg(feature = "amqp")]
+    let registry = registry.with(lightbus_transport_amqp::AmqpFactory::default());
     registry
 }
 

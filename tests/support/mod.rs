@@ -156,10 +156,46 @@ pub async fn redis_bus(url: &str, service: &str) -> Bus {
     soon("connecting", Bus::builder().config(config).service_name(service).connect()).await.unwrap()
 }
 
+/// A RabbitMQ that others use too, and a prefix that keeps them apart.
+#[cfg(feature = "amqp")]
+pub struct SharedRabbit {
+    url: String,
+    prefix: String,
+}
+
+#[cfg(feature = "amqp")]
+impl SharedRabbit {
+    /// The one of the environment, or says loudly that there is none. With `CI=true` that is a failure.
+    pub fn find() -> Option<Self> {
+        static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let Ok(url) = std::env::var("LIGHTBUS_TEST_AMQP_URL") else {
+            let missing = "SKIPPED: LIGHTBUS_TEST_AMQP_URL is not set: scripts/brokers up --amqp";
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
+            eprintln!("{missing}");
+            return None;
+        };
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        Some(Self { url, prefix: format!("test-{now}-{}-{number}.", std::process::id()) })
+    }
+
+    /// Everything over it.
+    pub fn yaml(&self) -> String {
+        let Self { url, prefix } = self;
+        let options = format!("{{ amqp: {{ url: \"{url}\", prefix: \"{prefix}\" }} }}");
+        format!(
+            "bus:\n  schema:\n    transport: {options}\napis:\n  default:\n    rpc_transport: {options}\n    \
+             result_transport: {options}\n    event_transport: {options}\n"
+        )
+    }
+}
+
 /// A broker on which buses meet, for tests that run on every transport.
 pub enum Place {
     Memory(lightbus::Registry),
     Redis(RedisServer),
+    #[cfg(feature = "amqp")]
+    Amqp(SharedRabbit),
 }
 
 impl Place {
@@ -169,6 +205,11 @@ impl Place {
 
     pub fn redis() -> Option<Self> {
         RedisServer::start().map(Self::Redis)
+    }
+
+    #[cfg(feature = "amqp")]
+    pub fn amqp() -> Option<Self> {
+        SharedRabbit::find().map(Self::Amqp)
     }
 
     /// Another process of the same bus, as far as the bus can tell.
@@ -199,6 +240,8 @@ impl Place {
                 (registry.clone(), yaml.to_owned())
             }
             Self::Redis(server) => (lightbus::registry(), redis_yaml(&server.url(), "")),
+            #[cfg(feature = "amqp")]
+            Self::Amqp(rabbit) => (lightbus::registry(), rabbit.yaml()),
         };
         let yaml = if settings.is_empty() { yaml } else { format!("{yaml}    {settings}\n") };
         let mut config = Config::from_yaml(&yaml).unwrap();
@@ -208,7 +251,8 @@ impl Place {
     }
 }
 
-/// Makes of each case a test per transport: `memory::case`, `redis::case`.
+/// Makes of each case a test per transport: `memory::case`, `redis::case`, and `amqp::case` with that
+/// feature.
 #[macro_export]
 macro_rules! on_every_transport {
     ($($case:ident),* $(,)?) => {
@@ -224,6 +268,15 @@ macro_rules! on_every_transport {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 if let Some(place) = $crate::support::Place::redis() {
+                    super::$case(place).await;
+                }
+            })*
+        }
+        #[cfg(feature = "amqp")]
+        mod amqp {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(place) = $crate::support::Place::amqp() {
                     super::$case(place).await;
                 }
             })*

@@ -99,6 +99,9 @@ macro_rules! options {
             /// How long an answer may take, and how long a broker that takes nothing because of an
             /// alarm is waited for. Default: 10 s.
             pub response_timeout: Seconds,
+            /// Put before the names of all queues, streams and exchanges, so that several buses can
+            /// share a vhost. All processes of a bus must say the same. Default: nothing.
+            pub prefix: String,
             /// Certificates; needs `amqps://`.
             pub tls: Option<TlsConfig>,
             $($(#[$field_meta])* pub $field: $type,)*
@@ -113,6 +116,7 @@ macro_rules! options {
                     heartbeat: Seconds::new(10),
                     connect_timeout: Seconds::new(5),
                     response_timeout: Seconds::new(10),
+                    prefix: String::new(),
                     tls: None,
                     $($field: $default,)*
                 }

@@ -29,8 +29,9 @@ pub(crate) struct TlsFiles {
 impl TlsFiles {
     pub(crate) fn to_config(&self) -> OwnedTLSConfig {
         OwnedTLSConfig {
-            identity: self.identity.as_ref().map(|(pem, key)| {
-                lapin::tcp::OwnedIdentity::PKCS8 { pem: pem.clone(), key: key.clone() }
+            identity: self.identity.as_ref().map(|(pem, key)| lapin::tcp::OwnedIdentity::PKCS8 {
+                pem: pem.clone(),
+                key: key.clone(),
             }),
             cert_chain: self.ca.clone(),
         }
@@ -106,8 +107,10 @@ impl Endpoint {
                 uris.push(other);
             }
         }
-        let places: Vec<_> =
-            uris.iter().map(|uri| format!("{}:{}", uri.authority.host, uri.authority.port)).collect();
+        let places: Vec<_> = uris
+            .iter()
+            .map(|uri| format!("{}:{}", uri.authority.host, uri.authority.port))
+            .collect();
         let vhost = if uri.vhost == "/" { String::new() } else { format!("/{}", uri.vhost) };
         Ok(Self {
             broker: format!("{}{vhost}", places.join(",")),

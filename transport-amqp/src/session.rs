@@ -15,12 +15,7 @@ use lapin::{
 };
 use lightbus_core::{Error, ErrorKind, Name, Result};
 
-use crate::{
-    delivered::Delivered,
-    error::Sent,
-    link::Link,
-    topology::short,
-};
+use crate::{delivered::Delivered, error::Sent, link::Link, topology::short};
 
 /// A channel whose consumers deliver messages to be settled.
 pub(crate) struct Session {
@@ -135,7 +130,9 @@ impl Session {
         match self.link.asked(all).await {
             Ok(Ok(())) => {}
             // With the connection the broker forgets who had what.
-            Ok(Err(error)) => tracing::debug!(%error, "acknowledging failed, the messages come again"),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "acknowledging failed, the messages come again")
+            }
             Err(error) => tracing::debug!(%error, "acknowledging failed, the messages come again"),
         }
     }

@@ -53,7 +53,8 @@ pub(crate) async fn publish_mark(
         Ok(None) => Ok(name),
         Ok(Some(_)) => {
             outlet.forget(stream);
-            Err(Error::new(ErrorKind::Unavailable, "the stream has vanished").with("stream", stream))
+            Err(Error::new(ErrorKind::Unavailable, "the stream has vanished")
+                .with("stream", stream))
         }
         // Marked twice is marked once.
         Err(error) if error.is_temporary() => Err(error.retry(Retry::Safe)),
@@ -134,7 +135,10 @@ impl Reader {
             Ok(Some(Ok(delivery))) => delivery,
             Ok(Some(Err(error))) => return Err(self.link.explain(error, Sent::Harmless)),
             Ok(None) => {
-                return Err(Error::new(ErrorKind::Unavailable, "the stream was deleted, or has moved"));
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "the stream was deleted, or has moved",
+                ));
             }
             Err(_) => return Err(self.link.silent().retry(Retry::Safe)),
         };

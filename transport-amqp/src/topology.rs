@@ -16,18 +16,28 @@ use crate::{
 };
 
 /// The queue of an API's calls.
-pub(crate) fn calls_of(api: &str) -> String {
-    format!("{api}.rpc_queue")
+pub(crate) fn calls_of(config: &RpcConfig, api: &str) -> String {
+    format!("{}{api}.rpc_queue", config.prefix)
 }
 
 /// The stream of an API's past events.
-pub(crate) fn history_of(api: &str) -> String {
-    format!("{api}.history")
+pub(crate) fn history_of(config: &EventConfig, api: &str) -> String {
+    format!("{}{api}.history", config.prefix)
+}
+
+/// The exchange of events.
+pub(crate) fn exchange_of(config: &EventConfig) -> String {
+    format!("{}{}", config.prefix, config.exchange)
+}
+
+/// The queue of a consumer group.
+pub(crate) fn queue_of(config: &EventConfig, group: &str) -> String {
+    format!("{}{group}", config.prefix)
 }
 
 /// The queue of what a listener could not handle.
-pub(crate) fn dead_letters_of(group: &str) -> String {
-    format!("{group}.dead_letters")
+pub(crate) fn dead_letters_of(config: &EventConfig, group: &str) -> String {
+    format!("{}{group}.dead_letters", config.prefix)
 }
 
 /// A name as the protocol has it: at most 255 bytes.
@@ -58,7 +68,7 @@ impl QueueSpec {
     /// The queue of an API's calls. It vanishes with its node and is made again on another: calls are
     /// not worth waiting for a node.
     pub(crate) fn calls(api: &str, config: &RpcConfig) -> Self {
-        Self::new(calls_of(api), false)
+        Self::new(calls_of(config, api), false)
             .with("x-expires", milliseconds(config.queue_expires.0))
             .with("x-max-length", AMQPValue::LongLongInt(config.max_queue_length.max(1).into()))
             .with("x-overflow", text("reject-publish"))
@@ -66,9 +76,9 @@ impl QueueSpec {
 
     /// The queue of a listener's group.
     pub(crate) fn group(group: &str, config: &EventConfig) -> Self {
-        let mut spec = Self::new(group.to_owned(), true)
+        let mut spec = Self::new(queue_of(config, group), true)
             .with("x-dead-letter-exchange", text(""))
-            .with("x-dead-letter-routing-key", text(&dead_letters_of(group)));
+            .with("x-dead-letter-routing-key", text(&dead_letters_of(config, group)));
         if config.queue_type == QueueType::Quorum {
             spec = spec
                 .with("x-queue-type", text("quorum"))
@@ -83,7 +93,7 @@ impl QueueSpec {
     /// The queue of what a group could not handle.
     pub(crate) fn dead_letters(group: &str, config: &EventConfig) -> Self {
         let limit = AMQPValue::LongLongInt(config.dead_letter_limit.max(1).into());
-        let spec = Self::new(dead_letters_of(group), true).with("x-max-length", limit);
+        let spec = Self::new(dead_letters_of(config, group), true).with("x-max-length", limit);
         match config.queue_type {
             // Reading takes them and gives them back, which must not count as trying.
             QueueType::Quorum => spec
@@ -94,14 +104,14 @@ impl QueueSpec {
     }
 
     /// The stream of an API's past events.
-    pub(crate) fn history(api: &str, config: &HistoryConfig) -> Self {
-        let bytes = i64::try_from(config.max_bytes.max(1)).unwrap_or(i64::MAX);
+    pub(crate) fn history(api: &str, config: &EventConfig, keep: &HistoryConfig) -> Self {
+        let bytes = i64::try_from(keep.max_bytes.max(1)).unwrap_or(i64::MAX);
         // Whole segments are dropped: several of them make the limits something like exact.
         let segment = (bytes / 8).clamp(1 << 20, 500_000_000);
-        Self::new(history_of(api), true)
+        Self::new(history_of(config, api), true)
             .with("x-queue-type", text("stream"))
             .with("x-max-length-bytes", AMQPValue::LongLongInt(bytes))
-            .with("x-max-age", text(&format!("{}s", config.max_age.0.as_secs().max(1))))
+            .with("x-max-age", text(&format!("{}s", keep.max_age.0.as_secs().max(1))))
             .with("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(segment))
     }
 
@@ -156,8 +166,12 @@ pub(crate) async fn waiting(link: &Link, queue: &str) -> Result<Option<u32>> {
 pub(crate) async fn declare_exchange(link: &Link, channel: &Channel, name: &str) -> Result<()> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let exchange = short("the name of the exchange", name)?;
-    let declare =
-        channel.exchange_declare(exchange, lapin::ExchangeKind::Topic, options, FieldTable::default());
+    let declare = channel.exchange_declare(
+        exchange,
+        lapin::ExchangeKind::Topic,
+        options,
+        FieldTable::default(),
+    );
     link.answered(declare, Sent::Harmless).await
 }
 

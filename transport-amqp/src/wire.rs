@@ -101,11 +101,11 @@ pub(crate) fn decode_call(
         .map(Duration::from_millis)
         .ok_or_else(|| malformed("it does not say how long its caller waits"))?;
     // It may have waited in the queue, and on its way there, for longer than anybody can tell.
-    let at_most = table
-        .and_then(|table| int(table, DEADLINE))
-        .map(|deadline| Duration::from_millis(
+    let at_most = table.and_then(|table| int(table, DEADLINE)).map(|deadline| {
+        Duration::from_millis(
             u64::try_from(deadline.saturating_sub(epoch_ms(SystemTime::now()))).unwrap_or(0),
-        ) + tolerance);
+        ) + tolerance
+    });
     let past = table.and_then(|table| int(table, DEADLINE)).is_some_and(|deadline| {
         epoch_ms(SystemTime::now()).saturating_sub(deadline) > clamp_ms(tolerance)
     });
@@ -255,7 +255,9 @@ pub(crate) fn decode_event(
         headers: table.map(decode_headers).unwrap_or_default(),
         key: table.and_then(|table| string(table, KEY)).map(Name::from),
         time: number(TIME).and_then(time_of).or_else(|| {
-            properties.timestamp().map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds.min(u64::from(u32::MAX) * 4)))
+            properties.timestamp().map(|seconds| {
+                UNIX_EPOCH + Duration::from_secs(seconds.min(u64::from(u32::MAX) * 4))
+            })
         }),
         attempt,
     })
@@ -371,7 +373,8 @@ fn slice(body: &Bytes, value: &RawValue) -> Bytes {
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(body).map_err(|error| malformed("its body is not as it must be").because(error))
+    serde_json::from_slice(body)
+        .map_err(|error| malformed("its body is not as it must be").because(error))
 }
 
 /// Name and value of each argument, where they stand.

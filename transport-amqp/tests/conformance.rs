@@ -60,9 +60,8 @@ fn of(process: Process) -> Transports {
 #[async_trait]
 impl Harness for AmqpHarness {
     fn unavailable(&self) -> Option<String> {
-        matches!(*self.broker, Shared::None).then(|| {
-            "LIGHTBUS_TEST_AMQP_URL is not set, and rabbitmq-server is not there".into()
-        })
+        matches!(*self.broker, Shared::None)
+            .then(|| "LIGHTBUS_TEST_AMQP_URL is not set, and rabbitmq-server is not there".into())
     }
 
     fn capabilities(&self) -> Capabilities {

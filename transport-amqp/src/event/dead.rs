@@ -11,6 +11,7 @@ use lightbus_core::{Error, EventMessage, Fields, Name, Result, transport::DeadLe
 
 use super::raw::{Raw, Read};
 use crate::{
+    EventConfig,
     client::Client,
     error::{Sent, is_missing},
     publisher::{Message, Publisher},
@@ -31,6 +32,7 @@ const ROUTING_KEY: &str = "lightbus-dead-routing-key";
 /// Puts a message among the dead letters of a group. Done twice it is there twice.
 pub(super) async fn set_aside(
     publisher: &Publisher,
+    config: &EventConfig,
     group: &str,
     reason: &str,
     attempts: u32,
@@ -46,7 +48,7 @@ pub(super) async fn set_aside(
     headers.insert(ROUTING_KEY.into(), wire::text(raw.key.as_str()));
     let message = Message {
         exchange: "".into(),
-        key: short("the name of a queue", &dead_letters_of(group))?,
+        key: short("the name of a queue", &dead_letters_of(config, group))?,
         mandatory: true,
         properties: raw.properties.clone().with_delivery_mode(2).with_headers(headers),
         body: raw.body.clone(),
@@ -58,7 +60,7 @@ pub(super) async fn set_aside(
             lightbus_core::ErrorKind::Unavailable,
             "the queue of dead letters is not there",
         )
-        .with("queue", dead_letters_of(group))
+        .with("queue", dead_letters_of(config, group))
         .hint("It is made when a process begins to listen; has somebody deleted it?")),
     }
 }
@@ -73,10 +75,15 @@ fn shortened(reason: &str) -> &str {
 
 /// What a group set aside, oldest first. Read by taking and giving back: who reads at the same time
 /// may see less.
-pub(super) async fn list(client: &Client, group: &str, limit: usize) -> Result<Vec<DeadLetter>> {
+pub(super) async fn list(
+    client: &Client,
+    config: &EventConfig,
+    group: &str,
+    limit: usize,
+) -> Result<Vec<DeadLetter>> {
     let link = client.consumes().await?;
     let channel = link.channel().await?;
-    let queue = short("the name of a queue", &dead_letters_of(group))?;
+    let queue = short("the name of a queue", &dead_letters_of(config, group))?;
     let mut letters = Vec::new();
     let mut last = None;
     while letters.len() < limit {

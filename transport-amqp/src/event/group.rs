@@ -23,7 +23,7 @@ use crate::{
     link::Link,
     publisher::{Message, Publisher},
     stream::{Entry, Reader},
-    topology::{self, QueueSpec, history_of, routing_key, short},
+    topology::{self, QueueSpec, history_of, queue_of, routing_key, short},
     wire,
 };
 
@@ -50,7 +50,7 @@ pub(super) async fn ensure(
 
 /// Makes the queues of a group and the exchange.
 async fn declare(link: &Link, channel: &Channel, config: &EventConfig, group: &str) -> Result<()> {
-    topology::declare_exchange(link, channel, &config.exchange).await?;
+    topology::declare_exchange(link, channel, &topology::exchange_of(config)).await?;
     QueueSpec::dead_letters(group, config).declare(link, channel).await?;
     QueueSpec::group(group, config).declare(link, channel).await
 }
@@ -61,17 +61,17 @@ async fn bind_all(
     config: &EventConfig,
     spec: &ListenSpec,
 ) -> Result<()> {
-    let group = spec.group();
+    let queue = queue_of(config, &spec.group());
     for selector in &spec.events {
         let key = routing_key(&selector.api, selector.event.as_ref());
-        topology::bind(link, channel, &config.exchange, &group, &key).await?;
+        topology::bind(link, channel, &topology::exchange_of(config), &queue, &key).await?;
     }
     Ok(())
 }
 
 /// The mark of a group that is being filled: found later, whoever filled it did not come to the end.
-fn filling(group: &str) -> String {
-    format!("{group}.filling")
+fn filling(queue: &str) -> String {
+    format!("{queue}.filling")
 }
 
 /// Fills the queue of a new group with the past. A group that is there is left alone.
@@ -83,15 +83,16 @@ async fn fill(
     link: &Arc<Link>,
 ) -> Result<()> {
     let group = spec.group();
-    let mark = filling(&group);
-    let is_there = topology::waiting(link, &group).await?.is_some();
+    let queue = queue_of(config, &group);
+    let mark = filling(&queue);
+    let is_there = topology::waiting(link, &queue).await?.is_some();
     if is_there && topology::waiting(link, &mark).await?.is_none() {
         return Ok(());
     }
     let channel = link.channel().await?;
     // One process at a time: another gets an error that passes, and finds the group filled.
     let lock = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    let name = short("the name of a queue", &format!("{group}.lock"))?;
+    let name = short("the name of a queue", &format!("{queue}.lock"))?;
     let locked = channel.queue_declare(name.clone(), lock, FieldTable::default());
     link.answered(locked, Sent::Harmless).await?;
     let filled = async {
@@ -100,20 +101,20 @@ async fn fill(
         let marked = channel.queue_declare(mark.clone(), durable, FieldTable::default());
         link.answered(marked, Sent::Harmless).await?;
         if is_there {
-            let delete =
-                channel.queue_delete(group.as_ref().into(), QueueDeleteOptions::default());
+            let delete = channel
+                .queue_delete(short("the name of a queue", &queue)?, QueueDeleteOptions::default());
             link.answered(delete, Sent::Harmless).await?;
         }
         declare(link, &channel, config, &group).await?;
         let mut places = Vec::new();
         for api in apis(spec) {
-            let end = copy(client, publisher, spec, &group, &api, None).await?;
+            let end = copy(client, publisher, config, spec, &api, None).await?;
             places.push((api, end));
         }
         bind_all(link, &channel, config, spec).await?;
         // What was fired between the end of the past and the binding.
         for (api, end) in places {
-            copy(client, publisher, spec, &group, &api, end).await?;
+            copy(client, publisher, config, spec, &api, end).await?;
         }
         let delete = channel.queue_delete(mark, QueueDeleteOptions::default());
         link.answered(delete, Sent::Harmless).await.map(drop)
@@ -138,20 +139,22 @@ fn apis(spec: &ListenSpec) -> Vec<Name> {
 async fn copy(
     client: &Arc<Client>,
     publisher: &Publisher,
+    config: &EventConfig,
     spec: &ListenSpec,
-    group: &str,
     api: &Name,
     from: Option<u64>,
 ) -> Result<Option<u64>> {
-    let Some(end) = history::mark(client, publisher, &history_of(api)).await? else {
+    let stream = history_of(config, api);
+    let queue = queue_of(config, &spec.group());
+    let Some(end) = history::mark(client, publisher, &stream).await? else {
         return Ok(None);
     };
     let since = match spec.start {
         Start::Since(since) => Some(since),
         _ => None,
     };
-    let key = short("the name of a queue", group)?;
-    let mut reader = Reader::open(client, &history_of(api), from.unwrap_or(0)).await?;
+    let key = short("the name of a queue", &queue)?;
+    let mut reader = Reader::open(client, &stream, from.unwrap_or(0)).await?;
     let mut batch = Vec::new();
     loop {
         let Entry { offset, raw } = reader.next().await?;
@@ -171,7 +174,7 @@ async fn copy(
             for published in publisher.publish_all(&outlet, &messages, publisher.deadline()).await {
                 if published?.is_some() {
                     return Err(Error::new(ErrorKind::Unavailable, "the queue has vanished")
-                        .with("queue", group));
+                        .with("queue", &queue));
                 }
             }
             batch.clear();
@@ -185,9 +188,9 @@ async fn copy(
 fn is_wanted(spec: &ListenSpec, raw: &super::raw::Raw, since: Option<SystemTime>) -> bool {
     let select = |api: &str, event: &str| wanted(&spec.events, api, event);
     match raw.read(0, select) {
-        Read::Event(event) => {
-            since.is_none_or(|since| event.time.is_some_and(|time| wire::epoch_ms(time) >= wire::epoch_ms(since)))
-        }
+        Read::Event(event) => since.is_none_or(|since| {
+            event.time.is_some_and(|time| wire::epoch_ms(time) >= wire::epoch_ms(since))
+        }),
         Read::Other | Read::Malformed(_) => false,
     }
 }

@@ -12,6 +12,7 @@ use lightbus_core::{EventMessage, Result, transport::HistorySpec};
 
 use super::raw::{Read, wanted};
 use crate::{
+    EventConfig,
     client::Client,
     publisher::Publisher,
     stream::{Entry, Reader, publish_mark},
@@ -61,9 +62,10 @@ struct History {
 pub(super) async fn history(
     client: &Arc<Client>,
     publisher: &Publisher,
+    config: &EventConfig,
     spec: HistorySpec,
 ) -> Result<BoxStream<'static, Result<EventMessage>>> {
-    let stream_name = history_of(&spec.events.api);
+    let stream_name = history_of(config, &spec.events.api);
     let end = mark(client, publisher, &stream_name).await?.unwrap_or(0);
     let history = History {
         client: Arc::clone(client),
@@ -116,9 +118,10 @@ impl History {
         }
         // What the stream has dropped meanwhile is no more.
         let is_first = begin == 0 || first.is_none_or(|first| first > begin);
-        let long_before = self.spec.from.is_some_and(|from| {
-            newest.is_some_and(|newest: SystemTime| newest + DISORDER < from)
-        });
+        let long_before = self
+            .spec
+            .from
+            .is_some_and(|from| newest.is_some_and(|newest: SystemTime| newest + DISORDER < from));
         self.end = if is_first || long_before { 0 } else { begin };
         Ok(())
     }
@@ -141,7 +144,12 @@ impl History {
             }
             Read::Other => {}
             Read::Malformed(reason) => {
-                tracing::debug!(stream = self.stream, offset = entry.offset, reason, "an event of the past cannot be read");
+                tracing::debug!(
+                    stream = self.stream,
+                    offset = entry.offset,
+                    reason,
+                    "an event of the past cannot be read"
+                );
             }
         }
     }

@@ -17,9 +17,7 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
-    transport::{
-        DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start,
-    },
+    transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start},
 };
 
 use crate::{
@@ -89,14 +87,16 @@ impl AmqpEventTransport {
         if self.config.history.is_none() {
             return Err(no_history());
         }
-        history::history(client, &self.publisher, spec).await
+        history::history(client, &self.publisher, &self.config, spec).await
     }
 
     async fn behind(&self, spec: LagSpec) -> Result<Lag> {
         let client = self.handle.client(WHAT)?;
         let group = spec.group();
         let link = client.consumes().await?;
-        let Some(waiting) = topology::waiting(&link, &group).await? else {
+        let Some(waiting) =
+            topology::waiting(&link, &topology::queue_of(&self.config, &group)).await?
+        else {
             return Ok(Lag::default());
         };
         let pending = self.held.of(&group).load(std::sync::atomic::Ordering::Relaxed);
@@ -133,9 +133,7 @@ impl EventTransport for AmqpEventTransport {
 
     async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
         let api = Name::clone(&spec.events.api);
-        self.past(spec)
-            .await
-            .map_err(|error| error.during(format!("reading the history of {api}")))
+        self.past(spec).await.map_err(|error| error.during(format!("reading the history of {api}")))
     }
 
     async fn lag(&self, spec: LagSpec) -> Result<Lag> {
@@ -152,9 +150,9 @@ impl EventTransport for AmqpEventTransport {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         let group = format!("{service}-{listener}");
-        let read = async { dead::list(self.handle.client(WHAT)?, &group, limit).await };
-        read.await
-            .map_err(|error| error.during(format!("reading the dead letters of {group}")))
+        let read =
+            async { dead::list(self.handle.client(WHAT)?, &self.config, &group, limit).await };
+        read.await.map_err(|error| error.during(format!("reading the dead letters of {group}")))
     }
 }
 

@@ -8,13 +8,15 @@ use tokio::time::Instant;
 use crate::{
     EventConfig,
     publisher::{Message, Outlet, Publisher},
-    topology::{self, QueueSpec, history_of, routing_key, short},
+    topology::{self, QueueSpec, routing_key, short},
     wire,
 };
 
 /// How often events are published whose confirmation was lost with the connection. A listener can
 /// tell them by their ids.
 const TRIES: u32 = 3;
+/// Known when the exchange is declared; no API is called so.
+const EXCHANGE: &str = "";
 
 /// Sends events, and gives their names.
 pub(super) async fn send(
@@ -26,7 +28,7 @@ pub(super) async fn send(
         return Ok(Vec::new());
     }
     let now = SystemTime::now();
-    let exchange = short("the name of the exchange", &config.exchange)?;
+    let exchange = short("the name of the exchange", &topology::exchange_of(config))?;
     let messages = events
         .iter()
         .map(|event| {
@@ -100,10 +102,11 @@ async fn attempt(
 
 /// Makes what events are published to, once for each channel.
 async fn ensure(outlet: &Outlet, config: &EventConfig, events: &[EventMessage]) -> Result<()> {
-    if !outlet.knows(&config.exchange) {
+    if !outlet.knows(EXCHANGE) {
         let channel = outlet.link.channel().await?;
-        topology::declare_exchange(&outlet.link, &channel, &config.exchange).await?;
-        outlet.learn(&config.exchange);
+        let exchange = topology::exchange_of(config);
+        topology::declare_exchange(&outlet.link, &channel, &exchange).await?;
+        outlet.learn(EXCHANGE);
     }
     let Some(history) = &config.history else { return Ok(()) };
     let mut last: Option<&Name> = None;
@@ -113,16 +116,16 @@ async fn ensure(outlet: &Outlet, config: &EventConfig, events: &[EventMessage]) 
             continue;
         }
         last = Some(&event.api);
-        let stream = history_of(&event.api);
-        if outlet.knows(&stream) {
+        if outlet.knows(&event.api) {
             continue;
         }
         let channel = outlet.link.channel().await?;
-        let spec = QueueSpec::history(&event.api, history);
+        let spec = QueueSpec::history(&event.api, config, history);
         spec.declare(&outlet.link, &channel).await?;
         let key = routing_key(&event.api, None);
-        topology::bind(&outlet.link, &channel, &config.exchange, spec.name(), &key).await?;
-        outlet.learn(&stream);
+        let exchange = topology::exchange_of(config);
+        topology::bind(&outlet.link, &channel, &exchange, spec.name(), &key).await?;
+        outlet.learn(&event.api);
     }
     Ok(())
 }

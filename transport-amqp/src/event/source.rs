@@ -26,6 +26,7 @@ use crate::{
     error::Sent,
     publisher::Publisher,
     session::{Inbox, Session, at_hand},
+    topology::queue_of,
 };
 
 /// What an event needs to be settled.
@@ -120,7 +121,8 @@ impl EventSource {
         link.answered(limit, Sent::Harmless).await?;
         let session = Arc::new(Session::new(link, channel));
         let mut inbox = Inbox::new();
-        let consumer = session.consume(&self.group, Name::clone(&self.group), &mut inbox).await?;
+        let queue = queue_of(&self.config, &self.group);
+        let consumer = session.consume(&queue, Name::clone(&self.group), &mut inbox).await?;
         Ok(Active { session, inbox, consumer: Some(consumer) })
     }
 
@@ -215,7 +217,14 @@ impl EventSource {
                 continue;
             }
             let attempt = aside.raw.attempt(true);
-            let set = dead::set_aside(&self.publisher, &self.group, &aside.reason, attempt, &aside.raw);
+            let set = dead::set_aside(
+                &self.publisher,
+                &self.config,
+                &self.group,
+                &aside.reason,
+                attempt,
+                &aside.raw,
+            );
             if let Err(error) = set.await {
                 self.asides().push_front(aside);
                 return Err(error);
@@ -306,7 +315,14 @@ impl Source for EventSource {
                 Outcome::Reject(_) if !token.session.is_alive() => {}
                 Outcome::Reject(reason) if !token.session.is_settled(token.tag) => {
                     let (raw, attempts) = (&token.raw, token.attempt.max(1));
-                    let set = dead::set_aside(&self.publisher, &self.group, reason, attempts, raw);
+                    let set = dead::set_aside(
+                        &self.publisher,
+                        &self.config,
+                        &self.group,
+                        reason,
+                        attempts,
+                        raw,
+                    );
                     match set.await {
                         // At once: tried again, it must not be there twice.
                         Ok(()) => token.session.acknowledge(std::iter::once(token.tag)).await,

@@ -69,8 +69,11 @@ impl Drop for Receiver {
 
 /// What the broker calls this channel.
 async fn own_name(link: &Link, channel: &Channel) -> Result<String> {
-    let options =
-        QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
     let declare = channel.queue_declare("".into(), options, FieldTable::default());
     let queue = link.answered(declare, Sent::Harmless).await?.name().clone();
     let properties = BasicProperties::default().with_reply_to(REPLY_TO.into());

@@ -57,7 +57,7 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
             return Err(refused());
         }
         let (properties, body) = wire::encode_call(call, left)?;
-        let queue = short("the name of the API", &calls_of(&call.api))?;
+        let queue = short("the name of the API", &calls_of(config, &call.api))?;
         let message =
             Message { exchange: "".into(), key: queue, mandatory: true, properties, body };
         let deadline = call.deadline.min(publisher.deadline());
@@ -84,8 +84,8 @@ async fn ensure(outlet: &Outlet, config: &RpcConfig, api: &str) -> Result<()> {
     match config.unknown_api {
         UnknownApi::Wait => declare(outlet, config, api).await?,
         UnknownApi::Refuse => {
-            if topology::waiting(&outlet.link, &calls_of(api)).await?.is_none() {
-                return Err(unknown(api));
+            if topology::waiting(&outlet.link, &calls_of(config, api)).await?.is_none() {
+                return Err(unknown(config, api));
             }
         }
     }
@@ -99,9 +99,9 @@ async fn declare(outlet: &Outlet, config: &RpcConfig, api: &str) -> Result<()> {
     QueueSpec::calls(api, config).declare(&outlet.link, &channel).await
 }
 
-fn unknown(api: &str) -> Error {
+fn unknown(config: &RpcConfig, api: &str) -> Error {
     Error::new(ErrorKind::Unknown, format!("nobody has ever served the API `{api}`"))
-        .with("queue", calls_of(api))
+        .with("queue", calls_of(config, api))
         .hint("Is its service running, on this broker and vhost? With `unknown_api: wait` calls wait for it")
 }
 
@@ -115,12 +115,14 @@ async fn returned_call(
     returned: BasicReturnMessage,
 ) -> Result<()> {
     let queue = returned.routing_key.clone();
-    let api = queue.as_str().strip_suffix(".rpc_queue").unwrap_or(queue.as_str()).to_owned();
+    let name = queue.as_str();
+    let api = name.strip_suffix(".rpc_queue").unwrap_or(name);
+    let api = api.strip_prefix(config.prefix.as_str()).unwrap_or(api).to_owned();
     outlet.forget(&api);
     let properties = returned.delivery.properties.clone();
     let is_own = properties.message_id().as_ref().is_some_and(|id| id.as_str() == &*call.id);
     if config.unknown_api == UnknownApi::Refuse {
-        return if is_own { Err(unknown(&api)) } else { Ok(()) };
+        return if is_own { Err(unknown(config, &api)) } else { Ok(()) };
     }
     declare(outlet, config, &api).await?;
     outlet.learn(&api);

@@ -131,7 +131,8 @@ impl CallSource {
         let mut inbox = Inbox::new();
         let mut consumers = Vec::with_capacity(self.apis.len());
         for api in &self.apis {
-            let tag = session.consume(&calls_of(api), Name::clone(api), &mut inbox).await?;
+            let tag =
+                session.consume(&calls_of(&self.config, api), Name::clone(api), &mut inbox).await?;
             consumers.push(tag);
         }
         Ok(Active { session, inbox, consumers })
@@ -217,7 +218,9 @@ impl CallSource {
         let mut calls = Vec::with_capacity(max.min(64));
         let mut next = inbox.next().await;
         loop {
-            let Some((api, delivery)) = next else { return self.interrupted(calls, session.ended(None)) };
+            let Some((api, delivery)) = next else {
+                return self.interrupted(calls, session.ended(None));
+            };
             match delivery {
                 Some(Ok(delivery)) => calls.extend(self.read(session, &api, delivery).await),
                 Some(Err(error)) => return self.interrupted(calls, session.ended(Some(error))),
@@ -349,7 +352,9 @@ impl Source for CallSource {
             }
         }
         let over = settled.iter().filter(|(token, outcome)| {
-            *outcome != Outcome::Retry || token.given_back.load(Ordering::Acquire) || failed.is_none()
+            *outcome != Outcome::Retry
+                || token.given_back.load(Ordering::Acquire)
+                || failed.is_none()
         });
         acknowledge(over.map(|(token, _)| (&token.session, token.tag))).await;
         failed.map_or(Ok(()), Err)

@@ -30,7 +30,7 @@ impl AmqpSchemaTransport {
         Self {
             handle: Handle::new(Arc::clone(&client)),
             publisher: Publisher::new(client),
-            view: tokio::sync::Mutex::new(View::new(config.stream)),
+            view: tokio::sync::Mutex::new(View::new(format!("{}{}", config.prefix, config.stream))),
         }
     }
 }

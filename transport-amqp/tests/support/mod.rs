@@ -300,7 +300,9 @@ async fn greets(port: u16) -> bool {
         stream.read_exact(&mut byte).await.ok()?;
         Some(())
     };
-    tokio::time::timeout(Duration::from_secs(2), greeted).await.is_ok_and(|greeted| greeted.is_some())
+    tokio::time::timeout(Duration::from_secs(2), greeted)
+        .await
+        .is_ok_and(|greeted| greeted.is_some())
 }
 
 /// A broker to share: the one that the environment names, or one of the test's own.
