@@ -49,7 +49,7 @@ impl TransportFactory for AmqpFactory {
     fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
         let config: ResultConfig = section.parse()?;
         let client = self.client(section, config.connection())?;
-        Ok(Arc::new(AmqpResultTransport::new(client)))
+        Ok(Arc::new(AmqpResultTransport::new(client, &config)))
     }
 
     fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {

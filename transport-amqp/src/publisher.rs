@@ -151,7 +151,7 @@ impl Publisher {
     pub(crate) async fn publish(
         &self,
         outlet: &Outlet,
-        message: &Message,
+        message: Message,
         deadline: Instant,
     ) -> Result<Published> {
         let _room = self.room(outlet, message.cost(), deadline).await?;
@@ -162,21 +162,27 @@ impl Publisher {
     pub(crate) async fn publish_all(
         &self,
         outlet: &Outlet,
-        messages: &[&Message],
+        messages: Vec<Message>,
         deadline: Instant,
     ) -> Vec<Result<Published>> {
         let mut results = Vec::with_capacity(messages.len());
-        for batch in messages.chunks(BATCH) {
+        let mut messages = messages.into_iter();
+        loop {
+            let batch: Vec<Message> = messages.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                return results;
+            }
+            let count = batch.len();
             let cost = batch.iter().map(|message| message.cost()).sum::<usize>().min(ROOM);
             match self.room(outlet, cost, deadline).await {
                 // Each is handed to the client when it is first polled: in their order.
                 Ok(_room) => results.extend(
-                    join_all(batch.iter().map(|message| outlet.publish(message, deadline))).await,
+                    join_all(batch.into_iter().map(|message| outlet.publish(message, deadline)))
+                        .await,
                 ),
-                Err(error) => results.extend(batch.iter().map(|_| Err(error.clone()))),
+                Err(error) => results.extend((0..count).map(|_| Err(error.clone()))),
             }
         }
-        results
     }
 
     /// Waits for room, and for a broker that takes messages.
@@ -222,20 +228,12 @@ impl Outlet {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn publish(&self, message: &Message, deadline: Instant) -> Result<Published> {
+    async fn publish(&self, message: Message, deadline: Instant) -> Result<Published> {
         let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
+        let Message { exchange, key, properties, body, .. } = message;
         let mut waited = Waited { outlet: self, over: false };
         let publish = async {
-            self.channel
-                .basic_publish(
-                    message.exchange.clone(),
-                    message.key.clone(),
-                    options,
-                    &message.body,
-                    message.properties.clone(),
-                )
-                .await?
-                .await
+            self.channel.basic_publish(exchange, key, options, &body, properties).await?.await
         };
         let published = timeout_at(deadline, publish).await;
         waited.over = published.is_ok();
@@ -245,8 +243,7 @@ impl Outlet {
             Ok(Ok(Confirmation::Nack(_))) => Err(Error::new(
                 ErrorKind::Unavailable,
                 "RabbitMQ refused the message: the queue is full, or has no leader now",
-            )
-            .with("queue", &message.key)),
+            )),
             Ok(Err(error)) => {
                 if answer(&error).is_none() {
                     self.link.mark_broken();

@@ -49,7 +49,7 @@ pub(crate) async fn publish_mark(
         properties: BasicProperties::default().with_headers(headers),
         body: bytes::Bytes::new(),
     };
-    match publisher.publish(outlet, &message, publisher.deadline()).await {
+    match publisher.publish(outlet, message, publisher.deadline()).await {
         Ok(None) => Ok(name),
         Ok(Some(_)) => {
             outlet.forget(stream);

@@ -54,7 +54,7 @@ pub(super) async fn set_aside(
         body: raw.body.clone(),
     };
     let outlet = publisher.outlet().await?;
-    match publisher.publish(&outlet, &message, publisher.deadline()).await? {
+    match publisher.publish(&outlet, message, publisher.deadline()).await? {
         None => Ok(()),
         Some(_) => Err(Error::new(
             lightbus_core::ErrorKind::Unavailable,

@@ -170,14 +170,13 @@ async fn copy(
         }
         if batch.len() >= BATCH || (over && !batch.is_empty()) {
             let outlet = publisher.outlet().await?;
-            let messages: Vec<&Message> = batch.iter().collect();
-            for published in publisher.publish_all(&outlet, &messages, publisher.deadline()).await {
+            let messages = std::mem::take(&mut batch);
+            for published in publisher.publish_all(&outlet, messages, publisher.deadline()).await {
                 if published?.is_some() {
                     return Err(Error::new(ErrorKind::Unavailable, "the queue has vanished")
                         .with("queue", &queue));
                 }
             }
-            batch.clear();
         }
         if over {
             return Ok(Some(end + 1));

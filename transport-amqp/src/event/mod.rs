@@ -36,6 +36,8 @@ pub struct AmqpEventTransport {
     handle: Handle,
     config: Arc<EventConfig>,
     publisher: Arc<Publisher>,
+    /// On a channel of its own: what comes back there is surely a dead letter.
+    aside: Arc<Publisher>,
     held: Held,
 }
 
@@ -54,7 +56,8 @@ impl AmqpEventTransport {
     pub(crate) fn new(client: Arc<Client>, config: EventConfig) -> Self {
         Self {
             handle: Handle::new(Arc::clone(&client)),
-            publisher: Arc::new(Publisher::new(client)),
+            publisher: Arc::new(Publisher::new(Arc::clone(&client))),
+            aside: Arc::new(Publisher::new(client)),
             config: Arc::new(config),
             held: Held::default(),
         }
@@ -74,6 +77,7 @@ impl AmqpEventTransport {
             client,
             self.handle.closing(),
             &self.publisher,
+            &self.aside,
             &self.config,
             self.held.of(&group),
             &spec,
@@ -177,6 +181,7 @@ impl Transport for AmqpEventTransport {
     async fn close(&self) -> Result<()> {
         self.handle.close();
         self.publisher.close();
+        self.aside.close();
         Ok(())
     }
 }

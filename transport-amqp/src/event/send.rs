@@ -29,21 +29,20 @@ pub(super) async fn send(
     }
     let now = SystemTime::now();
     let exchange = short("the name of the exchange", &topology::exchange_of(config))?;
-    let messages = events
-        .iter()
-        .map(|event| {
-            let (properties, body) = wire::encode_event(event, now)?;
-            let key = routing_key(&event.api, Some(&event.event));
-            let key = short("the name of an event, with its API,", &key)?;
-            Ok(Message { exchange: exchange.clone(), key, mandatory: false, properties, body })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let mut missing: Vec<&Message> = messages.iter().collect();
+    // Made anew for each try: mostly there is one.
+    let encode = |event: &EventMessage| {
+        let (properties, body) = wire::encode_event(event, now)?;
+        let key = routing_key(&event.api, Some(&event.event));
+        let key = short("the name of an event, with its API,", &key)?;
+        Ok(Message { exchange: exchange.clone(), key, mandatory: false, properties, body })
+    };
+    let mut missing: Vec<&EventMessage> = events.iter().collect();
     let deadline = publisher.deadline();
     let mut tries = 1;
     let mut maybe_stored = false;
     loop {
-        let tried = attempt(publisher, config, events, &missing, deadline).await;
+        let messages = missing.iter().copied().map(encode).collect::<Result<Vec<_>>>()?;
+        let tried = attempt(publisher, config, events, messages, deadline).await;
         let error = match tried {
             Ok(results) => {
                 let stored = results.iter().filter(|result| result.is_ok()).count();
@@ -82,7 +81,7 @@ async fn attempt(
     publisher: &Publisher,
     config: &EventConfig,
     events: &[EventMessage],
-    messages: &[&Message],
+    mut messages: Vec<Message>,
     deadline: Instant,
 ) -> Result<Vec<Result<()>>> {
     let prepare = async {
@@ -93,7 +92,9 @@ async fn attempt(
     let outlet = tokio::time::timeout_at(deadline, prepare)
         .await
         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "RabbitMQ did not answer")))?;
-    if let [message] = messages {
+    if messages.len() == 1
+        && let Some(message) = messages.pop()
+    {
         return Ok(vec![publisher.publish(&outlet, message, deadline).await.map(drop)]);
     }
     let published = publisher.publish_all(&outlet, messages, deadline).await;

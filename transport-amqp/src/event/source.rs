@@ -67,6 +67,7 @@ pub(super) struct EventSource {
     client: Arc<Client>,
     closing: Arc<Closing>,
     publisher: Arc<Publisher>,
+    aside: Arc<Publisher>,
     config: Arc<EventConfig>,
     spec: ListenSpec,
     group: Name,
@@ -88,6 +89,7 @@ impl EventSource {
         client: &Arc<Client>,
         closing: &Arc<Closing>,
         publisher: &Arc<Publisher>,
+        aside: &Arc<Publisher>,
         config: &Arc<EventConfig>,
         held: Arc<AtomicU64>,
         spec: &ListenSpec,
@@ -96,6 +98,7 @@ impl EventSource {
             client: Arc::clone(client),
             closing: Arc::clone(closing),
             publisher: Arc::clone(publisher),
+            aside: Arc::clone(aside),
             config: Arc::clone(config),
             group: spec.group(),
             // None would be no limit.
@@ -218,7 +221,7 @@ impl EventSource {
             }
             let attempt = aside.raw.attempt(true);
             let set = dead::set_aside(
-                &self.publisher,
+                &self.aside,
                 &self.config,
                 &self.group,
                 &aside.reason,
@@ -316,7 +319,7 @@ impl Source for EventSource {
                 Outcome::Reject(reason) if !token.session.is_settled(token.tag) => {
                     let (raw, attempts) = (&token.raw, token.attempt.max(1));
                     let set = dead::set_aside(
-                        &self.publisher,
+                        &self.aside,
                         &self.config,
                         &self.group,
                         reason,

@@ -14,7 +14,7 @@ use lightbus_core::{
 };
 
 use crate::{
-    NAME,
+    NAME, ResultConfig,
     client::{Client, Handle},
     publisher::{Message, Publisher},
     topology::short,
@@ -36,10 +36,11 @@ pub struct AmqpResultTransport {
 }
 
 impl AmqpResultTransport {
-    pub(crate) fn new(client: Arc<Client>) -> Self {
+    pub(crate) fn new(client: Arc<Client>, config: &ResultConfig) -> Self {
+        let publisher = if config.confirm { Publisher::new } else { Publisher::unconfirmed };
         Self {
             handle: Handle::new(Arc::clone(&client)),
-            publisher: Publisher::new(client),
+            publisher: publisher(client),
             pending: PendingResults::new(),
             receiver: Mutex::new(None),
             starting: tokio::sync::Mutex::new(()),
@@ -91,7 +92,7 @@ impl AmqpResultTransport {
         let outlet = self.publisher.outlet().await?;
         // Not mandatory: that nobody waits any more is no error.
         let message = Message { exchange: "".into(), key, mandatory: false, properties, body };
-        self.publisher.publish(&outlet, &message, self.publisher.deadline()).await.map(drop)
+        self.publisher.publish(&outlet, message, self.publisher.deadline()).await.map(drop)
     }
 }
 

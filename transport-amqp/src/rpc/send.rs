@@ -61,7 +61,7 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
         let message =
             Message { exchange: "".into(), key: queue, mandatory: true, properties, body };
         let deadline = call.deadline.min(publisher.deadline());
-        match publisher.publish(&outlet, &message, deadline).await? {
+        match publisher.publish(&outlet, message, deadline).await? {
             None => Ok(()),
             Some(returned) => returned_call(publisher, &outlet, config, call, returned).await,
         }
@@ -133,5 +133,5 @@ async fn returned_call(
         properties,
         body: returned.delivery.data.into(),
     };
-    publisher.publish(outlet, &message, publisher.deadline()).await.map(drop)
+    publisher.publish(outlet, message, publisher.deadline()).await.map(drop)
 }

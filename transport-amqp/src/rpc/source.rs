@@ -205,7 +205,7 @@ impl CallSource {
             let key = short("the return path", path.as_str())?;
             let message = Message { exchange: "".into(), key, mandatory: false, properties, body };
             let outlet = self.publisher.outlet().await?;
-            self.publisher.publish(&outlet, &message, self.publisher.deadline()).await
+            self.publisher.publish(&outlet, message, self.publisher.deadline()).await
         };
         if let Err(error) = sent.await {
             tracing::debug!(%error, "the caller of a call that cannot be read was not told");
@@ -215,31 +215,26 @@ impl CallSource {
     /// Takes what comes, at most `max`.
     async fn take(&self, active: &mut Active, max: usize) -> Result<Vec<(RpcMessage, CallToken)>> {
         let Active { session, inbox, .. } = active;
-        let mut calls = Vec::with_capacity(max.min(64));
+        let mut taken = 0;
         let mut next = inbox.next().await;
+        // Into what is left over at first: dropped half-way, nothing is lost.
         loop {
-            let Some((api, delivery)) = next else {
-                return self.interrupted(calls, session.ended(None));
-            };
-            match delivery {
-                Some(Ok(delivery)) => calls.extend(self.read(session, &api, delivery).await),
-                Some(Err(error)) => return self.interrupted(calls, session.ended(Some(error))),
-                None => return self.interrupted(calls, session.ended(None)),
+            match next {
+                Some((api, Some(Ok(delivery)))) => {
+                    let read = self.read(session, &api, delivery).await;
+                    taken += usize::from(read.is_some());
+                    self.left().extend(read);
+                }
+                Some((_, Some(Err(error)))) => return Err(session.ended(Some(error))),
+                Some((_, None)) | None => return Err(session.ended(None)),
             }
-            if calls.len() >= max {
-                return Ok(calls);
+            if taken == max {
+                break;
             }
-            next = match at_hand(inbox) {
-                Some(next) => Some(next),
-                None => return Ok(calls),
-            };
+            let Some(more) = at_hand(inbox) else { break };
+            next = Some(more);
         }
-    }
-
-    /// The session has ended: what had come goes first.
-    fn interrupted<T>(&self, calls: Vec<(RpcMessage, CallToken)>, error: Error) -> Result<T> {
-        self.left().extend(calls);
-        Err(error)
+        Ok(self.take_left(max))
     }
 
     fn left(&self) -> MutexGuard<'_, VecDeque<(RpcMessage, CallToken)>> {
@@ -274,7 +269,7 @@ impl CallSource {
             body: token.body.clone(),
         };
         let outlet = self.publisher.outlet().await?;
-        let published = self.publisher.publish(&outlet, &message, self.publisher.deadline()).await;
+        let published = self.publisher.publish(&outlet, message, self.publisher.deadline()).await;
         match published {
             Err(error) if error.retryable() == Retry::Safe => Err(error),
             // Once more might be once too often.

@@ -21,16 +21,19 @@ const WHAT: &str = "the schema transport";
 pub struct AmqpSchemaTransport {
     handle: Handle,
     publisher: Publisher,
+    stream: String,
     /// What has been read; held while it is read on.
     view: tokio::sync::Mutex<View>,
 }
 
 impl AmqpSchemaTransport {
     pub(crate) fn new(client: Arc<Client>, config: SchemaConfig) -> Self {
+        let stream = format!("{}{}", config.prefix, config.stream);
         Self {
             handle: Handle::new(Arc::clone(&client)),
             publisher: Publisher::new(client),
-            view: tokio::sync::Mutex::new(View::new(format!("{}{}", config.prefix, config.stream))),
+            view: tokio::sync::Mutex::new(View::new(stream.clone())),
+            stream,
         }
     }
 }
@@ -40,8 +43,7 @@ impl SchemaTransport for AmqpSchemaTransport {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
         let store = async {
             self.handle.client(WHAT)?;
-            let stream = self.view.lock().await.stream();
-            view::store(&self.publisher, &stream, api, schema, ttl).await
+            view::store(&self.publisher, &self.stream, api, schema, ttl).await
         };
         store.await.map_err(|error| error.during(format!("storing the schema of {api}")))
     }
@@ -52,7 +54,7 @@ impl SchemaTransport for AmqpSchemaTransport {
             let mut view = self.view.lock().await;
             view.catch_up(client, &self.publisher).await?;
             let Some(schema) = view.get(api) else { return Ok(false) };
-            view::store(&self.publisher, &view.stream(), api, &schema, ttl).await?;
+            view::store(&self.publisher, &self.stream, api, &schema, ttl).await?;
             Ok(true)
         };
         ping.await.map_err(|error: lightbus_core::Error| {

@@ -23,7 +23,7 @@ use crate::{
 
 /// What has been read of the stream.
 pub(super) struct View {
-    stream: Arc<str>,
+    stream: String,
     /// The place from which to read on.
     next: u64,
     schemas: HashMap<String, Known>,
@@ -37,11 +37,7 @@ struct Known {
 
 impl View {
     pub(super) fn new(stream: String) -> Self {
-        Self { stream: stream.into(), next: 0, schemas: HashMap::new() }
-    }
-
-    pub(super) fn stream(&self) -> Arc<str> {
-        Arc::clone(&self.stream)
+        Self { stream, next: 0, schemas: HashMap::new() }
     }
 
     /// Reads what was stored since the last time.
@@ -81,6 +77,10 @@ impl View {
         let ttl = wire::int(headers, wire::TTL).and_then(|ttl| u64::try_from(ttl).ok());
         let (Some(time), Some(ttl)) = (time, ttl) else { return };
         let Some(until) = time.checked_add(Duration::from_millis(ttl)) else { return };
+        if until <= SystemTime::now() {
+            self.schemas.remove(&api);
+            return;
+        }
         match serde_json::from_slice::<Box<RawValue>>(&entry.raw.body) {
             Ok(schema) => {
                 self.schemas.insert(api, Known { schema: schema.into(), until });
@@ -141,7 +141,7 @@ pub(super) async fn store(
             .with_headers(headers),
         body: bytes::Bytes::copy_from_slice(schema.get().as_bytes()),
     };
-    let published = publisher.publish(&outlet, &message, publisher.deadline()).await;
+    let published = publisher.publish(&outlet, message, publisher.deadline()).await;
     match published.map_err(safe)? {
         None => Ok(()),
         Some(_) => {
