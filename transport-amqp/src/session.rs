@@ -86,10 +86,8 @@ impl Session {
             }
             let multiple = acks.up_to.map(|tag| (tag, true));
             let all = multiple.into_iter().chain(acks.single.into_iter().map(|tag| (tag, false)));
-            let frames = all.map(|(tag, multiple)| {
-                let channel = self.channel.clone();
-                async move { channel.basic_ack(tag, BasicAckOptions { multiple }).await }
-            });
+            let frames = all
+                .map(|(tag, multiple)| self.channel.basic_ack(tag, BasicAckOptions { multiple }));
             // Within the lock: one that comes after another that covers it is an error to the broker.
             handed_over(frames)
         };
@@ -113,16 +111,13 @@ impl Session {
                 return;
             }
             let options = BasicNackOptions { multiple: false, requeue: true };
-            handed_over(tags.into_iter().map(|tag| {
-                let channel = self.channel.clone();
-                async move { channel.basic_nack(tag, options).await }
-            }))
+            handed_over(tags.into_iter().map(|tag| self.channel.basic_nack(tag, options)))
         };
         self.written(sending).await;
     }
 
     /// Waits until frames are on their way.
-    async fn written(&self, sending: Vec<Sending>) {
+    async fn written(&self, sending: Vec<Sending<'_>>) {
         if sending.is_empty() {
             return;
         }
@@ -156,13 +151,13 @@ impl Session {
 }
 
 /// A frame on its way.
-type Sending = BoxFuture<'static, lapin::Result<()>>;
+type Sending<'a> = BoxFuture<'a, lapin::Result<()>>;
 
 /// Hands frames to the client, in this order, without waiting for them to be written. Gives those
 /// that are not written yet.
-fn handed_over(
-    frames: impl Iterator<Item = impl Future<Output = lapin::Result<()>> + Send + 'static>,
-) -> Vec<Sending> {
+fn handed_over<'a>(
+    frames: impl Iterator<Item = impl Future<Output = lapin::Result<()>> + Send + 'a>,
+) -> Vec<Sending<'a>> {
     let mut sending = Vec::new();
     for frame in frames {
         // The client takes it when it is polled for the first time.

@@ -47,32 +47,35 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
     if call.deadline <= Instant::now() {
         return Err(refused());
     }
-    let work = async {
+    let late = |what: &'static str| {
+        Error::new(ErrorKind::Timeout, what)
+            .with("broker", format_args!("rabbitmq {}", publisher.client().broker()))
+    };
+    let prepare = async {
         let outlet = publisher.outlet().await?;
         ensure(&outlet, config, &call.api).await?;
         outlet.link.unblocked(call.deadline).await?;
-        let left = call.deadline.saturating_duration_since(Instant::now());
-        // It would expire in the moment in which it comes.
-        if left < Duration::from_millis(1) {
-            return Err(refused());
-        }
-        let (properties, body) = wire::encode_call(call, left)?;
-        let queue = short("the name of the API", &calls_of(config, &call.api))?;
-        let message =
-            Message { exchange: "".into(), key: queue, mandatory: true, properties, body };
-        let deadline = call.deadline.min(publisher.deadline());
-        match publisher.publish(&outlet, message, deadline).await? {
-            None => Ok(()),
-            Some(returned) => returned_call(publisher, &outlet, config, call, returned).await,
-        }
+        Ok(outlet)
     };
-    match tokio::time::timeout_at(call.deadline, work).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(
-            ErrorKind::Timeout,
-            "the call could not be handed to RabbitMQ before its deadline",
-        )
-        .with("broker", format_args!("rabbitmq {}", publisher.client().broker()))),
+    let outlet = tokio::time::timeout_at(call.deadline, prepare).await.unwrap_or_else(|_| {
+        Err(late("RabbitMQ could not be reached before the deadline of the call"))
+    })?;
+    let left = call.deadline.saturating_duration_since(Instant::now());
+    // It would expire in the moment in which it comes.
+    if left < Duration::from_millis(1) {
+        return Err(refused());
+    }
+    let (properties, body) = wire::encode_call(call, left)?;
+    let queue = short("the name of the API", &calls_of(config, &call.api))?;
+    let message = Message { exchange: "".into(), key: queue, mandatory: true, properties, body };
+    let deadline = call.deadline.min(publisher.deadline());
+    match publisher.publish(&outlet, message, deadline).await {
+        Ok(None) => Ok(()),
+        Ok(Some(returned)) => returned_call(publisher, &outlet, config, call, returned).await,
+        Err(_) if Instant::now() >= call.deadline => {
+            Err(late("RabbitMQ did not confirm the call before its deadline"))
+        }
+        Err(error) => Err(error),
     }
 }
 

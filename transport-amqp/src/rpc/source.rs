@@ -18,12 +18,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use lapin::{
-    BasicProperties,
-    message::Delivery,
-    options::BasicQosOptions,
-    types::{FieldTable, ShortString},
-};
+use lapin::{BasicProperties, message::Delivery, options::BasicQosOptions, types::ShortString};
 use lightbus_core::{
     Error, Headers, Name, Outcome, RemoteError, Result, ResultMessage, Retry, RpcMessage, Source,
 };
@@ -257,7 +252,7 @@ impl CallSource {
             return Ok(());
         }
         let millis = left.as_millis().to_string();
-        let mut headers = token.properties.headers().clone().unwrap_or_else(FieldTable::default);
+        let mut headers = token.properties.headers().clone().unwrap_or_default();
         headers.insert(Headers::TIME_LEFT_MS.into(), wire::text(&millis));
         let properties =
             token.properties.clone().with_expiration(millis.into()).with_headers(headers);

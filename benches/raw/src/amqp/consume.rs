@@ -18,7 +18,7 @@ use crate::driver::{Latencies, Samples};
 use crate::{Outcome, Processes, Result, payload};
 
 const HUNDRED: usize = 100;
-const PREFETCH: u16 = 400;
+const PREFETCH: u16 = 1000;
 
 pub(crate) async fn measure(site: &AmqpSite) -> Result<Outcome> {
     let (_connection, channel) = site.channel().await?;
