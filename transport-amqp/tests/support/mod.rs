@@ -97,19 +97,24 @@ fn folder(name: &str) -> PathBuf {
 
 /// Starts a broker; `None`, and loud, if there is none to start.
 pub async fn server() -> Option<Server> {
-    let mut server = prepare(None).await?;
+    server_with("").await
+}
+
+/// Starts a broker with further lines of configuration.
+pub async fn server_with(config: &str) -> Option<Server> {
+    let mut server = prepare(None, config).await?;
     server.start().await;
     Some(server)
 }
 
 /// Starts a cluster of three, each with the queues of the others.
 pub async fn cluster() -> Option<Vec<Server>> {
-    let mut first = prepare(None).await?;
+    let mut first = prepare(None, "").await?;
     let epmd = Arc::clone(&first.epmd);
     first.launch();
     let mut nodes = vec![first];
     for _ in 0..2 {
-        let mut node = prepare(Some(Arc::clone(&epmd))).await?;
+        let mut node = prepare(Some(Arc::clone(&epmd)), "").await?;
         node.launch();
         nodes.push(node);
     }
@@ -126,7 +131,7 @@ pub async fn cluster() -> Option<Vec<Server>> {
     Some(nodes)
 }
 
-async fn prepare(epmd: Option<Arc<Epmd>>) -> Option<Server> {
+async fn prepare(epmd: Option<Arc<Epmd>>, config: &str) -> Option<Server> {
     let program = program();
     let epmd = match (epmd, &program) {
         (Some(epmd), _) => Some(epmd),
@@ -145,7 +150,7 @@ async fn prepare(epmd: Option<Arc<Epmd>>) -> Option<Server> {
     std::fs::write(
         dir.join("rabbitmq.conf"),
         format!(
-            "listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = false\ndisk_free_limit.absolute = 50MB\n"
+            "listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = false\ndisk_free_limit.absolute = 50MB\n{config}"
         ),
     )
     .unwrap();
@@ -169,7 +174,7 @@ fn program() -> Option<PathBuf> {
 }
 
 /// A port that nobody has now, and that the system does not give to those who connect.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let begin = 10_000 + (std::process::id() * 37) % 20_000;
     loop {
