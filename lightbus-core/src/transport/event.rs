@@ -136,7 +136,8 @@ pub trait EventTransport: Transport {
     /// # Errors
     ///
     /// On an error any part of them may have been stored: [`Retry::MayDuplicate`](crate::Retry).
-    /// Sent again under the same ids, a listener can tell. Nothing is sent again by itself.
+    /// Sent again under the same ids, a listener can tell. By itself a transport sends again at most
+    /// what a lost connection left in doubt, under the same ids; its documentation says so.
     ///
     /// # Cancel safety
     ///
