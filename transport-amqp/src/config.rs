@@ -160,7 +160,7 @@ options! {
     /// Options of the transport for results.
     ResultConfig {
         /// Have the broker confirm each result. Without, a result counts as sent when it has been
-        /// written to the connection; one that is lost with it ends its call with the time limit,
+        /// handed to the connection; one that is lost with it ends its call with the time limit,
         /// as a lost worker would. Costs a fifth of the rate. Default: no.
         confirm: bool = false,
     }

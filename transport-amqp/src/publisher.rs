@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use lapin::{
     BasicProperties, Channel, Confirmation,
     message::BasicReturnMessage,
@@ -34,6 +34,8 @@ const ROOM: usize = 64 << 10;
 const SMALLEST: usize = ROOM / 8192;
 /// The most messages published in one go.
 const BATCH: usize = 512;
+/// Without confirms, one of so many waits until it has been written to the connection.
+const UNWRITTEN: u32 = 32;
 /// After this many confirms that nobody waits for any more, the client is made to forget them.
 const ABANDONED: u32 = 256;
 
@@ -73,6 +75,9 @@ pub(crate) struct Outlet {
     pub(crate) link: Arc<Link>,
     pub(crate) channel: Channel,
     known: Mutex<HashSet<Box<str>>>,
+    confirms: bool,
+    /// How many were published.
+    count: AtomicU32,
     abandoned: AtomicU32,
 }
 
@@ -88,7 +93,7 @@ impl Publisher {
         }
     }
 
-    /// Without: what is published has been written to the connection when that is said.
+    /// Without: what is published has been handed to the connection when that is said.
     pub(crate) fn unconfirmed(client: Arc<Client>) -> Self {
         Self { confirms: false, ..Self::new(client) }
     }
@@ -121,6 +126,8 @@ impl Publisher {
             link,
             channel,
             known: Mutex::default(),
+            confirms: self.confirms,
+            count: AtomicU32::new(0),
             abandoned: AtomicU32::new(0),
         });
         *self.state() = Some(Arc::clone(&outlet));
@@ -237,6 +244,19 @@ impl Outlet {
     async fn publish(&self, message: Message, deadline: Instant) -> Result<Published> {
         let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
         let Message { exchange, key, properties, body, .. } = message;
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        if !self.confirms && !count.is_multiple_of(UNWRITTEN) {
+            // The client takes it when it is polled for the first time. When it is written nobody
+            // needs to know, except now and then, so that they cannot become more and more.
+            let handed_over = self
+                .channel
+                .basic_publish(exchange, key, options, &body, properties)
+                .now_or_never();
+            return match handed_over {
+                None | Some(Ok(_)) => Ok(None),
+                Some(Err(error)) => Err(self.link.explain(error, Sent::No)),
+            };
+        }
         let mut waited = Waited { outlet: self, over: false };
         let publish = async {
             self.channel.basic_publish(exchange, key, options, &body, properties).await?.await

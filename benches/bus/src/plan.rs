@@ -29,7 +29,8 @@ const GROUPS: [&[Side]; 7] = [
     &[
         Raw(Case::RedisRpcNaive),
         Raw(Case::RedisRpcBatch),
-        Raw(Case::AmqpRpc),
+        Raw(Case::AmqpRpc(false)),
+        Raw(Case::AmqpRpc(true)),
         Bus(BusCase::Rpc(Text, Off)),
         Bus(BusCase::Rpc(Text, On)),
         Bus(BusCase::Rpc(Items, Off)),

@@ -21,8 +21,8 @@ pub enum Case {
     RedisEventConsume(usize),
     /// From firing to receipt, at a steady rate well below the limit.
     RedisEventLatency,
-    /// Calls with direct reply-to; the server acknowledges.
-    AmqpRpc,
+    /// Calls with direct reply-to, confirmed or not; the server acknowledges.
+    AmqpRpc(bool),
     /// Publishing into a quorum queue, confirmed.
     AmqpEventPublish,
     /// Consuming from a quorum queue, acknowledging a hundred at a time.
@@ -72,14 +72,15 @@ impl Site {
 
 impl Case {
     /// All measurements.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::RedisRpcNaive,
         Self::RedisRpcBatch,
         Self::RedisEventXadd,
         Self::RedisEventConsume(100),
         Self::RedisEventConsume(1000),
         Self::RedisEventLatency,
-        Self::AmqpRpc,
+        Self::AmqpRpc(false),
+        Self::AmqpRpc(true),
         Self::AmqpEventPublish,
         Self::AmqpEventConsume,
         Self::MemoryRpc,
@@ -98,7 +99,8 @@ impl Case {
                 format!("redis.event.consume.count{count}.ack+read-pipelined")
             }
             Self::RedisEventLatency => "redis.event.latency".into(),
-            Self::AmqpRpc => "amqp.rpc.reply-to.ack".into(),
+            Self::AmqpRpc(false) => "amqp.rpc.reply-to.ack".into(),
+            Self::AmqpRpc(true) => "amqp.rpc.reply-to.ack+confirm".into(),
             Self::AmqpEventPublish => "amqp.event.publish.quorum.confirm".into(),
             Self::AmqpEventConsume => "amqp.event.consume.quorum.multiple100".into(),
             Self::MemoryRpc => "memory.rpc.mpsc+oneshot".into(),
@@ -184,9 +186,9 @@ impl Case {
                 )
                 .await
             }
-            Self::AmqpRpc => {
+            Self::AmqpRpc(confirmed) => {
                 let (site, peer) = (AmqpSite::of(serve)?, Peer::start(serve.args())?);
-                amqp::rpc::measure(&site, &peer, callers, load).await
+                amqp::rpc::measure(&site, &peer, confirmed, callers, load).await
             }
             Self::AmqpEventPublish => {
                 amqp::fire::measure(&AmqpSite::of(serve)?, callers, load).await
@@ -205,7 +207,7 @@ pub fn serve(serve: &Serve) -> Result<()> {
     let case =
         Case::from_name(&serve.name).ok_or_else(|| format!("no measurement {}", serve.name))?;
     runtime(serve.threads)?.block_on(async {
-        if case == Case::AmqpRpc {
+        if matches!(case, Case::AmqpRpc(_)) {
             let site = AmqpSite::of(serve)?;
             return tokio::spawn(async move { amqp::rpc::serve(&site).await }).await?;
         }

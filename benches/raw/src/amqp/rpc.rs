@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use tokio::sync::oneshot;
 
 use super::AmqpSite;
-use crate::{Caller, Error, Load, Outcome, Peer, Processes, Result, closed_loop, payload, peer};
+use crate::{Caller, Load, Outcome, Peer, Processes, Result, closed_loop, payload, peer};
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 const PREFETCH: u16 = 1000;
@@ -23,22 +26,25 @@ struct Waiting {
     callers: Mutex<HashMap<String, oneshot::Sender<usize>>>,
 }
 
+impl Waiting {
+    fn expect(&self, id: String, sender: oneshot::Sender<usize>) {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+    }
+}
+
 struct Call {
     channel: Channel,
     queue: String,
     payload: Vec<u8>,
     waiting: Arc<Waiting>,
+    confirmed: bool,
 }
 
 impl Caller for Call {
     async fn call(&mut self) -> Result<u64> {
         let id = self.waiting.next.fetch_add(1, Ordering::Relaxed).to_string();
         let (sender, receiver) = oneshot::channel();
-        let lock = |waiting: &Waiting| {
-            let mut callers = waiting.callers.lock().unwrap_or_else(PoisonError::into_inner);
-            callers.insert(id.clone(), sender);
-        };
-        lock(&self.waiting);
+        self.waiting.expect(id.clone(), sender);
         let mut headers = FieldTable::default();
         headers.insert("time-left-ms".into(), AMQPValue::LongString("5000".into()));
         headers.insert("lightbus-deadline".into(), AMQPValue::LongLongInt(1_700_000_000_000));
@@ -50,8 +56,9 @@ impl Caller for Call {
             .with_expiration("5000".into())
             .with_headers(headers)
             .with_reply_to(REPLY_TO.into());
-        let options = BasicPublishOptions::default();
-        self.channel
+        let options = BasicPublishOptions { mandatory: self.confirmed, immediate: false };
+        let confirm = self
+            .channel
             .basic_publish(
                 "".into(),
                 self.queue.as_str().into(),
@@ -60,6 +67,9 @@ impl Caller for Call {
                 properties,
             )
             .await?;
+        if self.confirmed {
+            confirm.await?;
+        }
         let length = receiver.await?;
         if length == self.payload.len() { Ok(1) } else { Err("not the result of the call".into()) }
     }
@@ -68,10 +78,14 @@ impl Caller for Call {
 pub(crate) async fn measure(
     site: &AmqpSite,
     peer: &Peer,
+    confirmed: bool,
     callers: usize,
     load: Load,
 ) -> Result<Outcome> {
     let (_connection, channel) = site.channel().await?;
+    if confirmed {
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    }
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let mut results =
         channel.basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default()).await?;
@@ -91,6 +105,7 @@ pub(crate) async fn measure(
         queue: site.queue(),
         payload: payload::text(site.bytes).into_bytes(),
         waiting: Arc::clone(&waiting),
+        confirmed,
     };
     let calls = std::iter::repeat_with(call).take(callers).collect();
     let processes = Processes { server: Some(peer.pid()), ..Processes::of_client() };
@@ -137,5 +152,6 @@ pub(crate) async fn serve(site: &AmqpSite) -> Result<()> {
         }
         batch.clear();
     }
-    Err(Error::from("the consumer has ended"))
+    // With its queue: the measurement is over, and this process about to be ended.
+    std::future::pending().await
 }
