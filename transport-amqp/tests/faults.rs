@@ -278,6 +278,7 @@ async fn a_cluster_goes_on_without_one_of_its_three() {
     let answers = answer(worker, calls);
     soon(call_once(&process, &served, "before", LIMIT)).await.unwrap();
     fired_while(&process, listen(&api, "one"), async {
+        nodes[2].can_be_missed().await;
         nodes[2].kill();
     })
     .await;

@@ -251,6 +251,21 @@ impl Server {
         text
     }
 
+    /// Waits until every quorum queue has a majority without this node.
+    pub async fn can_be_missed(&self) {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            let tool = self.program.with_file_name("rabbitmq-queues");
+            let mut command = self.command(&tool);
+            command.args(["-q", "-n", &self.node, "check_if_node_is_quorum_critical"]);
+            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
+            if output.unwrap().status.success() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the other nodes never have all queues");
+        }
+    }
+
     /// Asks it to end, and waits until it has.
     ///
     /// RabbitMQ 3.10 writes down half a second late which quorum queues and streams a node has: killed
