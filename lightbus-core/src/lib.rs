@@ -21,6 +21,7 @@ pub mod conformance;
 mod error;
 mod message;
 pub mod name;
+pub mod option;
 mod pending;
 mod registry;
 mod subscription;

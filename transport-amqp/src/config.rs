@@ -1,60 +1,11 @@
 //! The options of the transports, as they stand in the configuration.
 
-use std::{fmt, time::Duration};
-
-use serde::{Deserialize, Deserializer, de};
-
-/// A text that must not be shown: an address that may hold a password.
-#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides this text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<hidden>")
-    }
-}
-
-/// A length of time, in the configuration a number of seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Seconds(pub Duration);
-
-impl Seconds {
-    /// This many seconds.
-    #[must_use]
-    pub const fn new(seconds: u64) -> Self {
-        Self(Duration::from_secs(seconds))
-    }
-}
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let seconds = f64::deserialize(deserializer)?;
-        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| {
-            de::Error::invalid_value(
-                de::Unexpected::Float(seconds),
-                &"a number of seconds, not negative",
-            )
-        })
-    }
-}
+use lightbus_core::option::{Seconds, Secret};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Certificates for encrypted connections.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// The file of the certificate authority (PEM). Without it those of the system count.
@@ -81,11 +32,12 @@ pub(crate) struct ConnectionConfig {
 macro_rules! options {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             /// Where RabbitMQ is: `amqp://[user:password@]host[:port][/vhost]`, or `amqps://` for an
             /// encrypted connection. Default: `amqp://127.0.0.1:5672`, as `guest`.
+            #[schemars(extend("format" = "uri", "writeOnly" = false, "default" = "amqp://127.0.0.1:5672"))]
             pub url: Secret,
             /// Further nodes of the same cluster, each `host:port`. User, password, vhost and
             /// encryption are those of `url`. A connection goes to any that answers.
@@ -197,7 +149,7 @@ options! {
 }
 
 /// What becomes of a call of an API that nobody has ever served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownApi {
     /// It waits for a worker, until its deadline.
@@ -208,7 +160,7 @@ pub enum UnknownApi {
 }
 
 /// Kinds of queues for events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueType {
     /// On several nodes, and on disk when it is confirmed.
@@ -219,7 +171,7 @@ pub enum QueueType {
 }
 
 /// What of the past is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HistoryConfig {
     /// How long events are kept, at least. Default: 604,800 s (seven days).

@@ -20,8 +20,8 @@ mod topology;
 mod wire;
 
 pub use config::{
-    EventConfig, HistoryConfig, QueueType, ResultConfig, RpcConfig, SchemaConfig, Seconds, Secret,
-    TlsConfig, UnknownApi,
+    EventConfig, HistoryConfig, QueueType, ResultConfig, RpcConfig, SchemaConfig, TlsConfig,
+    UnknownApi,
 };
 pub use event::AmqpEventTransport;
 pub use factory::AmqpFactory;
@@ -30,6 +30,7 @@ pub use rpc::AmqpRpcTransport;
 pub use schema::AmqpSchemaTransport;
 
 use lightbus_core::Capabilities;
+pub use lightbus_core::option::{Seconds, Secret};
 
 /// The name by which the configuration selects this transport.
 pub const NAME: &str = "amqp";

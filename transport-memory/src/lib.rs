@@ -10,7 +10,7 @@ mod schema;
 use std::sync::Arc;
 
 use lightbus_core::{
-    Capabilities, Result, Section, TransportFactory, TransportKind,
+    Capabilities, Result, Section, TransportFactory, TransportKind, option,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
@@ -20,7 +20,6 @@ pub use event::MemoryEventTransport;
 pub use result::MemoryResultTransport;
 pub use rpc::MemoryRpcTransport;
 pub use schema::MemorySchemaTransport;
-use schemars::generate::SchemaSettings;
 
 /// The name of this transport in a configuration.
 pub const NAME: &str = "memory";
@@ -38,8 +37,7 @@ impl TransportFactory for MemoryFactory {
     }
 
     fn options(&self, _kind: TransportKind) -> Option<serde_json::Value> {
-        let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
-        Some(settings.into_generator().into_root_schema_for::<MemoryConfig>().to_value())
+        Some(option::describe::<MemoryConfig>())
     }
 
     fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {

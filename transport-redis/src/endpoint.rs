@@ -146,7 +146,7 @@ struct Url {
     info: ConnectionInfo,
     names_db: bool,
     db: Option<u32>,
-    password: Option<crate::config::Secret>,
+    password: Option<crate::Secret>,
     timeout: Option<Duration>,
 }
 
@@ -167,7 +167,7 @@ impl Url {
                 "db" => {
                     db = Some(value.parse().map_err(|_| refused("`db` must be a number"))?);
                 }
-                "password" | "pass" => password = Some(crate::config::Secret::new(value)),
+                "password" | "pass" => password = Some(crate::Secret::new(value)),
                 "ssl" => ssl = Some(matches!(&*value, "true" | "1")),
                 "timeout" => {
                     timeout = value

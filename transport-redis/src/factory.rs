@@ -6,10 +6,9 @@ use std::{
 };
 
 use lightbus_core::{
-    Result, Section, TransportFactory, TransportKind,
+    Result, Section, TransportFactory, TransportKind, option,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
-use schemars::generate::SchemaSettings;
 
 use crate::{
     EventConfig, NAME, RedisEventTransport, RedisResultTransport, RedisRpcTransport,
@@ -42,15 +41,12 @@ impl TransportFactory for RedisFactory {
     }
 
     fn options(&self, kind: TransportKind) -> Option<serde_json::Value> {
-        let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
-        let generator = settings.into_generator();
-        let schema = match kind {
-            TransportKind::Rpc => generator.into_root_schema_for::<RpcConfig>(),
-            TransportKind::Result => generator.into_root_schema_for::<ResultConfig>(),
-            TransportKind::Event => generator.into_root_schema_for::<EventConfig>(),
-            TransportKind::Schema => generator.into_root_schema_for::<SchemaConfig>(),
-        };
-        Some(schema.to_value())
+        Some(match kind {
+            TransportKind::Rpc => option::describe::<RpcConfig>(),
+            TransportKind::Result => option::describe::<ResultConfig>(),
+            TransportKind::Event => option::describe::<EventConfig>(),
+            TransportKind::Schema => option::describe::<SchemaConfig>(),
+        })
     }
 
     fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {

@@ -145,7 +145,7 @@ impl EventSource {
         session: &Arc<Session>,
         delivery: Delivery,
         done: &mut Vec<u64>,
-    ) -> Option<(EventMessage, EventToken)> {
+    ) -> Option<(Arc<EventMessage>, EventToken)> {
         let tag = delivery.delivery_tag;
         let raw = Raw::new(delivery);
         let attempt = raw.attempt(self.config.queue_type == QueueType::Quorum);
@@ -153,7 +153,7 @@ impl EventSource {
             Read::Event(event) => {
                 let session = Arc::clone(session);
                 let held = Holding::new(&self.held);
-                Some((*event, EventToken { session, tag, raw, attempt, _held: held }))
+                Some((Arc::from(event), EventToken { session, tag, raw, attempt, _held: held }))
             }
             // Bound by an earlier version of the listener, which wanted more.
             Read::Other => {
@@ -178,7 +178,7 @@ impl EventSource {
         &self,
         active: &mut Active,
         max: usize,
-    ) -> Result<Vec<(EventMessage, EventToken)>> {
+    ) -> Result<Vec<(Arc<EventMessage>, EventToken)>> {
         let Active { session, inbox, .. } = active;
         let mut events = Vec::with_capacity(max.min(256));
         let mut done = Vec::new();
@@ -276,7 +276,7 @@ impl Source for EventSource {
     type Message = EventMessage;
     type Token = EventToken;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(EventMessage, EventToken)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, EventToken)>> {
         if self.closing.is_closed() {
             return Err(Error::closed(WHAT));
         }

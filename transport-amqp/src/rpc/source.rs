@@ -59,7 +59,7 @@ pub(super) struct CallSource {
     limit_each: AtomicBool,
     active: tokio::sync::Mutex<Option<Active>>,
     /// Calls that came and were not handed out before the session ended.
-    left: Mutex<VecDeque<(RpcMessage, CallToken)>>,
+    left: Mutex<VecDeque<(Arc<RpcMessage>, CallToken)>>,
 }
 
 struct Active {
@@ -139,7 +139,7 @@ impl CallSource {
         session: &Arc<Session>,
         api: &Name,
         delivery: Delivery,
-    ) -> Option<(RpcMessage, CallToken)> {
+    ) -> Option<(Arc<RpcMessage>, CallToken)> {
         let tag = delivery.delivery_tag;
         let body = Bytes::from(delivery.data);
         let properties = delivery.properties;
@@ -164,7 +164,7 @@ impl CallSource {
                     deadline,
                     given_back: AtomicBool::new(false),
                 };
-                Some((call, token))
+                Some((Arc::new(call), token))
             }
             Ok(call) => {
                 tracing::debug!(%api, id = %call.id, "a call expired before a worker took it");
@@ -208,7 +208,11 @@ impl CallSource {
     }
 
     /// Takes what comes, at most `max`.
-    async fn take(&self, active: &mut Active, max: usize) -> Result<Vec<(RpcMessage, CallToken)>> {
+    async fn take(
+        &self,
+        active: &mut Active,
+        max: usize,
+    ) -> Result<Vec<(Arc<RpcMessage>, CallToken)>> {
         let Active { session, inbox, .. } = active;
         let mut taken = 0;
         let mut next = inbox.next().await;
@@ -232,12 +236,12 @@ impl CallSource {
         Ok(self.take_left(max))
     }
 
-    fn left(&self) -> MutexGuard<'_, VecDeque<(RpcMessage, CallToken)>> {
+    fn left(&self) -> MutexGuard<'_, VecDeque<(Arc<RpcMessage>, CallToken)>> {
         // Nothing panics while it is locked.
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_left(&self, max: usize) -> Vec<(RpcMessage, CallToken)> {
+    fn take_left(&self, max: usize) -> Vec<(Arc<RpcMessage>, CallToken)> {
         let now = Instant::now();
         let mut left = self.left();
         left.retain(|(call, _)| call.deadline > now);
@@ -300,7 +304,7 @@ impl Source for CallSource {
 
     const REDELIVERS: bool = false;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(RpcMessage, CallToken)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<RpcMessage>, CallToken)>> {
         if self.closing.is_closed() {
             return Err(Error::closed(WHAT));
         }
