@@ -88,7 +88,8 @@ impl Endpoint {
             return Err(Error::config(
                 format_args!("{path}.url"),
                 "this needs the cargo feature `tls` of lightbus-transport-amqp, which this program lacks",
-            ));
+            )
+            .hint("Switch on the feature `amqp-tls` of lightbus"));
         }
         let connect_timeout =
             uri.query.connection_timeout.map_or(config.connect_timeout.0, Duration::from_millis);

@@ -4,8 +4,9 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -36,6 +37,13 @@ const SMALLEST: usize = ROOM / 8192;
 const BATCH: usize = 512;
 /// Without confirms, one of so many waits until it has been written to the connection.
 const UNWRITTEN: u32 = 32;
+/// How long a channel is kept at least, though messages on it are refused.
+///
+/// A channel remembers where the leader of a quorum queue was when it first published to it. If that
+/// node has died since, RabbitMQ 3.10 refuses all that the channel publishes to the queue, for ever: a
+/// new channel finds the new leader (rabbitmq-server pull request 9241 tells of it). A queue that is
+/// full refuses on any channel; a new one each second costs little.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// After this many confirms that nobody waits for any more, the client is made to forget them.
 const ABANDONED: u32 = 256;
 
@@ -79,6 +87,9 @@ pub(crate) struct Outlet {
     /// How many were published.
     count: AtomicU32,
     abandoned: AtomicU32,
+    opened: Instant,
+    /// Nothing more is published on it; it closes when those who use it are done.
+    retired: AtomicBool,
 }
 
 impl Publisher {
@@ -129,6 +140,8 @@ impl Publisher {
             confirms: self.confirms,
             count: AtomicU32::new(0),
             abandoned: AtomicU32::new(0),
+            opened: Instant::now(),
+            retired: AtomicBool::new(false),
         });
         *self.state() = Some(Arc::clone(&outlet));
         Ok(outlet)
@@ -221,7 +234,9 @@ impl Publisher {
 
 impl Outlet {
     pub(crate) fn is_alive(&self) -> bool {
-        self.link.is_alive() && self.channel.status().connected()
+        self.link.is_alive()
+            && self.channel.status().connected()
+            && !self.retired.load(Ordering::Relaxed)
     }
 
     /// Whether this was declared on this channel before.
@@ -266,10 +281,15 @@ impl Outlet {
         match published {
             Ok(Ok(Confirmation::Ack(returned))) => Ok(returned),
             Ok(Ok(Confirmation::NotRequested)) => Ok(None),
-            Ok(Ok(Confirmation::Nack(_))) => Err(Error::new(
-                ErrorKind::Unavailable,
-                "RabbitMQ refused the message: the queue is full, or has no leader now",
-            )),
+            Ok(Ok(Confirmation::Nack(_))) => {
+                if self.opened.elapsed() > REFUSED_FOR {
+                    self.retired.store(true, Ordering::Relaxed);
+                }
+                Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "RabbitMQ refused the message: the queue is full, or has no leader now",
+                ))
+            }
             Ok(Err(error)) => {
                 if answer(&error).is_none() {
                     self.link.mark_broken();

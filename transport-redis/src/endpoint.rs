@@ -139,6 +139,7 @@ pub(crate) fn not_compiled_in(path: &str, feature: &'static str) -> Error {
             "this needs the cargo feature `{feature}` of lightbus-transport-redis, which this program lacks"
         ),
     )
+    .hint(format!("Switch on the feature `redis-{feature}` of lightbus"))
 }
 
 /// An address, and what its query says.
