@@ -186,6 +186,10 @@ impl Url {
         if encrypted && cfg!(not(feature = "tls")) {
             return Err(not_compiled_in(&format!("{path}.url"), "tls"));
         }
+        #[cfg(feature = "tls")]
+        if encrypted {
+            crate::tls::choose_cryptography();
+        }
         let info = if encrypt {
             text.replacen("redis://", "rediss://", 1).into_connection_info()
         } else {
