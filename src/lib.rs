@@ -45,9 +45,11 @@
 //! - [`api`] and [`Event`]: contracts.
 //! - [`config`]: which transport carries what.
 //! - [`transport`]: the transports that are compiled in, and what it takes to write one.
+//! - [`blocking`]: the same for code without async.
 //! - `testing` (a feature): tests of services, without a broker and without waiting.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod blocking;
 pub mod bus;
 pub mod config;
 pub mod contract;
@@ -57,8 +59,8 @@ pub mod schema;
 pub mod testing;
 
 pub use bus::{
-    Bus, BusBuilder, Call, Fired, HandlerError, HandlerResult, Listen, OnError, Received,
-    RetryPolicy, Serve,
+    Bus, BusBuilder, Call, Features, Fired, HandlerError, HandlerResult, Health, Listen, OnError,
+    Received, RetryPolicy, Serve, Task,
 };
 pub use lightbus_core::{
     Args, Error, ErrorKind, EventMessage, Fields, Headers, Name, Registry, RemoteError, Result,

@@ -1,11 +1,11 @@
 //! Makes a bus from a configuration.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use lightbus_core::{Error, ErrorKind, Registry, Result, transport::SchemaTransport};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Bus, Inner, Phase, State, apis, apis::Apis, ids::Ids, startup};
+use super::{Bus, Features, Inner, Phase, State, apis, apis::Apis, ids::Ids, startup};
 use crate::{
     config::{Config, Names, Warning},
     schema::SchemaStore,
@@ -15,6 +15,9 @@ use crate::{
 /// place, within their own time.
 const MAX_CALLS: usize = 32_768;
 
+/// How long what runs may take to finish once the bus drains, unless told otherwise.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Settings of a bus that the program chooses itself.
 #[derive(Debug, Default)]
 #[must_use = "a builder does nothing until `connect`"]
@@ -23,6 +26,8 @@ pub struct BusBuilder {
     registry: Option<Registry>,
     service_name: Option<String>,
     process_name: Option<String>,
+    features: Option<Features>,
+    drain_timeout: Option<Duration>,
     #[cfg(feature = "testing")]
     test: Option<crate::testing::Watch>,
 }
@@ -56,6 +61,19 @@ impl BusBuilder {
         self
     }
 
+    /// These kinds of work, whatever `LIGHTBUS_FEATURES` says.
+    pub fn features(mut self, features: Features) -> Self {
+        self.features = Some(features);
+        self
+    }
+
+    /// How long what runs may take to finish once the bus drains: 15 s. Then it is cut off: its calls
+    /// stay unanswered, its events come again.
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
+        self.drain_timeout = Some(limit);
+        self
+    }
+
     /// Checks the configuration and the options of its transports, without connecting: what
     /// [`connect`](Self::connect) would refuse, and what it would warn about.
     ///
@@ -86,6 +104,7 @@ impl BusBuilder {
     /// [`Config`](lightbus_core::ErrorKind::Config) with the path of what is wrong;
     /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if no broker answers.
     pub async fn connect(self) -> Result<Bus> {
+        let features = self.features.map_or_else(Features::from_env, Ok)?;
         let registry = self.registry.unwrap_or_else(crate::registry);
         let config = match self.config {
             Some(config) => config,
@@ -114,6 +133,8 @@ impl BusBuilder {
             schema,
             ids: Arc::new(Ids::new()),
             calls: Semaphore::new(MAX_CALLS),
+            features,
+            drain_timeout: self.drain_timeout.unwrap_or(DRAIN_TIMEOUT),
             handled: Arc::default(),
             #[cfg(feature = "testing")]
             test: self.test,

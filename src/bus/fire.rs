@@ -40,7 +40,10 @@ impl Bus {
     /// Dropped, the event was sent or it was not.
     pub async fn fire<E: Event>(&self, event: E) -> Result<Fired> {
         let (api, name) = (E::api(), E::CONTRACT.name);
-        let fired = async { self.inner().fire(api.name, name, event.encode()?, event.key()).await };
+        // Not kept while waiting: it need not be shared between threads.
+        let (fields, key) = (event.encode(), event.key());
+        drop(event);
+        let fired = async { self.inner().fire(api.name, name, fields?, key).await };
         fired.await.map_err(|error| error.during(format!("firing {}.{name}", api.name)))
     }
 

@@ -4,8 +4,7 @@ use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Backoff, Delivery, Error, ErrorKind, EventMessage, Flow, Name, Outcome, Result, Subscription,
-    name,
+    Backoff, Delivery, Error, ErrorKind, EventMessage, Name, Outcome, Result, Subscription, name,
     transport::{EventSelector, EventTransport, ListenSpec, Start},
 };
 use tokio::{
@@ -18,7 +17,9 @@ use super::{
     Bus, Inner, Phase,
     apis::{ApiEntry, at},
     consumer::{catch_panic, consume, drained},
+    health::Progress,
     received::FromEvent,
+    watchdog::watch_over,
 };
 
 /// Taken from the broker at once, and held, however many are handled at a time: a round trip for
@@ -250,7 +251,7 @@ fn selector(path: &str) -> Result<EventSelector> {
 impl Listen {
     async fn begin(self) -> Result<()> {
         let inner = Arc::clone(self.bus.inner());
-        inner.ensure_open()?;
+        inner.ensure_taking()?;
         if self.name.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -278,6 +279,10 @@ impl Listen {
             )
             .hint("Two listeners of one name would share the events, not get them both"));
         }
+        if !inner.features.events {
+            tracing::info!(listener = %self.name, "the feature `events` is off: the listener is left out");
+            return Ok(());
+        }
         let mut subscribed = Vec::new();
         for (entry, events) in by_transport(&inner, events) {
             let listener = Arc::new(Listener {
@@ -288,7 +293,7 @@ impl Listen {
                     process: Name::clone(&inner.names.process),
                     events,
                     start: self.start,
-                    flow: Flow::new(BATCH, IN_FLIGHT.max(2 * self.concurrency)),
+                    flow: inner.flow(BATCH, IN_FLIGHT.max(2 * self.concurrency)),
                 },
                 event: Arc::clone(&entry.event),
                 incoming: entry.config.validate.incoming,
@@ -297,6 +302,7 @@ impl Listen {
                 concurrency: self.concurrency,
                 handled: Arc::clone(&inner.handled),
                 inner: Arc::downgrade(&inner),
+                progress: Progress::listener(&self.name),
             });
             let limit = entry.config.event_listener_setup_timeout;
             let begun = async {
@@ -314,7 +320,18 @@ impl Listen {
             subscribed.push((listener, subscription));
         }
         for (listener, subscription) in subscribed {
-            inner.state().listeners.push(Arc::clone(&listener));
+            let progress = Arc::clone(&listener.progress);
+            {
+                let mut state = inner.state();
+                state.listeners.push(Arc::clone(&listener));
+                state.progress.push(Arc::clone(&progress));
+            }
+            inner.spawn_consumer(watch_over(
+                Arc::downgrade(&listener),
+                Arc::downgrade(&inner),
+                progress,
+                inner.watch(),
+            ));
             inner.spawn_consumer(listener.run(subscription, inner.watch()));
         }
         Ok(())
@@ -347,6 +364,7 @@ pub(super) struct Listener {
     pub(super) on_error: OnError,
     handled: Arc<Notify>,
     inner: std::sync::Weak<Inner>,
+    progress: Arc<Progress>,
 }
 
 /// How a delivery ended.
@@ -384,7 +402,7 @@ impl Listener {
                 deliveries
             }
         };
-        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
+        consume(first, phase, &self.progress, || self.subscribe(), take).await;
     }
 
     async fn run_at_once(
@@ -414,7 +432,7 @@ impl Listener {
                 deliveries
             }
         };
-        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
+        consume(first, phase, &self.progress, || self.subscribe(), take).await;
         running.into_inner().shutdown().await;
     }
 
@@ -422,12 +440,14 @@ impl Listener {
         let Delivery { message, ack } = delivery;
         // Draining: what was not begun is left to others.
         if *phase.borrow() >= Phase::Draining {
+            self.progress.done();
             return;
         }
         match self.try_until_settled(&message, phase).await {
             End::Settle(outcome) => ack.settle_later(outcome),
             End::GiveBack => drop(ack),
         }
+        self.progress.done();
         self.handled.notify_waiters();
     }
 

@@ -4,24 +4,31 @@ mod apis;
 mod builder;
 mod call;
 mod consumer;
+mod features;
 mod fire;
 mod handlers;
+mod health;
 mod history;
+mod hooks;
 mod ids;
 mod listen;
 mod received;
 mod run;
 mod serve;
 mod settle;
+mod signals;
 mod startup;
+mod tasks;
+mod watchdog;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, Name, Result};
+use lightbus_core::{Error, ErrorKind, Flow, Name, Result};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinSet,
@@ -29,10 +36,13 @@ use tokio::{
 
 pub use builder::BusBuilder;
 pub use call::{Call, Failure};
+pub use features::Features;
 pub use fire::Fired;
+pub use health::{Condition, Health, Life, PartHealth, PartKind};
 pub use listen::{HandlerError, HandlerResult, Listen, OnError, RetryPolicy};
 pub use received::{FromEvent, Received};
 pub use serve::Serve;
+pub use tasks::Task;
 
 use crate::{
     config::{Config, Names},
@@ -59,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) schema: Arc<SchemaStore>,
     pub(crate) ids: Arc<Ids>,
     pub(crate) calls: Semaphore,
+    pub(crate) features: Features,
+    drain_timeout: Duration,
     /// Rings whenever a listener is done with an event.
     pub(crate) handled: Arc<Notify>,
     /// The test that this process is part of.
@@ -76,6 +88,14 @@ struct State {
     listeners: Vec<Arc<listen::Listener>>,
     listener_names: HashSet<Name>,
     consumers: JoinSet<()>,
+    progress: Vec<Arc<health::Progress>>,
+    hooks: hooks::Hooks,
+    /// All tasks, in words.
+    tasks: BTreeMap<Name, String>,
+    /// Those that wait for `run`.
+    waiting: Vec<tasks::Added>,
+    /// Whether `run` has started the tasks.
+    runs: bool,
     failure: Option<Error>,
 }
 
@@ -87,6 +107,7 @@ pub(crate) enum Phase {
     Stopping,
     /// Nothing new is taken; what runs may finish.
     Draining,
+    /// Nothing goes any more.
     Closed,
 }
 
@@ -228,8 +249,20 @@ impl Bus {
 }
 
 impl Inner {
+    /// Calling and firing go on while the bus drains: handlers that finish may need it.
     pub(crate) fn ensure_open(&self) -> Result<()> {
+        if *self.phase.borrow() >= Phase::Closed { Err(Error::closed("the bus")) } else { Ok(()) }
+    }
+
+    /// Nothing new begins to take once the bus drains.
+    fn ensure_taking(&self) -> Result<()> {
         if *self.phase.borrow() >= Phase::Draining { Err(Error::closed("the bus")) } else { Ok(()) }
+    }
+
+    /// How much a subscription of this process takes. What a handler still holds two thirds into
+    /// draining is given back in order, while there is time for it.
+    fn flow(&self, batch: usize, in_flight: usize) -> Flow {
+        Flow { close_timeout: self.drain_timeout * 2 / 3, ..Flow::new(batch, in_flight) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -16,6 +16,7 @@ use super::{
     call::DEADLINE,
     consumer::{catch_panic, consume},
     handlers::{Handlers, Watch},
+    health::Progress,
     ids::Ids,
 };
 use crate::{contract::Service, schema::ApiSchema};
@@ -83,6 +84,7 @@ impl Bus {
 impl Serve {
     async fn start(self) -> Result<()> {
         let inner = self.bus.inner();
+        inner.ensure_taking()?;
         let contract = self.service.contract();
         let api: Name = contract.name.into();
         if !inner.state().served.insert(Name::clone(&api)) {
@@ -92,14 +94,15 @@ impl Serve {
         let worker = Arc::new(Worker {
             entry: Arc::clone(&entry),
             service: self.service,
-            flow: Flow::new(BATCH.min(self.concurrency), self.concurrency),
+            flow: inner.flow(BATCH.min(self.concurrency), self.concurrency),
             ids: Arc::clone(&inner.ids),
             schema: std::sync::OnceLock::new(),
+            progress: Progress::worker(&api),
         });
         let started = async {
             entry.open().await?;
             self.bus.register(contract).await?;
-            worker.subscribe().await
+            if inner.features.rpcs { worker.subscribe().await.map(Some) } else { Ok(None) }
         };
         let subscription = started.await.map_err(|error| {
             inner.state().served.remove(&api);
@@ -108,15 +111,19 @@ impl Serve {
         if let Some(schema) = inner.schema.get(&api) {
             let _ = worker.schema.set(schema);
         }
+        let Some(subscription) = subscription else {
+            tracing::info!(%api, "the feature `rpcs` is off: calls of the API are left to others");
+            return Ok(());
+        };
         let phase = inner.watch();
+        inner.state().progress.push(Arc::clone(&worker.progress));
         inner.spawn_consumer(async move {
             let handlers = Handlers::default();
             let (opener, taker) = (Arc::clone(&worker), Arc::clone(&worker));
-            let what = format!("worker of {}", worker.entry.name);
             consume(
                 subscription,
                 phase,
-                &what,
+                &worker.progress,
                 || opener.subscribe(),
                 |mut deliveries| {
                     for delivery in deliveries.drain(..) {
@@ -140,6 +147,7 @@ struct Worker {
     flow: Flow,
     ids: Arc<Ids>,
     schema: std::sync::OnceLock<Arc<ApiSchema>>,
+    progress: Arc<Progress>,
 }
 
 impl Worker {
@@ -158,6 +166,7 @@ impl Worker {
         });
         self.reply(&call, body).await;
         delivery.ack.settle_later(Outcome::Done);
+        self.progress.done();
     }
 
     async fn run(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {

@@ -5,7 +5,7 @@ use std::{fmt::Write, sync::Arc};
 use tokio::{sync::watch, time::sleep};
 
 use super::{
-    Bus, Phase,
+    Bus, Features, Phase,
     consumer::drained,
     listen::{Listener, OnError},
 };
@@ -52,7 +52,7 @@ impl Bus {
             inner.names.process,
             inner.config.origin(),
         );
-        let (mut served, listeners, mut registered): (Vec<_>, Vec<_>, Vec<_>) = {
+        let (mut served, listeners, mut registered, tasks): (Vec<_>, Vec<_>, Vec<_>, Vec<_>) = {
             let state = inner.state();
             (
                 state.served.iter().cloned().collect(),
@@ -63,6 +63,7 @@ impl Bus {
                     .filter(|api| !state.served.contains(*api))
                     .cloned()
                     .collect(),
+                state.tasks.values().cloned().collect(),
             )
         };
         served.sort_unstable();
@@ -95,6 +96,12 @@ impl Bus {
         }
         for listener in listeners {
             let _ = writeln!(text, "  listens  {}", describe(&listener));
+        }
+        for task in tasks {
+            let _ = writeln!(text, "  does     {task}");
+        }
+        if inner.features != Features::default() {
+            let _ = writeln!(text, "  features {}", inner.features);
         }
         let remote = inner.schema.apis();
         let _ = write!(

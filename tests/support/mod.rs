@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lightbus::{Bus, config::Config};
+use lightbus::{Bus, BusBuilder, config::Config};
 
 /// How long anything may take on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -233,6 +233,16 @@ impl Place {
         settings: &str,
         change: impl FnOnce(&mut Config),
     ) -> Bus {
+        soon("connecting", self.builder(service, settings, change).connect()).await.unwrap()
+    }
+
+    /// What makes another process of the same bus.
+    pub fn builder(
+        &self,
+        service: &str,
+        settings: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> BusBuilder {
         let (registry, yaml) = match self {
             Self::Memory(registry) => {
                 let yaml = "bus: { schema: { transport: { memory: {} } } }\napis:\n  default:\n    rpc_transport: { memory: {} }\n    \
@@ -246,8 +256,7 @@ impl Place {
         let yaml = if settings.is_empty() { yaml } else { format!("{yaml}    {settings}\n") };
         let mut config = Config::from_yaml(&yaml).unwrap();
         change(&mut config);
-        let builder = Bus::builder().config(config).registry(registry).service_name(service);
-        soon("connecting", builder.connect()).await.unwrap()
+        Bus::builder().config(config).registry(registry).service_name(service)
     }
 }
 

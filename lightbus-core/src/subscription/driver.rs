@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Backoff, Delivery, Outcome, Source,
+    Backoff, Delivery, Outcome, Pulse, Source,
     delivery::{AckHandle, Fate, Settlement},
     slots::{Slot, Slots},
 };
@@ -45,9 +45,10 @@ pub(super) async fn run<S: Source>(
     flow: Flow,
     out: mpsc::Sender<Result<Delivery<S::Message>>>,
     stopped: oneshot::Receiver<()>,
+    pulse: Pulse,
 ) -> Result<()> {
     let report = out.clone();
-    let driver = Driver::new(source, flow, out);
+    let driver = Driver::new(source, flow, out, pulse);
     match AssertUnwindSafe(driver.run(stopped)).catch_unwind().await {
         Ok(end) => end,
         Err(panic) => {
@@ -86,6 +87,7 @@ struct Driver<S: Source> {
     again: BinaryHeap<Reverse<(Instant, usize)>>,
     fetches: Backoff,
     settles: Backoff,
+    pulse: Pulse,
 }
 
 struct Settling<S: Source> {
@@ -94,7 +96,12 @@ struct Settling<S: Source> {
 }
 
 impl<S: Source> Driver<S> {
-    fn new(source: Arc<S>, flow: Flow, out: mpsc::Sender<Result<Delivery<S::Message>>>) -> Self {
+    fn new(
+        source: Arc<S>,
+        flow: Flow,
+        out: mpsc::Sender<Result<Delivery<S::Message>>>,
+        pulse: Pulse,
+    ) -> Self {
         let (handle, settlements) = mpsc::channel(flow.max_in_flight);
         let retry = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         Self {
@@ -110,6 +117,7 @@ impl<S: Source> Driver<S> {
             again: BinaryHeap::new(),
             fetches: retry.clone(),
             settles: retry,
+            pulse,
         }
     }
 
@@ -152,6 +160,7 @@ impl<S: Source> Driver<S> {
                         }
                         Err(error) if error.is_temporary() => {
                             let wait = self.fetches.failed();
+                            self.pulse.set_interrupted(true);
                             if self.fetches.failures() == 1 {
                                 tracing::warn!(%error, "consuming was interrupted, trying again");
                             }
@@ -207,6 +216,7 @@ impl<S: Source> Driver<S> {
     fn fetched(&mut self) {
         if self.fetches.failures() > 0 {
             tracing::info!(failures = self.fetches.failures(), "consuming goes on");
+            self.pulse.set_interrupted(false);
         }
         self.fetches.succeeded();
     }

@@ -7,6 +7,7 @@
 mod backoff;
 mod delivery;
 mod driver;
+mod pulse;
 mod slots;
 
 use std::{fmt, sync::Arc};
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use backoff::Backoff;
 pub use delivery::{AckHandle, Delivery};
+pub use pulse::Pulse;
 
 use crate::{Error, ErrorKind, Flow, Result};
 
@@ -86,6 +88,7 @@ pub struct Subscription<M> {
     deliveries: mpsc::Receiver<Result<Delivery<M>>>,
     stop: Option<oneshot::Sender<()>>,
     driver: tokio::task::JoinHandle<Result<()>>,
+    pulse: Pulse,
 }
 
 impl<M: Send + Sync + 'static> Subscription<M> {
@@ -95,8 +98,15 @@ impl<M: Send + Sync + 'static> Subscription<M> {
         // Bounded by credit: never more in it than may be in flight, and an error at the end.
         let (sender, deliveries) = mpsc::channel(flow.max_in_flight + 1);
         let (stop, stopped) = oneshot::channel();
-        let driver = tokio::spawn(driver::run(Arc::new(source), flow, sender, stopped));
-        Self { deliveries, stop: Some(stop), driver }
+        let pulse = Pulse::default();
+        let work = driver::run(Arc::new(source), flow, sender, stopped, pulse.clone());
+        Self { deliveries, stop: Some(stop), driver: tokio::spawn(work), pulse }
+    }
+
+    /// Tells whether the broker answers.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// The next delivery. `None` after [`stop`](Self::stop), when all has been handed out; an error
