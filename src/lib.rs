@@ -125,4 +125,6 @@ mod guide {
     struct Configuration;
     #[doc = include_str!("../docs/schema.md")]
     struct Schemas;
+    #[doc = include_str!("../docs/running.md")]
+    struct Running;
 }
