@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus::{ErrorKind, OnError, RetryPolicy, args, blocking, contract::Client as _};
+use lightbus::{ErrorKind, OnError, RetryPolicy, args, blocking};
 use support::{PATIENCE, Place};
 
 #[lightbus::api(name = "auth", events(UserRegistered))]
