@@ -45,6 +45,7 @@
 //! - [`api`] and [`Event`]: contracts.
 //! - [`config`]: which transport carries what.
 //! - [`transport`]: the transports that are compiled in, and what it takes to write one.
+//! - [`plugins`]: what sees and changes all that goes through a process.
 //! - [`blocking`]: the same for code without async.
 //! - `testing` (a feature): tests of services, without a broker and without waiting.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -53,18 +54,20 @@ pub mod blocking;
 pub mod bus;
 pub mod config;
 pub mod contract;
+pub mod plugins;
 pub mod schema;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 
+pub use async_trait::async_trait;
 pub use bus::{
     Bus, BusBuilder, Call, Features, Fired, HandlerError, HandlerResult, Health, Listen, OnError,
     Received, RetryPolicy, Serve, Task,
 };
 pub use lightbus_core::{
     Args, Error, ErrorKind, EventMessage, Fields, Headers, Name, Registry, RemoteError, Result,
-    Retry,
+    ResultMessage, Retry, RpcMessage,
     transport::{EventSelector, HistorySpec, Lag, Start},
 };
 #[cfg(feature = "macros")]

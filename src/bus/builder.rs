@@ -1,13 +1,14 @@
 //! Makes a bus from a configuration.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use lightbus_core::{Error, ErrorKind, Registry, Result, transport::SchemaTransport};
+use lightbus_core::{Error, ErrorKind, Registry, Result, ReturnPath, transport::SchemaTransport};
 use tokio::sync::{Semaphore, watch};
 
 use super::{Bus, Features, Inner, Phase, State, apis, apis::Apis, ids::Ids, startup};
 use crate::{
     config::{Config, Names, Warning},
+    plugins::{MetricsPlugin, Plugin, Plugins, StatePlugin},
     schema::SchemaStore,
 };
 
@@ -19,7 +20,7 @@ const MAX_CALLS: usize = 32_768;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Settings of a bus that the program chooses itself.
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[must_use = "a builder does nothing until `connect`"]
 pub struct BusBuilder {
     config: Option<Config>,
@@ -28,8 +29,21 @@ pub struct BusBuilder {
     process_name: Option<String>,
     features: Option<Features>,
     drain_timeout: Option<Duration>,
+    plugins: Vec<Arc<dyn Plugin>>,
     #[cfg(feature = "testing")]
     test: Option<crate::testing::Watch>,
+}
+
+impl fmt::Debug for BusBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BusBuilder")
+            .field("config", &self.config)
+            .field("service_name", &self.service_name)
+            .field("process_name", &self.process_name)
+            .field("features", &self.features)
+            .field("plugins", &self.plugins.iter().map(|plugin| plugin.name()).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
 }
 
 impl BusBuilder {
@@ -58,6 +72,12 @@ impl BusBuilder {
     /// This name of the process, whatever the configuration says. May hold placeholders.
     pub fn process_name(mut self, name: impl Into<String>) -> Self {
         self.process_name = Some(name.into());
+        self
+    }
+
+    /// Adds a plugin, beside those that the configuration switches on.
+    pub fn plugin(mut self, plugin: impl Plugin) -> Self {
+        self.plugins.push(Arc::new(plugin));
         self
     }
 
@@ -118,6 +138,13 @@ impl BusBuilder {
         for warning in config.warnings(&registry) {
             tracing::warn!("configuration: {warning}");
         }
+        let mut plugins = self.plugins;
+        if config.plugins.internal_state.enabled {
+            plugins.push(Arc::new(StatePlugin::new(&config.plugins)));
+        }
+        if config.plugins.internal_metrics.enabled {
+            plugins.push(Arc::new(MetricsPlugin::default()));
+        }
         let schema = Arc::new(SchemaStore::new(Arc::clone(&transport), &config.bus.schema));
         let opened = async {
             transport.open().await?;
@@ -133,7 +160,9 @@ impl BusBuilder {
             schema,
             ids: Arc::new(Ids::new()),
             calls: Semaphore::new(MAX_CALLS),
+            nowhere: ReturnPath::new(""),
             features,
+            plugins: Arc::new(Plugins::new(plugins)),
             drain_timeout: self.drain_timeout.unwrap_or(DRAIN_TIMEOUT),
             handled: Arc::default(),
             #[cfg(feature = "testing")]
@@ -141,6 +170,7 @@ impl BusBuilder {
             phase: watch::Sender::new(Phase::Running),
             state: std::sync::Mutex::new(State::default()),
         });
+        inner.plugins.attach(&inner);
         inner.spawn_consumer(startup::keep_schemas(Arc::clone(&inner.schema), inner.watch()));
         Ok(Bus { inner })
     }

@@ -187,28 +187,35 @@ impl Inner {
         headers: Headers,
         deadline: Instant,
     ) -> Result<Bytes> {
+        let mut call = RpcMessage {
+            id: self.ids.next(),
+            api: Name::clone(&entry.name),
+            procedure: Name::clone(procedure),
+            fields,
+            headers,
+            // Until it is known where the result comes.
+            return_path: self.nowhere.clone(),
+            deadline,
+        };
+        if !self.plugins.is_empty() {
+            // Boxed: without plugins, the future stays small.
+            Box::pin(self.plugins.before_rpc_call(&mut call)).await?;
+        }
         let _place = self.calls.acquire().await.map_err(|_| Error::closed("the bus"))?;
         entry.open().await?;
         let schema = self
             .schema_for(entry, entry.config.validate.outgoing || entry.config.validate.incoming)
             .await?;
         if let (true, Some(schema)) = (entry.config.validate.outgoing, &schema) {
-            schema.check_call(procedure, &fields)?;
+            schema.check_call(procedure, &call.fields)?;
         }
-        let id = self.ids.next();
-        let mut result = entry.result.expect(&id).await?;
-        let mut sending = entry.rpc.call(RpcMessage {
-            id,
-            api: Name::clone(&entry.name),
-            procedure: Name::clone(procedure),
-            fields,
-            headers,
-            return_path: result.return_path().clone(),
-            deadline,
-        });
+        let mut result = entry.result.expect(&call.id).await?;
+        call.return_path = result.return_path().clone();
+        let kept = (!self.plugins.is_empty()).then(|| Box::new(call.clone()));
+        let mut sending = entry.rpc.call(call);
         let mut sent = false;
         // The result may be here before the broker has confirmed the call.
-        let message = loop {
+        let mut message = loop {
             tokio::select! {
                 biased;
                 message = &mut result => break message?,
@@ -218,6 +225,9 @@ impl Inner {
                 }
             }
         };
+        if let Some(call) = kept {
+            Box::pin(self.plugins.after_rpc_call(&call, &mut message)).await?;
+        }
         let value = message.body.map_err(Error::from_remote)?;
         if let (true, Some(schema)) = (entry.config.validate.incoming, &schema) {
             schema.check_result(procedure, &value)?;

@@ -74,9 +74,6 @@ impl Inner {
         self.ensure_open()?;
         let contract = self.authority(api, event)?;
         let entry = self.apis.entry(api);
-        if let (true, Some(schema)) = (entry.config.validate.outgoing, self.schema.get(api)) {
-            schema.check_event(event, &fields)?;
-        }
         let id = self.ids.next();
         let mut message = EventMessage::new(
             Name::clone(&id),
@@ -86,6 +83,13 @@ impl Inner {
             fields,
         );
         message.key = key;
+        if !self.plugins.is_empty() {
+            // Boxed: without plugins, the future stays small.
+            Box::pin(self.plugins.before_event_sent(&mut message)).await?;
+        }
+        if let (true, Some(schema)) = (entry.config.validate.outgoing, self.schema.get(api)) {
+            schema.check_event(event, &message.fields)?;
+        }
         let sending = async {
             entry.open().await?;
             entry.event.send(std::slice::from_ref(&message)).await
@@ -97,6 +101,10 @@ impl Inner {
                 .hint("It may have been stored all the same"))
         });
         let native_id = sent.map_err(|error| at(&*entry.event, error))?.into_iter().next();
+        if !self.plugins.is_empty() {
+            message.native_id = native_id.clone();
+            Box::pin(self.plugins.after_event_sent(&message)).await;
+        }
         Ok(Fired { native_id: native_id.unwrap_or_else(|| Name::clone(&id)), id })
     }
 

@@ -21,6 +21,7 @@ use super::{
     received::FromEvent,
     watchdog::watch_over,
 };
+use crate::plugins::Plugins;
 
 /// Taken from the broker at once, and held, however many are handled at a time: a round trip for
 /// each event would be most of the work.
@@ -303,6 +304,7 @@ impl Listen {
                 handled: Arc::clone(&inner.handled),
                 inner: Arc::downgrade(&inner),
                 progress: Progress::listener(&self.name),
+                plugins: Arc::clone(&inner.plugins),
             });
             let limit = entry.config.event_listener_setup_timeout;
             let begun = async {
@@ -365,6 +367,7 @@ pub(super) struct Listener {
     handled: Arc<Notify>,
     inner: std::sync::Weak<Inner>,
     progress: Arc<Progress>,
+    plugins: Arc<Plugins>,
 }
 
 /// How a delivery ended.
@@ -467,7 +470,7 @@ impl Listener {
         };
         let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
         loop {
-            let reason = match catch_panic((self.handler)(Arc::clone(message))).await {
+            let reason = match catch_panic(self.attempt(message)).await {
                 Ok(Ok(())) => return End::Settle(Outcome::Done),
                 Ok(Err(Fault::Unreadable(error))) => return self.unreadable(message, &error),
                 Ok(Err(Fault::Failed(error))) => error.to_string(),
@@ -487,6 +490,20 @@ impl Listener {
                 () = sleep(wait) => {}
             }
         }
+    }
+
+    /// One try, between what plugins do.
+    async fn attempt(&self, message: &Arc<EventMessage>) -> Result<(), Fault> {
+        if self.plugins.is_empty() {
+            return (self.handler)(Arc::clone(message)).await;
+        }
+        let mut message = EventMessage::clone(message);
+        let asked = self.plugins.before_event_execution(&mut message, &self.name).await;
+        asked.map_err(|error| Fault::Failed(error.into()))?;
+        let message = Arc::new(message);
+        (self.handler)(Arc::clone(&message)).await?;
+        self.plugins.after_event_execution(&message, &self.name).await;
+        Ok(())
     }
 
     fn give_up(&self, message: &EventMessage, reason: String, attempts: u32) -> End {

@@ -22,13 +22,13 @@ mod tasks;
 mod watchdog;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, Flow, Name, Result};
+use lightbus_core::{Error, ErrorKind, Flow, Name, Result, ReturnPath};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinSet,
@@ -47,6 +47,7 @@ pub use tasks::Task;
 use crate::{
     config::{Config, Names},
     contract::Contract,
+    plugins::Plugins,
     schema::{Change, Schema, SchemaStore},
 };
 use apis::Apis;
@@ -69,7 +70,10 @@ pub(crate) struct Inner {
     pub(crate) schema: Arc<SchemaStore>,
     pub(crate) ids: Arc<Ids>,
     pub(crate) calls: Semaphore,
+    /// The return path of a call that has none yet.
+    nowhere: ReturnPath,
     pub(crate) features: Features,
+    pub(crate) plugins: Arc<Plugins>,
     drain_timeout: Duration,
     /// Rings whenever a listener is done with an event.
     pub(crate) handled: Arc<Notify>,
@@ -246,6 +250,10 @@ impl Bus {
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
+
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
 }
 
 impl Inner {
@@ -267,6 +275,16 @@ impl Inner {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The APIs of which this process is an authority, and the events to which it listens.
+    pub(crate) fn takes(&self) -> (BTreeSet<Name>, BTreeSet<String>) {
+        let state = self.state();
+        let selectors = state.listeners.iter().flat_map(|listener| &listener.spec.events);
+        let events = selectors.map(|selector| {
+            format!("{}.{}", selector.api, selector.event.as_deref().unwrap_or("*"))
+        });
+        (state.registered.keys().cloned().collect(), events.collect())
     }
 
     /// Runs a consumer until the bus drains; it watches the phase itself.

@@ -58,15 +58,19 @@ impl Bus {
 
     /// What is done once, and what is begun with it.
     async fn start(&self) -> Result<()> {
+        self.inner.plugins.before_start().await?;
         self.run_start_hooks().await?;
+        self.start_tasks();
+        self.inner.plugins.after_start().await
+    }
+
+    fn start_tasks(&self) {
         let mut state = self.inner.state();
         state.runs = true;
         for task in std::mem::take(&mut state.waiting) {
-            state
-                .consumers
-                .spawn(task.run(std::sync::Arc::downgrade(&self.inner), self.inner.watch()));
+            let work = task.run(std::sync::Arc::downgrade(&self.inner), self.inner.watch());
+            state.consumers.spawn(work);
         }
-        Ok(())
     }
 
     /// Asks [`run`](Self::run) to end as after a signal.
@@ -102,7 +106,14 @@ impl Bus {
             timeout(limit, async { while consumers.join_next().await.is_some() {} }).await;
         consumers.shutdown().await;
         let drained = drained.or_else(|_| late("something was still running and was cut off"));
-        let hooks = timeout(limit, self.run_stop_hooks()).await;
+        let stop = async {
+            let hooks = self.run_stop_hooks().await;
+            if *self.inner.watch().borrow() < Phase::Closed {
+                self.inner.plugins.after_stop().await;
+            }
+            hooks
+        };
+        let hooks = timeout(limit, stop).await;
         let hooks =
             hooks.unwrap_or_else(|_| late("an on_stop hook was still running and was cut off"));
         self.inner.advance(Phase::Closed);

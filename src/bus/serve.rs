@@ -19,7 +19,7 @@ use super::{
     health::Progress,
     ids::Ids,
 };
-use crate::{contract::Service, schema::ApiSchema};
+use crate::{contract::Service, plugins::Plugins, schema::ApiSchema};
 
 /// The most calls of an API that a process runs at once, unless told otherwise.
 const CONCURRENCY: usize = 256;
@@ -98,6 +98,7 @@ impl Serve {
             ids: Arc::clone(&inner.ids),
             schema: std::sync::OnceLock::new(),
             progress: Progress::worker(&api),
+            plugins: Arc::clone(&inner.plugins),
         });
         let started = async {
             entry.open().await?;
@@ -148,6 +149,7 @@ struct Worker {
     ids: Arc<Ids>,
     schema: std::sync::OnceLock<Arc<ApiSchema>>,
     progress: Arc<Progress>,
+    plugins: Arc<Plugins>,
 }
 
 impl Worker {
@@ -160,30 +162,48 @@ impl Worker {
         let call = delivery.message;
         let run = DEADLINE.scope(call.deadline, self.run(&call));
         let Some(body) = handlers.run(catch_panic(run)).await else { return };
-        let body = body.unwrap_or_else(|panic| {
-            tracing::error!(api = %call.api, procedure = %call.procedure, panic, "a procedure panicked");
-            Err(RemoteError { message: format!("the procedure panicked: {panic}"), ..RemoteError::default() })
-        });
+        let body = body.unwrap_or_else(|panic| Err(panicked(&call, &panic)));
         self.reply(&call, body).await;
         delivery.ack.settle_later(Outcome::Done);
         self.progress.done();
     }
 
     async fn run(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
-        let refuse = |error: Error| {
-            let error = error.during(format!("{}.{} was called", call.api, call.procedure));
-            tracing::warn!(%error, id = %call.id, "a call was refused");
-            RemoteError { message: error.to_string(), ..RemoteError::default() }
-        };
+        if self.plugins.is_empty() {
+            return self.execute(call).await;
+        }
+        // Boxed: without plugins, the future stays small.
+        Box::pin(self.execute_with_plugins(call)).await
+    }
+
+    async fn execute(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
         let schema = self.schema.get();
         if let (true, Some(schema)) = (self.entry.config.validate.incoming, schema) {
-            schema.check_call(&call.procedure, &call.fields).map_err(refuse)?;
+            schema
+                .check_call(&call.procedure, &call.fields)
+                .map_err(|error| refuse(call, error))?;
         }
         let value = self.service.call(&call.procedure, &call.fields).await?;
         if let (true, Some(schema)) = (self.entry.config.validate.outgoing, schema) {
-            schema.check_result(&call.procedure, &value).map_err(refuse)?;
+            schema.check_result(&call.procedure, &value).map_err(|error| refuse(call, error))?;
         }
         Ok(value)
+    }
+
+    async fn execute_with_plugins(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        let mut call = call.clone();
+        let asked = self.plugins.before_rpc_execution(&mut call).await;
+        asked.map_err(|error| refuse(&call, error))?;
+        let body = catch_panic(self.execute(&call)).await;
+        let mut result = ResultMessage {
+            id: self.ids.next(),
+            rpc_id: Name::clone(&call.id),
+            headers: Headers::new(),
+            body: body.unwrap_or_else(|panic| Err(panicked(&call, &panic))),
+        };
+        let asked = self.plugins.after_rpc_execution(&call, &mut result).await;
+        asked.map_err(|error| refuse(&call, error))?;
+        result.body
     }
 
     /// Sends the result; while the broker is away, again until the caller has given up.
@@ -219,4 +239,16 @@ impl Worker {
                 self.entry.result.reply(&call.return_path, ResultMessage { body, ..message }).await;
         }
     }
+}
+
+/// What the caller is told whose call is not executed, or whose result is not sent.
+fn refuse(call: &RpcMessage, error: Error) -> RemoteError {
+    let error = error.during(format!("{}.{} was called", call.api, call.procedure));
+    tracing::warn!(%error, id = %call.id, "a call was refused");
+    RemoteError { message: error.to_string(), ..RemoteError::default() }
+}
+
+fn panicked(call: &RpcMessage, panic: &str) -> RemoteError {
+    tracing::error!(api = %call.api, procedure = %call.procedure, panic, "a procedure panicked");
+    RemoteError { message: format!("the procedure panicked: {panic}"), ..RemoteError::default() }
 }

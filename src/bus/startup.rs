@@ -100,6 +100,9 @@ impl Bus {
         for task in tasks {
             let _ = writeln!(text, "  does     {task}");
         }
+        if !inner.plugins.is_empty() {
+            let _ = writeln!(text, "  plugins  {}", inner.plugins.names().join(", "));
+        }
         if inner.features != Features::default() {
             let _ = writeln!(text, "  features {}", inner.features);
         }

@@ -32,6 +32,7 @@ use lightbus_core::{Error, Registry, TransportKind};
 pub use load::Loader;
 pub use model::{ApiConfig, BusConfig, Config, LogLevel, OnIncompatible, SchemaConfig, Validate};
 pub use names::Names;
+pub(crate) use names::hostname;
 pub use origin::Origin;
 pub use plugins::{MetricsPlugin, PluginsConfig, StatePlugin};
 pub use schema::{json_schema, json_schema_for};

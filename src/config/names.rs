@@ -93,7 +93,7 @@ fn wrong(template: &str, why: &str) -> Error {
     Error::new(ErrorKind::Config, format!("the name `{template}` cannot be used: {why}"))
 }
 
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::env::var("HOSTNAME"))
         .or_else(|_| std::env::var("COMPUTERNAME"))

@@ -50,15 +50,6 @@ impl Config {
             }
         });
         warnings.append(&mut idle);
-        for (name, enabled) in [
-            ("internal_state", self.plugins.internal_state.enabled),
-            ("internal_metrics", self.plugins.internal_metrics.enabled),
-        ] {
-            if enabled {
-                let message = "this version has no such plugin: nothing is sent";
-                warnings.push(self.warning(&format!("plugins.{name}.enabled"), message.to_owned()));
-            }
-        }
         for (api, settings) in &self.apis {
             if settings.strict_validation
                 && !settings.validate.outgoing
