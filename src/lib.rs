@@ -130,4 +130,6 @@ mod guide {
     struct Schemas;
     #[doc = include_str!("../docs/running.md")]
     struct Running;
+    #[doc = include_str!("../docs/plugins.md")]
+    struct Plugins;
 }
