@@ -11,6 +11,8 @@ mod health;
 mod history;
 mod hooks;
 mod ids;
+#[cfg(feature = "tower")]
+mod layer;
 mod listen;
 mod received;
 mod run;
@@ -39,6 +41,8 @@ pub use call::{Call, Failure};
 pub use features::Features;
 pub use fire::Fired;
 pub use health::{Condition, Health, Life, PartHealth, PartKind};
+#[cfg(feature = "tower")]
+pub use layer::Procedures;
 pub use listen::{HandlerError, HandlerResult, Listen, OnError, RetryPolicy};
 pub use received::{FromEvent, Received};
 pub use serve::Serve;

@@ -30,8 +30,10 @@ const BATCH: usize = 128;
 #[must_use = "an API is served when this is awaited"]
 pub struct Serve {
     bus: Bus,
-    service: Arc<dyn Service>,
+    pub(super) service: Arc<dyn Service>,
     concurrency: usize,
+    #[cfg(feature = "tower")]
+    pub(super) layers: Option<super::layer::Procedures>,
 }
 
 impl Serve {
@@ -77,7 +79,13 @@ impl Bus {
     /// breaks users of the API and `bus.schema.on_incompatible` is `refuse`;
     /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
     pub fn serve(&self, service: impl Service) -> Serve {
-        Serve { bus: self.clone(), service: Arc::new(service), concurrency: CONCURRENCY }
+        Serve {
+            bus: self.clone(),
+            service: Arc::new(service),
+            concurrency: CONCURRENCY,
+            #[cfg(feature = "tower")]
+            layers: None,
+        }
     }
 }
 
@@ -99,6 +107,8 @@ impl Serve {
             schema: std::sync::OnceLock::new(),
             progress: Progress::worker(&api),
             plugins: Arc::clone(&inner.plugins),
+            #[cfg(feature = "tower")]
+            layers: self.layers,
         });
         let started = async {
             entry.open().await?;
@@ -150,6 +160,8 @@ struct Worker {
     schema: std::sync::OnceLock<Arc<ApiSchema>>,
     progress: Arc<Progress>,
     plugins: Arc<Plugins>,
+    #[cfg(feature = "tower")]
+    layers: Option<super::layer::Procedures>,
 }
 
 impl Worker {
@@ -183,11 +195,19 @@ impl Worker {
                 .check_call(&call.procedure, &call.fields)
                 .map_err(|error| refuse(call, error))?;
         }
-        let value = self.service.call(&call.procedure, &call.fields).await?;
+        let value = self.procedure(call).await?;
         if let (true, Some(schema)) = (self.entry.config.validate.outgoing, schema) {
             schema.check_result(&call.procedure, &value).map_err(|error| refuse(call, error))?;
         }
         Ok(value)
+    }
+
+    async fn procedure(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        #[cfg(feature = "tower")]
+        if let Some(layers) = &self.layers {
+            return super::layer::call(layers, call).await;
+        }
+        self.service.call(&call.procedure, &call.fields).await
     }
 
     async fn execute_with_plugins(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
