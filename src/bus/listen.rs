@@ -1,23 +1,18 @@
-//! Listening to events.
+//! Listening to events: what is listened to, and with which settings.
 
-use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
+use std::{fmt, future::IntoFuture, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Backoff, Delivery, Error, ErrorKind, EventMessage, Flow, Name, Outcome, Result, Subscription,
-    name,
-    transport::{EventSelector, EventTransport, ListenSpec, Start},
-};
-use tokio::{
-    sync::{Mutex, Notify, Semaphore, watch},
-    task::JoinSet,
-    time::sleep,
+    Error, ErrorKind, EventMessage, Flow, Name, Result, name,
+    transport::{EventSelector, ListenSpec, Start},
 };
 
 use super::{
-    Bus, Inner, Phase,
+    Bus, Inner,
     apis::{ApiEntry, at},
-    consumer::{catch_panic, consume, drained},
+    listener::{Fault, Handler, Listener},
+    on_error::{HandlerResult, OnError},
     received::FromEvent,
 };
 
@@ -25,89 +20,6 @@ use super::{
 /// each event would be most of the work.
 const BATCH: usize = 256;
 const IN_FLIGHT: usize = 512;
-
-/// Why a handler failed: any error, by `?`.
-pub struct HandlerError(Box<dyn std::error::Error + Send + Sync>);
-
-/// What a handler gives: `Ok(())` acknowledges the event.
-pub type HandlerResult = Result<(), HandlerError>;
-
-impl HandlerError {
-    /// A failure with this reason.
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into().into())
-    }
-}
-
-// Not an error itself, so that it can be made from every error.
-impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
-    fn from(error: E) -> Self {
-        Self(Box::new(error))
-    }
-}
-
-impl fmt::Display for HandlerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for HandlerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What becomes of an event whose handler fails or panics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnError {
-    /// It is tried again, and after the last try set aside as a dead letter. The default.
-    Retry(RetryPolicy),
-    /// It is logged and acknowledged.
-    Acknowledge,
-    /// The process ends with an error, and the event stays unacknowledged: Python's default.
-    Shutdown,
-}
-
-impl Default for OnError {
-    fn default() -> Self {
-        Self::Retry(RetryPolicy::default())
-    }
-}
-
-/// How often, and after which waits, a failed event is tried again. Later events wait meanwhile, so
-/// that order is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// All tries together: 5.
-    pub attempts: u32,
-    /// The wait after the first failure, doubled with each further one, and shortened by a random
-    /// part of up to a half: 200 ms.
-    pub first_wait: Duration,
-    /// The longest wait: 10 s.
-    pub longest_wait: Duration,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            attempts: 5,
-            first_wait: Duration::from_millis(200),
-            longest_wait: Duration::from_secs(10),
-        }
-    }
-}
-
-type Handler =
-    Arc<dyn Fn(Arc<EventMessage>) -> BoxFuture<'static, Result<(), Fault>> + Send + Sync>;
-
-/// Why one try failed.
-enum Fault {
-    /// The handler said so.
-    Failed(HandlerError),
-    /// The event cannot be read: trying again is useless.
-    Unreadable(Error),
-}
 
 /// A listener that is about to begin: await it.
 #[must_use = "a listener begins when it is awaited"]
@@ -335,182 +247,4 @@ fn by_transport(
         }
     }
     groups
-}
-
-pub(super) struct Listener {
-    name: Name,
-    pub(super) spec: ListenSpec,
-    pub(super) event: Arc<dyn EventTransport>,
-    pub(super) concurrency: usize,
-    incoming: bool,
-    handler: Handler,
-    pub(super) on_error: OnError,
-    handled: Arc<Notify>,
-    inner: std::sync::Weak<Inner>,
-}
-
-/// How a delivery ended.
-enum End {
-    Settle(Outcome),
-    /// The bus drains: the event is given back.
-    GiveBack,
-}
-
-impl Listener {
-    async fn subscribe(&self) -> Result<Subscription<EventMessage>> {
-        self.event.listen(self.spec.clone()).await
-    }
-
-    async fn run(
-        self: Arc<Self>,
-        first: Subscription<EventMessage>,
-        phase: watch::Receiver<Phase>,
-    ) {
-        if self.concurrency == 1 {
-            self.run_in_order(first, phase).await;
-        } else {
-            self.run_at_once(first, phase).await;
-        }
-    }
-
-    async fn run_in_order(&self, first: Subscription<EventMessage>, phase: watch::Receiver<Phase>) {
-        let watch = phase.clone();
-        let take = |mut deliveries: Vec<Delivery<EventMessage>>| {
-            let mut watch = watch.clone();
-            async move {
-                for delivery in deliveries.drain(..) {
-                    self.handle(delivery, &mut watch).await;
-                }
-                deliveries
-            }
-        };
-        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
-    }
-
-    async fn run_at_once(
-        self: Arc<Self>,
-        first: Subscription<EventMessage>,
-        phase: watch::Receiver<Phase>,
-    ) {
-        let (permits, running) = (Semaphore::new(self.concurrency), Mutex::new(JoinSet::new()));
-        let permits = Arc::new(permits);
-        let watch = phase.clone();
-        let take = |mut deliveries: Vec<Delivery<EventMessage>>| {
-            let (permits, running) = (Arc::clone(&permits), &running);
-            let (listener, watch) = (Arc::clone(&self), watch.clone());
-            async move {
-                let mut running = running.lock().await;
-                while running.try_join_next().is_some() {}
-                for delivery in deliveries.drain(..) {
-                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                        break;
-                    };
-                    let (listener, mut watch) = (Arc::clone(&listener), watch.clone());
-                    running.spawn(async move {
-                        listener.handle(delivery, &mut watch).await;
-                        drop(permit);
-                    });
-                }
-                deliveries
-            }
-        };
-        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
-        running.into_inner().shutdown().await;
-    }
-
-    async fn handle(&self, delivery: Delivery<EventMessage>, phase: &mut watch::Receiver<Phase>) {
-        let Delivery { message, ack } = delivery;
-        // Draining: what was not begun is left to others.
-        if *phase.borrow() >= Phase::Draining {
-            return;
-        }
-        match self.try_until_settled(&message, phase).await {
-            End::Settle(outcome) => ack.settle_later(outcome),
-            End::GiveBack => drop(ack),
-        }
-        self.handled.notify_waiters();
-    }
-
-    async fn try_until_settled(
-        &self,
-        message: &Arc<EventMessage>,
-        phase: &mut watch::Receiver<Phase>,
-    ) -> End {
-        if let Err(error) = self.check(message) {
-            return self.unreadable(message, &error);
-        }
-        let policy = match self.on_error {
-            OnError::Retry(policy) => policy,
-            OnError::Acknowledge | OnError::Shutdown => {
-                RetryPolicy { attempts: 1, ..RetryPolicy::default() }
-            }
-        };
-        let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
-        loop {
-            let reason = match catch_panic((self.handler)(Arc::clone(message))).await {
-                Ok(Ok(())) => return End::Settle(Outcome::Done),
-                Ok(Err(Fault::Unreadable(error))) => return self.unreadable(message, &error),
-                Ok(Err(Fault::Failed(error))) => error.to_string(),
-                Err(panic) => format!("the handler panicked: {panic}"),
-            };
-            let wait = waits.failed();
-            let attempt = waits.failures();
-            tracing::warn!(
-                listener = %self.name, api = %message.api, event = %message.event, id = %message.id, attempt, reason,
-                "a handler failed"
-            );
-            if attempt >= policy.attempts.max(1) {
-                return self.give_up(message, reason, attempt);
-            }
-            tokio::select! {
-                () = drained(phase) => return End::GiveBack,
-                () = sleep(wait) => {}
-            }
-        }
-    }
-
-    fn give_up(&self, message: &EventMessage, reason: String, attempts: u32) -> End {
-        match self.on_error {
-            OnError::Acknowledge => End::Settle(Outcome::Done),
-            OnError::Retry(_) => {
-                tracing::error!(listener = %self.name, id = %message.id, attempts, reason, "the event is set aside as a dead letter");
-                End::Settle(Outcome::Reject(reason.into()))
-            }
-            OnError::Shutdown => {
-                if let Some(inner) = self.inner.upgrade() {
-                    let what =
-                        format!("handling {}.{} as {}", message.api, message.event, self.name);
-                    inner.fail(
-                        Error::new(ErrorKind::Remote, reason)
-                            .during(what)
-                            .with("event", &message.id),
-                    );
-                }
-                End::GiveBack
-            }
-        }
-    }
-
-    fn check(&self, message: &EventMessage) -> Result<()> {
-        let Some(inner) = self.inner.upgrade().filter(|_| self.incoming) else {
-            return Ok(());
-        };
-        match inner.schema.get(&message.api) {
-            // An event that the schema lacks is newer, or older, than the schema.
-            Some(schema) => match schema.check_event(&message.event, &message.fields) {
-                Err(error) if error.kind() == ErrorKind::Unknown => Ok(()),
-                checked => checked,
-            },
-            None => Ok(()),
-        }
-    }
-
-    /// Trying again would not help: it is set aside, whatever the policy, and the listener goes on.
-    fn unreadable(&self, message: &EventMessage, error: &Error) -> End {
-        tracing::error!(
-            listener = %self.name, api = %message.api, event = %message.event, id = %message.id, %error,
-            "an event cannot be read: it is set aside as a dead letter"
-        );
-        End::Settle(Outcome::Reject(error.to_string().into()))
-    }
 }

@@ -9,6 +9,8 @@ mod handlers;
 mod history;
 mod ids;
 mod listen;
+mod listener;
+mod on_error;
 mod received;
 mod run;
 mod serve;
@@ -30,7 +32,8 @@ use tokio::{
 pub use builder::BusBuilder;
 pub use call::{Call, Failure};
 pub use fire::Fired;
-pub use listen::{HandlerError, HandlerResult, Listen, OnError, RetryPolicy};
+pub use listen::Listen;
+pub use on_error::{HandlerError, HandlerResult, OnError, RetryPolicy};
 pub use received::{FromEvent, Received};
 pub use serve::Serve;
 
@@ -73,7 +76,7 @@ pub(crate) struct Inner {
 struct State {
     registered: HashMap<Name, &'static Contract>,
     served: HashSet<Name>,
-    listeners: Vec<Arc<listen::Listener>>,
+    listeners: Vec<Arc<listener::Listener>>,
     listener_names: HashSet<Name>,
     consumers: JoinSet<()>,
     failure: Option<Error>,

@@ -4,11 +4,7 @@ use std::{fmt::Write, sync::Arc};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{
-    Bus, Phase,
-    consumer::drained,
-    listen::{Listener, OnError},
-};
+use super::{Bus, Phase, consumer::drained, listener::Listener, on_error::OnError};
 use crate::schema::SchemaStore;
 
 /// Renews the schemas of this process and reads those of others, until the bus drains.

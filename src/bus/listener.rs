@@ -1,0 +1,209 @@
+//! A listener at work: takes events, hands them to its handler, and settles them.
+
+use std::sync::{Arc, Weak};
+
+use futures_util::future::BoxFuture;
+use lightbus_core::{
+    Backoff, Delivery, Error, ErrorKind, EventMessage, Name, Outcome, Result, Subscription,
+    transport::{EventTransport, ListenSpec},
+};
+use tokio::{
+    sync::{Mutex, Notify, Semaphore, watch},
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::{
+    Inner, Phase,
+    consumer::{catch_panic, consume, drained},
+    on_error::{HandlerError, OnError, RetryPolicy},
+};
+
+pub(super) type Handler =
+    Arc<dyn Fn(Arc<EventMessage>) -> BoxFuture<'static, Result<(), Fault>> + Send + Sync>;
+
+/// Why one try failed.
+pub(super) enum Fault {
+    /// The handler said so.
+    Failed(HandlerError),
+    /// The event cannot be read: trying again is useless.
+    Unreadable(Error),
+}
+
+pub(super) struct Listener {
+    pub(super) name: Name,
+    pub(super) spec: ListenSpec,
+    pub(super) event: Arc<dyn EventTransport>,
+    pub(super) concurrency: usize,
+    pub(super) incoming: bool,
+    pub(super) handler: Handler,
+    pub(super) on_error: OnError,
+    pub(super) handled: Arc<Notify>,
+    pub(super) inner: Weak<Inner>,
+}
+
+/// How a delivery ended.
+enum End {
+    Settle(Outcome),
+    /// The bus drains: the event is given back.
+    GiveBack,
+}
+
+impl Listener {
+    pub(super) async fn subscribe(&self) -> Result<Subscription<EventMessage>> {
+        self.event.listen(self.spec.clone()).await
+    }
+
+    pub(super) async fn run(
+        self: Arc<Self>,
+        first: Subscription<EventMessage>,
+        phase: watch::Receiver<Phase>,
+    ) {
+        if self.concurrency == 1 {
+            self.run_in_order(first, phase).await;
+        } else {
+            self.run_at_once(first, phase).await;
+        }
+    }
+
+    async fn run_in_order(&self, first: Subscription<EventMessage>, phase: watch::Receiver<Phase>) {
+        let watch = phase.clone();
+        let take = |mut deliveries: Vec<Delivery<EventMessage>>| {
+            let mut watch = watch.clone();
+            async move {
+                for delivery in deliveries.drain(..) {
+                    self.handle(delivery, &mut watch).await;
+                }
+                deliveries
+            }
+        };
+        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
+    }
+
+    async fn run_at_once(
+        self: Arc<Self>,
+        first: Subscription<EventMessage>,
+        phase: watch::Receiver<Phase>,
+    ) {
+        let (permits, running) = (Semaphore::new(self.concurrency), Mutex::new(JoinSet::new()));
+        let permits = Arc::new(permits);
+        let watch = phase.clone();
+        let take = |mut deliveries: Vec<Delivery<EventMessage>>| {
+            let (permits, running) = (Arc::clone(&permits), &running);
+            let (listener, watch) = (Arc::clone(&self), watch.clone());
+            async move {
+                let mut running = running.lock().await;
+                while running.try_join_next().is_some() {}
+                for delivery in deliveries.drain(..) {
+                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                        break;
+                    };
+                    let (listener, mut watch) = (Arc::clone(&listener), watch.clone());
+                    running.spawn(async move {
+                        listener.handle(delivery, &mut watch).await;
+                        drop(permit);
+                    });
+                }
+                deliveries
+            }
+        };
+        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
+        running.into_inner().shutdown().await;
+    }
+
+    async fn handle(&self, delivery: Delivery<EventMessage>, phase: &mut watch::Receiver<Phase>) {
+        let Delivery { message, ack } = delivery;
+        // Draining: what was not begun is left to others.
+        if *phase.borrow() >= Phase::Draining {
+            return;
+        }
+        match self.try_until_settled(&message, phase).await {
+            End::Settle(outcome) => ack.settle_later(outcome),
+            End::GiveBack => drop(ack),
+        }
+        self.handled.notify_waiters();
+    }
+
+    async fn try_until_settled(
+        &self,
+        message: &Arc<EventMessage>,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> End {
+        if let Err(error) = self.check(message) {
+            return self.unreadable(message, &error);
+        }
+        let policy = match self.on_error {
+            OnError::Retry(policy) => policy,
+            OnError::Acknowledge | OnError::Shutdown => {
+                RetryPolicy { attempts: 1, ..RetryPolicy::default() }
+            }
+        };
+        let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
+        loop {
+            let reason = match catch_panic((self.handler)(Arc::clone(message))).await {
+                Ok(Ok(())) => return End::Settle(Outcome::Done),
+                Ok(Err(Fault::Unreadable(error))) => return self.unreadable(message, &error),
+                Ok(Err(Fault::Failed(error))) => error.to_string(),
+                Err(panic) => format!("the handler panicked: {panic}"),
+            };
+            let wait = waits.failed();
+            let attempt = waits.failures();
+            tracing::warn!(
+                listener = %self.name, api = %message.api, event = %message.event, id = %message.id, attempt, reason,
+                "a handler failed"
+            );
+            if attempt >= policy.attempts.max(1) {
+                return self.give_up(message, reason, attempt);
+            }
+            tokio::select! {
+                () = drained(phase) => return End::GiveBack,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    fn give_up(&self, message: &EventMessage, reason: String, attempts: u32) -> End {
+        match self.on_error {
+            OnError::Acknowledge => End::Settle(Outcome::Done),
+            OnError::Retry(_) => {
+                tracing::error!(listener = %self.name, id = %message.id, attempts, reason, "the event is set aside as a dead letter");
+                End::Settle(Outcome::Reject(reason.into()))
+            }
+            OnError::Shutdown => {
+                if let Some(inner) = self.inner.upgrade() {
+                    let what =
+                        format!("handling {}.{} as {}", message.api, message.event, self.name);
+                    inner.fail(
+                        Error::new(ErrorKind::Remote, reason)
+                            .during(what)
+                            .with("event", &message.id),
+                    );
+                }
+                End::GiveBack
+            }
+        }
+    }
+
+    fn check(&self, message: &EventMessage) -> Result<()> {
+        let Some(inner) = self.inner.upgrade().filter(|_| self.incoming) else {
+            return Ok(());
+        };
+        match inner.schema.get(&message.api) {
+            // An event that the schema lacks is newer, or older, than the schema.
+            Some(schema) => match schema.check_event(&message.event, &message.fields) {
+                Err(error) if error.kind() == ErrorKind::Unknown => Ok(()),
+                checked => checked,
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Trying again would not help: it is set aside, whatever the policy, and the listener goes on.
+    fn unreadable(&self, message: &EventMessage, error: &Error) -> End {
+        tracing::error!(
+            listener = %self.name, api = %message.api, event = %message.event, id = %message.id, %error,
+            "an event cannot be read: it is set aside as a dead letter"
+        );
+        End::Settle(Outcome::Reject(error.to_string().into()))
+    }
+}
