@@ -1,6 +1,10 @@
 //! Listening to events: what is listened to, and with which settings.
 
-use std::{fmt, future::IntoFuture, sync::Arc};
+use std::{
+    fmt,
+    future::IntoFuture,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use futures_util::future::BoxFuture;
 use lightbus_core::{
@@ -15,6 +19,7 @@ use super::{
     on_error::{HandlerResult, OnError},
     received::FromEvent,
 };
+use crate::{config::nearest, contract::Parameter};
 
 /// Taken from the broker at once, and held, however many are handled at a time: a round trip for
 /// each event would be most of the work.
@@ -29,14 +34,33 @@ pub struct Listen {
     events: Result<Vec<EventSelector>>,
     handler: Handler,
     concurrency: usize,
+    order: Option<Name>,
+    /// The fields of the event, where its type is known.
+    fields: Option<&'static [Parameter]>,
     start: Start,
     on_error: OnError,
 }
 
 impl Listen {
     /// The most events that are handled at once: 1, which keeps them in order. Zero counts as one.
+    ///
+    /// With more, events of one key are still handled one after the other, those of other keys and
+    /// those without a key beside them. The key is what `#[event(key = "…")]` or
+    /// [`ordered_by`](Self::ordered_by) names. While an event waits to be tried again, only those of
+    /// its key wait with it. Order is kept within a process: where several listen under one name,
+    /// the broker may give events of one key to different ones.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// Keeps events in order whose field of this name has the same value, where
+    /// [`concurrency`](Self::concurrency) is above one; instead of the key of the event's type.
+    /// `null`, and a field that an event does not have, is no key.
+    ///
+    /// Awaiting fails with [`Config`](ErrorKind::Config) if the event's type has no such field.
+    pub fn ordered_by(mut self, field: &str) -> Self {
+        self.order = Some(field.into());
         self
     }
 
@@ -118,7 +142,11 @@ impl Bus {
                 Err(error) => Box::pin(std::future::ready(Err(Fault::Unreadable(error)))),
             }
         };
-        self.listener(name, Ok(vec![E::selector()]), Arc::new(handler))
+        Listen {
+            order: E::key().map(Name::from),
+            fields: Some(E::fields()),
+            ..self.listener(name, Ok(vec![E::selector()]), Arc::new(handler))
+        }
     }
 
     /// Listens to events by their names, without types: `auth.user_registered`, or `auth.*` for all
@@ -148,6 +176,8 @@ impl Bus {
             events,
             handler,
             concurrency: 1,
+            order: None,
+            fields: None,
             start: Start::New,
             on_error: OnError::default(),
         }
@@ -169,6 +199,7 @@ impl Listen {
                 "a listener needs a name: it is half of its consumer group's",
             ));
         }
+        self.check_order()?;
         let events = self.events?;
         if events.is_empty() {
             return Err(Error::new(
@@ -207,6 +238,8 @@ impl Listen {
                 handler: Arc::clone(&self.handler),
                 on_error: self.on_error,
                 concurrency: self.concurrency,
+                order: self.order.clone(),
+                failed: AtomicBool::new(false),
                 handled: Arc::clone(&inner.handled),
                 inner: Arc::downgrade(&inner),
             });
@@ -230,6 +263,25 @@ impl Listen {
             inner.spawn_consumer(listener.run(subscription, inner.watch()));
         }
         Ok(())
+    }
+}
+
+impl Listen {
+    fn check_order(&self) -> Result<()> {
+        let (Some(field), Some(fields)) = (&self.order, self.fields) else { return Ok(()) };
+        if fields.iter().any(|known| *known.name == **field) {
+            return Ok(());
+        }
+        let known: Vec<_> = fields.iter().map(|field| field.name).collect();
+        let error = Error::new(
+            ErrorKind::Config,
+            format!("the event has no field `{field}` to keep it in order by"),
+        )
+        .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
+        Err(match nearest(field, known.iter().copied()) {
+            Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
+            None => error,
+        })
     }
 }
 

@@ -1,7 +1,11 @@
 //! A listener at work: takes events, hands them to its handler, and settles them.
 
-use std::sync::{Arc, Weak};
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicBool, Ordering},
+};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
     Backoff, Delivery, Error, ErrorKind, EventMessage, Name, Outcome, Result, Subscription,
@@ -16,6 +20,7 @@ use tokio::{
 use super::{
     Inner, Phase,
     consumer::{catch_panic, consume, drained},
+    lanes::{Lanes, Place},
     on_error::{HandlerError, OnError, RetryPolicy},
 };
 
@@ -35,9 +40,13 @@ pub(super) struct Listener {
     pub(super) spec: ListenSpec,
     pub(super) event: Arc<dyn EventTransport>,
     pub(super) concurrency: usize,
+    /// The field by which events are kept in order, where several are handled at once.
+    pub(super) order: Option<Name>,
     pub(super) incoming: bool,
     pub(super) handler: Handler,
     pub(super) on_error: OnError,
+    /// A handler's failure ends the process: nothing more is handled.
+    pub(super) failed: AtomicBool,
     pub(super) handled: Arc<Notify>,
     pub(super) inner: Weak<Inner>,
 }
@@ -72,7 +81,7 @@ impl Listener {
             let mut watch = watch.clone();
             async move {
                 for delivery in deliveries.drain(..) {
-                    self.handle(delivery, &mut watch).await;
+                    self.handle(delivery, &mut watch, None).await;
                 }
                 deliveries
             }
@@ -80,29 +89,33 @@ impl Listener {
         consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
     }
 
+    /// Side by side, but for events of one key.
     async fn run_at_once(
         self: Arc<Self>,
         first: Subscription<EventMessage>,
         phase: watch::Receiver<Phase>,
     ) {
-        let (permits, running) = (Semaphore::new(self.concurrency), Mutex::new(JoinSet::new()));
-        let permits = Arc::new(permits);
+        let places = Arc::new(Semaphore::new(self.concurrency));
+        let lanes = Arc::new(Lanes::new(self.order.clone()));
+        let running = Mutex::new(JoinSet::new());
         let watch = phase.clone();
         let take = |mut deliveries: Vec<Delivery<EventMessage>>| {
-            let (permits, running) = (Arc::clone(&permits), &running);
-            let (listener, watch) = (Arc::clone(&self), watch.clone());
+            let (listener, places, lanes) = (&self, &places, &lanes);
+            let (running, watch) = (&running, watch.clone());
             async move {
                 let mut running = running.lock().await;
                 while running.try_join_next().is_some() {}
                 for delivery in deliveries.drain(..) {
-                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                        break;
+                    let key = lanes.key(&delivery.message);
+                    let delivery = match &key {
+                        None => Some(delivery),
+                        Some(key) => lanes.enter(key, delivery),
                     };
-                    let (listener, mut watch) = (Arc::clone(&listener), watch.clone());
-                    running.spawn(async move {
-                        listener.handle(delivery, &mut watch).await;
-                        drop(permit);
-                    });
+                    let Some(delivery) = delivery else { continue };
+                    let place = Place::take(places).await;
+                    let lane = key.map(|key| (Arc::clone(lanes), key));
+                    let watch = watch.clone();
+                    running.spawn(Arc::clone(listener).handle_lane(delivery, lane, place, watch));
                 }
                 deliveries
             }
@@ -111,13 +124,36 @@ impl Listener {
         running.into_inner().shutdown().await;
     }
 
-    async fn handle(&self, delivery: Delivery<EventMessage>, phase: &mut watch::Receiver<Phase>) {
+    /// Handles an event, and then those of its key that came meanwhile.
+    async fn handle_lane(
+        self: Arc<Self>,
+        delivery: Delivery<EventMessage>,
+        lane: Option<(Arc<Lanes>, Bytes)>,
+        mut place: Place,
+        mut watch: watch::Receiver<Phase>,
+    ) {
+        let mut next = Some(delivery);
+        while let Some(delivery) = next.take() {
+            place.take_again().await;
+            self.handle(delivery, &mut watch, Some(&mut place)).await;
+            // Given up between two events: a busy key must not hold its place for ever.
+            place.free();
+            next = lane.as_ref().and_then(|(lanes, key)| lanes.next(key));
+        }
+    }
+
+    async fn handle(
+        &self,
+        delivery: Delivery<EventMessage>,
+        phase: &mut watch::Receiver<Phase>,
+        place: Option<&mut Place>,
+    ) {
         let Delivery { message, ack } = delivery;
         // Draining: what was not begun is left to others.
-        if *phase.borrow() >= Phase::Draining {
+        if *phase.borrow() >= Phase::Draining || self.failed.load(Ordering::SeqCst) {
             return;
         }
-        match self.try_until_settled(&message, phase).await {
+        match self.try_until_settled(&message, phase, place).await {
             End::Settle(outcome) => ack.settle_later(outcome),
             End::GiveBack => drop(ack),
         }
@@ -128,6 +164,7 @@ impl Listener {
         &self,
         message: &Arc<EventMessage>,
         phase: &mut watch::Receiver<Phase>,
+        mut place: Option<&mut Place>,
     ) -> End {
         if let Err(error) = self.check(message) {
             return self.unreadable(message, &error);
@@ -140,7 +177,9 @@ impl Listener {
         };
         let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
         loop {
-            let reason = match catch_panic((self.handler)(Arc::clone(message))).await {
+            // Within: reading the event and making the handler's future may panic too.
+            let tried = catch_panic(async { (self.handler)(Arc::clone(message)).await }).await;
+            let reason = match tried {
                 Ok(Ok(())) => return End::Settle(Outcome::Done),
                 Ok(Err(Fault::Unreadable(error))) => return self.unreadable(message, &error),
                 Ok(Err(Fault::Failed(error))) => error.to_string(),
@@ -155,9 +194,18 @@ impl Listener {
             if attempt >= policy.attempts.max(1) {
                 return self.give_up(message, reason, attempt);
             }
+            if let Some(place) = &mut place {
+                place.free();
+            }
+            let waited = async {
+                sleep(wait).await;
+                if let Some(place) = &mut place {
+                    place.take_again().await;
+                }
+            };
             tokio::select! {
                 () = drained(phase) => return End::GiveBack,
-                () = sleep(wait) => {}
+                () = waited => {}
             }
         }
     }
@@ -170,6 +218,8 @@ impl Listener {
                 End::Settle(Outcome::Reject(reason.into()))
             }
             OnError::Shutdown => {
+                // What comes after it stays behind it.
+                self.failed.store(true, Ordering::SeqCst);
                 if let Some(inner) = self.inner.upgrade() {
                     let what =
                         format!("handling {}.{} as {}", message.api, message.event, self.name);

@@ -8,6 +8,7 @@ mod fire;
 mod handlers;
 mod history;
 mod ids;
+mod lanes;
 mod listen;
 mod listener;
 mod on_error;
