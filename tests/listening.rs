@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "listening/batches.rs"]
+mod batches;
 #[path = "listening/contracts.rs"]
 mod contracts;
 #[path = "listening/failures.rs"]

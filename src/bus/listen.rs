@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::IntoFuture,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -15,6 +16,7 @@ use lightbus_core::{
 use super::{
     Bus, Inner,
     apis::{ApiEntry, at},
+    batches::Batches,
     listener::{Fault, Handler, Listener},
     on_error::{HandlerResult, OnError},
     received::FromEvent,
@@ -33,6 +35,9 @@ pub struct Listen {
     name: Name,
     events: Result<Vec<EventSelector>>,
     handler: Handler,
+    batches: Option<Batches>,
+    /// Whether the size of batches was chosen.
+    batched: bool,
     concurrency: usize,
     order: Option<Name>,
     /// The fields of the event, where its type is known.
@@ -51,6 +56,19 @@ impl Listen {
     /// the broker may give events of one key to different ones.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// How many events [`listen_in_batches`](Bus::listen_in_batches) hands over at most, and how long
+    /// it waits for them once it has the first: 100, and 100 ms. Zero events count as one, more than
+    /// 10,000 as 10,000.
+    ///
+    /// Awaiting fails with [`Config`](ErrorKind::Config) if the handler takes one event.
+    pub fn batch(mut self, most: usize, wait: Duration) -> Self {
+        self.batched = true;
+        if let Some(batches) = &mut self.batches {
+            batches.limit(most, wait);
+        }
         self
     }
 
@@ -149,6 +167,52 @@ impl Bus {
         }
     }
 
+    /// Listens to an event in batches: the handler takes a `Vec` of the event, or of
+    /// [`Received<E>`](super::Received), in order and never empty. [`batch`](Listen::batch) says how
+    /// many, and how long a batch waits for them.
+    ///
+    /// # Delivery
+    ///
+    /// As [`listen`](Self::listen), and batch after batch: with `Ok` all events of the batch are
+    /// acknowledged; [`HandlerError::of_events`](super::HandlerError::of_events) says that only some
+    /// failed, and acknowledges the others; any other error, and a panic, is a failure of the whole
+    /// batch. What failed is tried again as a smaller batch, and the last time each event alone, so
+    /// that only those that cannot be handled become dead letters. An event that cannot be read is
+    /// set aside before.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen); and [`Config`](ErrorKind::Config) with a
+    /// [`concurrency`](Listen::concurrency) above one.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lightbus::prelude::*;
+    /// # #[lightbus::api(name = "auth", events(UserRegistered))] pub trait Auth {}
+    /// # #[derive(lightbus::Event)] pub struct UserRegistered { username: String }
+    /// # async fn example(bus: &Bus) -> lightbus::Result<()> {
+    /// bus.listen_in_batches("count", |users: Vec<UserRegistered>| async move {
+    ///     println!("{} more users", users.len());
+    ///     Ok(())
+    /// })
+    /// .batch(500, Duration::from_secs(1))
+    /// .await
+    /// # }
+    /// ```
+    pub fn listen_in_batches<E, F, Fut>(&self, name: &str, handler: F) -> Listen
+    where
+        E: FromEvent,
+        F: Fn(Vec<E>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let batches = Batches::new(handler);
+        Listen {
+            fields: Some(E::fields()),
+            batches: Some(batches.clone()),
+            ..self.listener(name, Ok(vec![E::selector()]), batches.alone())
+        }
+    }
+
     /// Listens to events by their names, without types: `auth.user_registered`, or `auth.*` for all
     /// events of an API. All go to one listener. Otherwise as [`listen`](Self::listen).
     pub fn listen_to<'a, F, Fut>(
@@ -175,6 +239,8 @@ impl Bus {
             name: name.into(),
             events,
             handler,
+            batches: None,
+            batched: false,
             concurrency: 1,
             order: None,
             fields: None,
@@ -200,6 +266,7 @@ impl Listen {
             ));
         }
         self.check_order()?;
+        self.check_batches()?;
         let events = self.events?;
         if events.is_empty() {
             return Err(Error::new(
@@ -221,6 +288,7 @@ impl Listen {
             )
             .hint("Two listeners of one name would share the events, not get them both"));
         }
+        let at_once = self.batches.as_ref().map_or(self.concurrency, |batches| batches.most);
         let mut subscribed = Vec::new();
         for (entry, events) in by_transport(&inner, events) {
             let listener = Arc::new(Listener {
@@ -231,11 +299,12 @@ impl Listen {
                     process: Name::clone(&inner.names.process),
                     events,
                     start: self.start,
-                    flow: Flow::new(BATCH, IN_FLIGHT.max(2 * self.concurrency)),
+                    flow: Flow::new(BATCH, IN_FLIGHT.max(2 * at_once)),
                 },
                 event: Arc::clone(&entry.event),
                 incoming: entry.config.validate.incoming,
                 handler: Arc::clone(&self.handler),
+                batches: self.batches.clone(),
                 on_error: self.on_error,
                 concurrency: self.concurrency,
                 order: self.order.clone(),
@@ -267,6 +336,21 @@ impl Listen {
 }
 
 impl Listen {
+    fn check_batches(&self) -> Result<()> {
+        if self.batched && self.batches.is_none() {
+            return Err(Error::new(ErrorKind::Config, "the handler takes one event, not a batch")
+                .hint("Listen with `listen_in_batches`, whose handler takes a `Vec` of events"));
+        }
+        if self.batches.is_some() && self.concurrency > 1 {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "batches are handled one after the other: `concurrency` does not go with them",
+            )
+            .hint("Work on the events of a batch at once within the handler, or listen in more processes"));
+        }
+        Ok(())
+    }
+
     fn check_order(&self) -> Result<()> {
         let (Some(field), Some(fields)) = (&self.order, self.fields) else { return Ok(()) };
         if fields.iter().any(|known| *known.name == **field) {

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     Inner, Phase,
+    batches::Batches,
     consumer::{catch_panic, consume, drained},
     lanes::{Lanes, Place},
     on_error::{HandlerError, OnError, RetryPolicy},
@@ -44,6 +45,8 @@ pub(super) struct Listener {
     pub(super) order: Option<Name>,
     pub(super) incoming: bool,
     pub(super) handler: Handler,
+    /// Where events are handled in batches.
+    pub(super) batches: Option<Batches>,
     pub(super) on_error: OnError,
     /// A handler's failure ends the process: nothing more is handled.
     pub(super) failed: AtomicBool,
@@ -52,7 +55,7 @@ pub(super) struct Listener {
 }
 
 /// How a delivery ended.
-enum End {
+pub(super) enum End {
     Settle(Outcome),
     /// The bus drains: the event is given back.
     GiveBack,
@@ -68,7 +71,9 @@ impl Listener {
         first: Subscription<EventMessage>,
         phase: watch::Receiver<Phase>,
     ) {
-        if self.concurrency == 1 {
+        if let Some(batches) = &self.batches {
+            self.run_in_batches(batches, first, phase).await;
+        } else if self.concurrency == 1 {
             self.run_in_order(first, phase).await;
         } else {
             self.run_at_once(first, phase).await;
@@ -149,8 +154,7 @@ impl Listener {
         place: Option<&mut Place>,
     ) {
         let Delivery { message, ack } = delivery;
-        // Draining: what was not begun is left to others.
-        if *phase.borrow() >= Phase::Draining || self.failed.load(Ordering::SeqCst) {
+        if self.takes_no_more(phase) {
             return;
         }
         match self.try_until_settled(&message, phase, place).await {
@@ -158,6 +162,31 @@ impl Listener {
             End::GiveBack => drop(ack),
         }
         self.handled.notify_waiters();
+    }
+
+    /// Draining, or ended by a failure: what was not begun is left to others.
+    pub(super) fn takes_no_more(&self, phase: &watch::Receiver<Phase>) -> bool {
+        *phase.borrow() >= Phase::Draining || self.failed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn policy(&self) -> RetryPolicy {
+        match self.on_error {
+            OnError::Retry(policy) => policy,
+            OnError::Acknowledge | OnError::Shutdown => {
+                RetryPolicy { attempts: 1, ..RetryPolicy::default() }
+            }
+        }
+    }
+
+    /// How a try ended, or why it failed and may be made again.
+    pub(super) async fn try_once(&self, message: &Arc<EventMessage>) -> Result<End, String> {
+        // Within: reading the event and making the handler's future may panic too.
+        match catch_panic(async { (self.handler)(Arc::clone(message)).await }).await {
+            Ok(Ok(())) => Ok(End::Settle(Outcome::Done)),
+            Ok(Err(Fault::Unreadable(error))) => Ok(self.unreadable(message, &error)),
+            Ok(Err(Fault::Failed(error))) => Err(error.to_string()),
+            Err(panic) => Err(format!("the handler panicked: {panic}")),
+        }
     }
 
     async fn try_until_settled(
@@ -169,21 +198,12 @@ impl Listener {
         if let Err(error) = self.check(message) {
             return self.unreadable(message, &error);
         }
-        let policy = match self.on_error {
-            OnError::Retry(policy) => policy,
-            OnError::Acknowledge | OnError::Shutdown => {
-                RetryPolicy { attempts: 1, ..RetryPolicy::default() }
-            }
-        };
+        let policy = self.policy();
         let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
         loop {
-            // Within: reading the event and making the handler's future may panic too.
-            let tried = catch_panic(async { (self.handler)(Arc::clone(message)).await }).await;
-            let reason = match tried {
-                Ok(Ok(())) => return End::Settle(Outcome::Done),
-                Ok(Err(Fault::Unreadable(error))) => return self.unreadable(message, &error),
-                Ok(Err(Fault::Failed(error))) => error.to_string(),
-                Err(panic) => format!("the handler panicked: {panic}"),
+            let reason = match self.try_once(message).await {
+                Ok(end) => return end,
+                Err(reason) => reason,
             };
             let wait = waits.failed();
             let attempt = waits.failures();
@@ -210,7 +230,7 @@ impl Listener {
         }
     }
 
-    fn give_up(&self, message: &EventMessage, reason: String, attempts: u32) -> End {
+    pub(super) fn give_up(&self, message: &EventMessage, reason: String, attempts: u32) -> End {
         match self.on_error {
             OnError::Acknowledge => End::Settle(Outcome::Done),
             OnError::Retry(_) => {
@@ -234,7 +254,7 @@ impl Listener {
         }
     }
 
-    fn check(&self, message: &EventMessage) -> Result<()> {
+    pub(super) fn check(&self, message: &EventMessage) -> Result<()> {
         let Some(inner) = self.inner.upgrade().filter(|_| self.incoming) else {
             return Ok(());
         };
@@ -249,7 +269,7 @@ impl Listener {
     }
 
     /// Trying again would not help: it is set aside, whatever the policy, and the listener goes on.
-    fn unreadable(&self, message: &EventMessage, error: &Error) -> End {
+    pub(super) fn unreadable(&self, message: &EventMessage, error: &Error) -> End {
         tracing::error!(
             listener = %self.name, api = %message.api, event = %message.event, id = %message.id, %error,
             "an event cannot be read: it is set aside as a dead letter"

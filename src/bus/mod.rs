@@ -1,6 +1,7 @@
 //! The bus: calling, serving, firing, listening, running.
 
 mod apis;
+mod batches;
 mod builder;
 mod call;
 mod consumer;

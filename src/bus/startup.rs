@@ -31,8 +31,12 @@ fn describe(listener: &Listener) -> String {
         OnError::Acknowledge => "failures are logged and acknowledged".to_owned(),
         OnError::Shutdown => "a failure ends the process".to_owned(),
     };
-    let (name, at_once) = (&listener.spec.listener, listener.concurrency);
-    format!("{} as {name} · {at_once} at a time · {failed}", events.join(", "))
+    let name = &listener.spec.listener;
+    let at_once = match &listener.batches {
+        Some(batches) => format!("batches of up to {}", batches.most),
+        None => format!("{} at a time", listener.concurrency),
+    };
+    format!("{} as {name} · {at_once} · {failed}", events.join(", "))
 }
 
 impl Bus {
