@@ -33,5 +33,5 @@ pub use message::{
 };
 pub use pending::{PendingResult, PendingResults};
 pub use registry::{Registry, Section, TransportFactory, TransportKind};
-pub use subscription::{AckHandle, Backoff, Delivery, Outcome, Source, Subscription};
+pub use subscription::{AckHandle, Backoff, Delivery, Outcome, Rejection, Source, Subscription};
 pub use transport::{Capabilities, Flow, Transport};

@@ -8,7 +8,8 @@ use std::sync::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Backoff, Delivery, Error, ErrorKind, EventMessage, Name, Outcome, Result, Subscription,
+    Backoff, Delivery, Error, ErrorKind, EventMessage, Name, Outcome, Rejection, Result,
+    Subscription,
     transport::{EventTransport, ListenSpec},
 };
 use tokio::{
@@ -235,7 +236,7 @@ impl Listener {
             OnError::Acknowledge => End::Settle(Outcome::Done),
             OnError::Retry(_) => {
                 tracing::error!(listener = %self.name, id = %message.id, attempts, reason, "the event is set aside as a dead letter");
-                End::Settle(Outcome::Reject(reason.into()))
+                End::Settle(Outcome::Reject(Rejection::new(reason).after(attempts)))
             }
             OnError::Shutdown => {
                 // What comes after it stays behind it.

@@ -19,7 +19,7 @@ use std::{
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
-    Error, ErrorKind, EventMessage, Name, Outcome, Result, Source, Subscription,
+    Error, ErrorKind, EventMessage, Name, Outcome, Rejection, Result, Source, Subscription,
     transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start},
 };
 use tokio::sync::Notify;
@@ -299,14 +299,14 @@ impl Group {
         }
     }
 
-    fn letter(&self, taken: &Taken, reason: &str, time: SystemTime) -> DeadLetter {
+    fn letter(&self, taken: &Taken, rejection: &Rejection, time: SystemTime) -> DeadLetter {
         let event = EventMessage::clone(&taken.message());
         DeadLetter {
             id: event.native_id.clone().unwrap_or_else(|| Name::clone(&event.id)),
             event,
             group: Name::clone(&self.name),
-            reason: reason.to_owned(),
-            attempts: taken.attempt,
+            reason: rejection.reason().to_owned(),
+            attempts: rejection.attempts(taken.attempt),
             time,
         }
     }

@@ -7,6 +7,7 @@
 mod backoff;
 mod delivery;
 mod driver;
+mod rejection;
 mod slots;
 
 use std::{fmt, sync::Arc};
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use backoff::Backoff;
 pub use delivery::{AckHandle, Delivery};
+pub use rejection::Rejection;
 
 use crate::{Error, ErrorKind, Flow, Result};
 
@@ -27,7 +29,7 @@ pub enum Outcome {
     /// Not handled: again, after a wait, to this consumer or another.
     Retry,
     /// Cannot be handled, for this reason: set aside, never again to this listener.
-    Reject(Arc<str>),
+    Reject(Rejection),
 }
 
 /// What a transport writes to be consumed from: how to get messages, and how to settle them.

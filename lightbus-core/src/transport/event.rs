@@ -112,7 +112,9 @@ pub struct DeadLetter {
     pub group: Name,
     /// Why.
     pub reason: String,
-    /// How often it was tried.
+    /// How often it was tried: within the last delivery as often as the listener says
+    /// ([`Rejection::attempts`](crate::Rejection::attempts)), and once for each delivery before, where
+    /// the broker counts them (case `a_rejected_delivery_never_comes_again`).
     pub attempts: u32,
     /// When it was set aside.
     pub time: SystemTime,

@@ -1,6 +1,8 @@
 //! Dead letters: entries that could not be handled, kept with the reason.
 
-use lightbus_core::{EventMessage, Fields, Headers, Name, Result, transport::DeadLetter};
+use lightbus_core::{
+    EventMessage, Fields, Headers, Name, Rejection, Result, transport::DeadLetter,
+};
 use redis::{Cmd, Pipeline, Value};
 
 use super::entry::{self, EntryId, RawEntry, Read};
@@ -33,7 +35,7 @@ pub(super) async fn set_aside(
     stream: &str,
     group: &str,
     id: EntryId,
-    reason: &str,
+    rejection: &Rejection,
     fields: Option<Vec<Value>>,
 ) -> Result<()> {
     let link = client.shared().await?;
@@ -53,12 +55,13 @@ pub(super) async fn set_aside(
         None => None,
     };
     let Some(pending) = pending.and_then(value::items) else { return Ok(()) };
-    let attempts = pending.get(3).and_then(value::int).unwrap_or(0);
+    let delivery = pending.get(3).and_then(value::int).unwrap_or(0);
+    let attempts = rejection.attempts(u32::try_from(delivery).unwrap_or(0));
     let fields = fields.or_else(|| {
         let entries = value::items(answers.next()?)?;
         RawEntry::new(entries.into_iter().next()?)?.fields
     });
-    let mut reason = reason;
+    let mut reason = rejection.reason();
     if reason.len() > LONGEST_REASON {
         let end = (0..=LONGEST_REASON).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason = &reason[..end];
