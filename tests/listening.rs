@@ -13,3 +13,5 @@ mod contracts;
 mod failures;
 #[path = "listening/order.rs"]
 mod order;
+#[path = "listening/selection.rs"]
+mod selection;
