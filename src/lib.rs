@@ -57,13 +57,13 @@ pub mod schema;
 pub mod testing;
 
 pub use bus::{
-    Bus, BusBuilder, Call, Fired, HandlerError, HandlerResult, Listen, OnError, Received,
+    Bus, BusBuilder, Call, Fired, HandlerError, HandlerResult, Listen, OnError, Received, Replayed,
     RetryPolicy, Serve,
 };
 pub use lightbus_core::{
     Args, Error, ErrorKind, EventMessage, Fields, Headers, Name, Registry, RemoteError, Result,
     Retry,
-    transport::{EventSelector, HistorySpec, Lag, Start},
+    transport::{DeadLetter, EventSelector, HistorySpec, Lag, Start},
 };
 #[cfg(feature = "macros")]
 pub use lightbus_macros::{ApiError, Event, api};

@@ -9,6 +9,8 @@ mod support;
 mod batches;
 #[path = "listening/contracts.rs"]
 mod contracts;
+#[path = "listening/dead_letters.rs"]
+mod dead_letters;
 #[path = "listening/failures.rs"]
 mod failures;
 #[path = "listening/order.rs"]

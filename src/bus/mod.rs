@@ -5,6 +5,7 @@ mod batches;
 mod builder;
 mod call;
 mod consumer;
+mod dead_letters;
 mod fire;
 mod handlers;
 mod history;
@@ -33,6 +34,7 @@ use tokio::{
 
 pub use builder::BusBuilder;
 pub use call::{Call, Failure};
+pub use dead_letters::Replayed;
 pub use fire::Fired;
 pub use listen::Listen;
 pub use on_error::{HandlerError, HandlerResult, OnError, RetryPolicy};
