@@ -117,6 +117,10 @@ pub mod __private;
 mod guide {
     #[doc = include_str!("../docs/configuration.md")]
     struct Configuration;
+    #[doc = include_str!("../docs/calls.md")]
+    struct Calls;
+    #[doc = include_str!("../docs/events.md")]
+    struct Events;
     #[doc = include_str!("../docs/schema.md")]
     struct Schemas;
 }
