@@ -63,12 +63,12 @@ pub mod testing;
 pub use async_trait::async_trait;
 pub use bus::{
     Bus, BusBuilder, Call, Features, Fired, HandlerError, HandlerResult, Health, Listen, OnError,
-    Received, RetryPolicy, Serve, Task,
+    Received, Replayed, RetryPolicy, Serve, Task,
 };
 pub use lightbus_core::{
     Args, Error, ErrorKind, EventMessage, Fields, Headers, Name, Registry, RemoteError, Result,
     ResultMessage, Retry, RpcMessage,
-    transport::{EventSelector, HistorySpec, Lag, Start},
+    transport::{DeadLetter, EventSelector, HistorySpec, Lag, Start},
 };
 #[cfg(feature = "macros")]
 pub use lightbus_macros::{ApiError, Event, api};
@@ -126,6 +126,10 @@ pub mod __private;
 mod guide {
     #[doc = include_str!("../docs/configuration.md")]
     struct Configuration;
+    #[doc = include_str!("../docs/calls.md")]
+    struct Calls;
+    #[doc = include_str!("../docs/events.md")]
+    struct Events;
     #[doc = include_str!("../docs/schema.md")]
     struct Schemas;
     #[doc = include_str!("../docs/running.md")]

@@ -13,16 +13,21 @@ use std::{
     time::Duration,
 };
 
-use lightbus::{RpcMessage, contract::CallError, prelude::*};
-use support::{Place, soon};
+use lightbus::{OnError, RetryPolicy, RpcMessage, contract::CallError};
+use support::{Place, eventually, soon};
 use tower::{
     limit::ConcurrencyLimitLayer, load_shed::LoadShedLayer, timeout::TimeoutLayer,
     util::MapRequestLayer,
 };
 
-#[lightbus::api(name = "auth")]
+#[lightbus::api(name = "auth", events(UserRegistered))]
 pub trait Auth {
     async fn wait(&self, millis: u64) -> Result<u64, Busy>;
+}
+
+#[derive(Clone, Debug, PartialEq, lightbus::Event)]
+pub struct UserRegistered {
+    pub username: String,
 }
 
 #[derive(Debug, PartialEq, lightbus::ApiError)]
@@ -54,6 +59,7 @@ on_every_transport!(
     a_layer_limits_what_runs_at_once,
     a_layer_sheds_what_is_too_much,
     a_layer_changes_calls,
+    a_layer_around_a_listener_counts_as_its_handler,
 );
 
 async fn a_layer_ends_what_takes_too_long_and_declared_errors_pass(place: Place) {
@@ -111,5 +117,37 @@ async fn a_layer_changes_calls(place: Place) {
     });
     bus.serve(AuthApi(Service::default())).layer(doubled).await.unwrap();
     assert_eq!(AuthClient::new(&bus).wait(2).await.unwrap(), 4);
+    bus.close().await.unwrap();
+}
+
+async fn a_layer_around_a_listener_counts_as_its_handler(place: Place) {
+    let bus = place.bus("auth").await;
+    bus.serve(AuthApi(Service::default())).await.unwrap();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tries);
+    let wait = Duration::from_millis(1);
+    let policy = RetryPolicy { attempts: 3, first_wait: wait, longest_wait: wait };
+    bus.listen("slow", move |user: UserRegistered| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if user.username == "slow" {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        }
+    })
+    .layer(TimeoutLayer::new(Duration::from_millis(50)))
+    .on_error(OnError::Retry(policy))
+    .await
+    .unwrap();
+    for username in ["slow", "quick"] {
+        bus.fire(UserRegistered { username: username.into() }).await.unwrap();
+    }
+    eventually("both are tried", async || tries.load(Ordering::SeqCst) == 4).await;
+    let letters = async || bus.dead_letters("auth", "slow", 9).await.unwrap();
+    eventually("one is set aside", async || letters().await.len() == 1).await;
+    let letter = letters().await.remove(0);
+    assert!(letter.reason.contains("timed out"), "{}", letter.reason);
+    assert_eq!(letter.attempts, 3);
     bus.close().await.unwrap();
 }

@@ -34,5 +34,7 @@ pub use message::{
 };
 pub use pending::{PendingResult, PendingResults};
 pub use registry::{Registry, Section, TransportFactory, TransportKind};
-pub use subscription::{AckHandle, Backoff, Delivery, Outcome, Pulse, Source, Subscription};
+pub use subscription::{
+    AckHandle, Backoff, Delivery, Outcome, Pulse, Rejection, Source, Subscription,
+};
 pub use transport::{Capabilities, Flow, Transport};

@@ -12,10 +12,6 @@ use crate::{
     schema::SchemaStore,
 };
 
-/// The most calls of a process that may wait for their results at once; further ones wait for a
-/// place, within their own time.
-const MAX_CALLS: usize = 32_768;
-
 /// How long what runs may take to finish once the bus drains, unless told otherwise.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -153,13 +149,14 @@ impl BusBuilder {
         opened
             .await
             .map_err(|error| apis::at(&*transport, error).during("connecting to the bus"))?;
+        let max_calls = config.bus.max_calls_in_flight.get() as usize;
         let inner = Arc::new(Inner {
             config,
             names,
             apis,
             schema,
             ids: Arc::new(Ids::new()),
-            calls: Semaphore::new(MAX_CALLS),
+            calls: Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS)),
             nowhere: ReturnPath::new(""),
             features,
             plugins: Arc::new(Plugins::new(plugins)),

@@ -5,10 +5,13 @@ use std::{fmt, future::IntoFuture, marker::PhantomData, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Args, Error, ErrorKind, Fields, Headers, Name, Result, RpcMessage, codec, name,
+    Args, Error, ErrorKind, Fields, Headers, Name, Result, Retry, RpcMessage, codec, name,
 };
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Bus, Inner,
@@ -169,6 +172,10 @@ impl Inner {
         if let Ok(outer) = DEADLINE.try_with(|outer| *outer) {
             deadline = deadline.min(outer);
         }
+        let _place = match self.calls.try_acquire() {
+            Ok(place) => place,
+            Err(_) => self.wait_for_place(limit, deadline).await?,
+        };
         let call = self.exchange(&entry, procedure, fields, headers, deadline);
         match timeout_at(deadline, call).await {
             Ok(result) => result.map_err(|error| match error.kind() {
@@ -177,6 +184,22 @@ impl Inner {
             }),
             Err(_) => Err(self.no_answer(&entry, limit)),
         }
+    }
+
+    /// Waits behind the calls that wait already.
+    async fn wait_for_place(
+        &self,
+        limit: Duration,
+        deadline: Instant,
+    ) -> Result<SemaphorePermit<'_>> {
+        let place = timeout_at(deadline, self.calls.acquire()).await.map_err(|_| {
+            let most = self.config.bus.max_calls_in_flight;
+            Error::timeout("too many calls wait for their results: there was no place", limit)
+                .retry(Retry::Safe)
+                .with("bus.max_calls_in_flight", most)
+                .hint("Nothing was sent. Make fewer calls at once, or raise `bus.max_calls_in_flight`")
+        })?;
+        place.map_err(|_| Error::closed("the bus"))
     }
 
     async fn exchange(
@@ -201,7 +224,6 @@ impl Inner {
             // Boxed: without plugins, the future stays small.
             Box::pin(self.plugins.before_rpc_call(&mut call)).await?;
         }
-        let _place = self.calls.acquire().await.map_err(|_| Error::closed("the bus"))?;
         entry.open().await?;
         let schema = self
             .schema_for(entry, entry.config.validate.outgoing || entry.config.validate.incoming)

@@ -183,7 +183,11 @@ impl Progress {
 
     /// One is finished, well or not. When, is known by the next that begins.
     pub(super) fn done(&self) {
-        self.finished.fetch_add(1, Ordering::Relaxed);
+        self.done_many(1);
+    }
+
+    pub(super) fn done_many(&self, count: u64) {
+        self.finished.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(super) fn succeeded(&self) {

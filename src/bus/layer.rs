@@ -9,16 +9,24 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use lightbus_core::{RemoteError, RpcMessage};
+use lightbus_core::{Error, ErrorKind, EventMessage, RemoteError, RpcMessage};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
-use super::serve::Serve;
+use super::{
+    HandlerError,
+    listen::Listen,
+    listener::{Fault, Handler},
+    serve::Serve,
+};
 use crate::contract;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// What a layer around procedures wraps: it takes a call and gives the encoded result.
 pub type Procedures = BoxCloneSyncService<RpcMessage, Bytes, BoxError>;
+
+/// What a layer around a listener wraps: it takes an event, and handles it.
+pub type Handling = BoxCloneSyncService<Arc<EventMessage>, (), BoxError>;
 
 impl Serve {
     /// Puts a tower layer around all procedures of the API. Of several, the one that was added last is
@@ -54,6 +62,45 @@ impl Serve {
             .take()
             .unwrap_or_else(|| BoxCloneSyncService::new(Bottom(Arc::clone(&self.service))));
         self.layers = Some(BoxCloneSyncService::new(layer.layer(inner).map_err(Into::into)));
+        self
+    }
+}
+
+impl Listen {
+    /// Puts a tower layer around the handler. Of several, the one that was added last is the
+    /// outermost. For handlers of single events, not of batches. It sees each try; its error is a failure of the handler, and goes by
+    /// [`on_error`](Self::on_error).
+    ///
+    /// ```
+    /// # use lightbus::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[lightbus::api(name = "auth", events(UserRegistered))] pub trait Auth {}
+    /// # #[derive(lightbus::Event)] pub struct UserRegistered { username: String }
+    /// # async fn example(bus: &Bus) -> lightbus::Result<()> {
+    /// bus.listen("welcome", |_: UserRegistered| async { Ok(()) })
+    ///     .layer(tower::timeout::TimeoutLayer::new(Duration::from_secs(5)))
+    ///     .await
+    /// # }
+    /// ```
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Handling>,
+        L::Service: Service<Arc<EventMessage>, Response = ()> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Arc<EventMessage>>>::Error: Into<BoxError>,
+        <L::Service as Service<Arc<EventMessage>>>::Future: Send,
+    {
+        let inner = BoxCloneSyncService::new(BottomHandler(Arc::clone(&self.handler)));
+        let service: Handling = BoxCloneSyncService::new(layer.layer(inner).map_err(Into::into));
+        if self.batches.is_some() {
+            self.events = Err(Error::new(
+                ErrorKind::Config,
+                "a layer goes around handlers of single events, and this one takes batches",
+            ));
+        }
+        self.handler = Arc::new(move |event| {
+            let handled = service.clone().oneshot(event);
+            Box::pin(async move { handled.await.map_err(fault) })
+        });
         self
     }
 }
@@ -102,4 +149,45 @@ pub(super) async fn call(layers: &Procedures, call: &RpcMessage) -> Result<Bytes
         Ok(error) => error.0,
         Err(error) => RemoteError { message: error.to_string(), ..RemoteError::default() },
     })
+}
+
+/// Calls the handler itself.
+#[derive(Clone)]
+struct BottomHandler(Handler);
+
+impl Service<Arc<EventMessage>> for BottomHandler {
+    type Response = ();
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<(), BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, event: Arc<EventMessage>) -> Self::Future {
+        let handled = (self.0)(event);
+        Box::pin(async move { handled.await.map_err(|fault| Failed(fault).into()) })
+    }
+}
+
+/// Why a try failed, on its way through layers.
+#[derive(Debug)]
+struct Failed(Fault);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Fault::Failed(error) => error.fmt(f),
+            Fault::Unreadable(error) => error.fmt(f),
+        }
+    }
+}
+
+impl StdError for Failed {}
+
+fn fault(error: BoxError) -> Fault {
+    match error.downcast::<Failed>() {
+        Ok(failed) => failed.0,
+        Err(error) => Fault::Failed(HandlerError::from_boxed(error)),
+    }
 }

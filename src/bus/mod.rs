@@ -1,9 +1,11 @@
 //! The bus: calling, serving, firing, listening, running.
 
 mod apis;
+mod batches;
 mod builder;
 mod call;
 mod consumer;
+mod dead_letters;
 mod features;
 mod fire;
 mod handlers;
@@ -11,9 +13,12 @@ mod health;
 mod history;
 mod hooks;
 mod ids;
+mod lanes;
 #[cfg(feature = "tower")]
 mod layer;
 mod listen;
+mod listener;
+mod on_error;
 mod received;
 mod run;
 mod serve;
@@ -38,12 +43,14 @@ use tokio::{
 
 pub use builder::BusBuilder;
 pub use call::{Call, Failure};
+pub use dead_letters::Replayed;
 pub use features::Features;
 pub use fire::Fired;
 pub use health::{Condition, Health, Life, PartHealth, PartKind};
 #[cfg(feature = "tower")]
-pub use layer::Procedures;
-pub use listen::{HandlerError, HandlerResult, Listen, OnError, RetryPolicy};
+pub use layer::{Handling, Procedures};
+pub use listen::Listen;
+pub use on_error::{HandlerError, HandlerResult, OnError, RetryPolicy};
 pub use received::{FromEvent, Received};
 pub use serve::Serve;
 pub use tasks::Task;
@@ -93,7 +100,7 @@ pub(crate) struct Inner {
 struct State {
     registered: HashMap<Name, &'static Contract>,
     served: HashSet<Name>,
-    listeners: Vec<Arc<listen::Listener>>,
+    listeners: Vec<Arc<listener::Listener>>,
     listener_names: HashSet<Name>,
     consumers: JoinSet<()>,
     progress: Vec<Arc<health::Progress>>,

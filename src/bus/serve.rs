@@ -21,8 +21,6 @@ use super::{
 };
 use crate::{contract::Service, plugins::Plugins, schema::ApiSchema};
 
-/// The most calls of an API that a process runs at once, unless told otherwise.
-const CONCURRENCY: usize = 256;
 /// The most calls taken from the broker at once.
 const BATCH: usize = 128;
 
@@ -37,8 +35,9 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// The most calls of this API that run at once in this process: 256. Further ones stay with the
-    /// broker, for other processes. Zero counts as one.
+    /// The most calls of this API that run at once in this process, instead of the configuration's
+    /// `bus.max_calls_at_work`, 256. Further ones stay with the broker, for other processes. Zero
+    /// counts as one.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
         self
@@ -79,10 +78,11 @@ impl Bus {
     /// breaks users of the API and `bus.schema.on_incompatible` is `refuse`;
     /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
     pub fn serve(&self, service: impl Service) -> Serve {
+        let concurrency = self.inner().config.bus.max_calls_at_work.get() as usize;
         Serve {
             bus: self.clone(),
             service: Arc::new(service),
-            concurrency: CONCURRENCY,
+            concurrency,
             #[cfg(feature = "tower")]
             layers: None,
         }
@@ -172,6 +172,12 @@ impl Worker {
 
     async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>, handlers: Arc<Watch>) {
         let call = delivery.message;
+        // It waited for this task's turn too long: nobody awaits its result any more.
+        if Instant::now() >= call.deadline {
+            tracing::debug!(api = %call.api, procedure = %call.procedure, id = %call.id, "a call expired before it could run");
+            delivery.ack.settle_later(Outcome::Done);
+            return;
+        }
         let run = DEADLINE.scope(call.deadline, self.run(&call));
         let Some(body) = handlers.run(catch_panic(run)).await else { return };
         let body = body.unwrap_or_else(|panic| Err(panicked(&call, &panic)));

@@ -4,11 +4,7 @@ use std::{fmt::Write, sync::Arc};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{
-    Bus, Features, Phase,
-    consumer::drained,
-    listen::{Listener, OnError},
-};
+use super::{Bus, Features, Phase, consumer::drained, listener::Listener, on_error::OnError};
 use crate::schema::SchemaStore;
 
 /// Renews the schemas of this process and reads those of others, until the bus drains.
@@ -35,8 +31,12 @@ fn describe(listener: &Listener) -> String {
         OnError::Acknowledge => "failures are logged and acknowledged".to_owned(),
         OnError::Shutdown => "a failure ends the process".to_owned(),
     };
-    let (name, at_once) = (&listener.spec.listener, listener.concurrency);
-    format!("{} as {name} · {at_once} at a time · {failed}", events.join(", "))
+    let name = &listener.spec.listener;
+    let at_once = match &listener.batches {
+        Some(batches) => format!("batches of up to {}", batches.most),
+        None => format!("{} at a time", listener.concurrency),
+    };
+    format!("{} as {name} · {at_once} · {failed}", events.join(", "))
 }
 
 impl Bus {

@@ -8,7 +8,7 @@ use std::{
 use lightbus_core::{ErrorKind, transport::LagSpec};
 use tokio::{sync::watch, time::timeout};
 
-use super::{Inner, Phase, consumer::drained, health::Progress, listen::Listener};
+use super::{Inner, Phase, consumer::drained, health::Progress, listener::Listener};
 
 /// How often the listeners are looked at.
 const INTERVAL: Duration = Duration::from_secs(15);

@@ -2,7 +2,7 @@
 //!
 //! The JSON Schema is made from these types: what is said of a key here is what an editor shows.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer, de::Error as _};
@@ -35,13 +35,35 @@ pub struct Config {
 }
 
 /// What concerns the bus as a whole.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BusConfig {
     /// The least severe level that is logged by programs that let lightbus set up their log.
     pub log_level: LogLevel,
+    /// The most calls of this process that wait for their results at once: 32,768. Further ones
+    /// wait for a place, within their own time. Only Rust knows this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub max_calls_in_flight: NonZeroU32,
+    /// The most calls of one API that run in this process at once, unless the program says it in
+    /// code: 256. Further ones stay with the broker. Only Rust knows this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub max_calls_at_work: NonZeroU32,
     /// The exchange of schemas.
     pub schema: SchemaConfig,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        const fn at_most(number: u32) -> NonZeroU32 {
+            NonZeroU32::MIN.saturating_add(number - 1)
+        }
+        Self {
+            log_level: LogLevel::default(),
+            max_calls_in_flight: at_most(32_768),
+            max_calls_at_work: at_most(256),
+            schema: SchemaConfig::default(),
+        }
+    }
 }
 
 /// A severity, by Python's names.

@@ -165,12 +165,38 @@ impl EventTransport for Events {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         let letters = self.inner.dead_letters(&self.names.put(service), listener, limit).await?;
-        let take = |letter: DeadLetter| DeadLetter {
+        Ok(letters.into_iter().map(|letter| self.take_letter(letter)).collect())
+    }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let service = self.names.put(service);
+        let letters = self.inner.dead_letters_after(&service, listener, after, limit).await?;
+        Ok(letters.into_iter().map(|letter| self.take_letter(letter)).collect())
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.inner.remove_dead_letters(&self.names.put(service), listener, ids).await
+    }
+}
+
+impl Events {
+    fn take_letter(&self, letter: DeadLetter) -> DeadLetter {
+        DeadLetter {
             group: self.names.take(&letter.group),
             event: self.names.take_event(letter.event),
             ..letter
-        };
-        Ok(letters.into_iter().map(take).collect())
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod backoff;
 mod delivery;
 mod driver;
 mod pulse;
+mod rejection;
 mod slots;
 
 use std::{fmt, sync::Arc};
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use backoff::Backoff;
 pub use delivery::{AckHandle, Delivery};
 pub use pulse::Pulse;
+pub use rejection::Rejection;
 
 use crate::{Error, ErrorKind, Flow, Result};
 
@@ -29,7 +31,7 @@ pub enum Outcome {
     /// Not handled: again, after a wait, to this consumer or another.
     Retry,
     /// Cannot be handled, for this reason: set aside, never again to this listener.
-    Reject(Arc<str>),
+    Reject(Rejection),
 }
 
 /// What a transport writes to be consumed from: how to get messages, and how to settle them.

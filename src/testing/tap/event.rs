@@ -64,6 +64,25 @@ impl EventTransport for Events {
     ) -> Result<Vec<DeadLetter>> {
         self.inner.dead_letters(service, listener, limit).await
     }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.inner.dead_letters_after(service, listener, after, limit).await
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.inner.remove_dead_letters(service, listener, ids).await
+    }
 }
 
 /// Events on their way to the broker. Dropped without a confirmation, they may never arrive.

@@ -317,7 +317,7 @@ impl Source for EventSource {
                 // What the broker has taken back comes again, and is rejected then.
                 Outcome::Reject(_) if !token.session.is_alive() => {}
                 Outcome::Reject(reason) if !token.session.is_settled(token.tag) => {
-                    let (raw, attempts) = (&token.raw, token.attempt.max(1));
+                    let (raw, attempts) = (&token.raw, reason.attempts(token.attempt));
                     let set = dead::set_aside(
                         &self.aside,
                         &self.config,

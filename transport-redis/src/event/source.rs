@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{EventMessage, Outcome, Result, Source, transport::EventSelector};
+use lightbus_core::{EventMessage, Outcome, Rejection, Result, Source, transport::EventSelector};
 use redis::{Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
@@ -381,7 +381,7 @@ impl EventSource {
                 &stream.key,
                 &self.listener.group,
                 id,
-                &reason,
+                &Rejection::from(reason),
                 Some(fields),
             )
             .await?;
