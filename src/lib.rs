@@ -56,6 +56,7 @@ pub mod config;
 pub mod contract;
 pub mod plugins;
 pub mod schema;
+pub mod sensitive;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
@@ -73,6 +74,7 @@ pub use lightbus_core::{
 #[cfg(feature = "macros")]
 pub use lightbus_macros::{ApiError, Event, api};
 pub use schemars::{self, JsonSchema};
+pub use sensitive::Sensitive;
 
 /// The transports that are compiled in, and what it takes to write one.
 pub mod transport {
@@ -136,4 +138,8 @@ mod guide {
     struct Running;
     #[doc = include_str!("../docs/plugins.md")]
     struct Plugins;
+    #[doc = include_str!("../docs/limits.md")]
+    struct Limits;
+    #[doc = include_str!("../docs/guarantees.md")]
+    struct Guarantees;
 }

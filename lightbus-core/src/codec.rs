@@ -123,7 +123,10 @@ pub fn decode_field_or<T: DeserializeOwned>(
         return default();
     };
     serde_json::from_slice(bytes).map_err(|error| {
-        let message = format!("the argument `{name}` is of another type: {error}");
+        let message = match too_deep(&error) {
+            true => format!("the argument `{name}` is {}", json_error(&error)),
+            false => format!("the argument `{name}` is of another type: {error}"),
+        };
         Error::new(ErrorKind::Invalid, message)
     })
 }
@@ -144,5 +147,27 @@ pub fn refuse_others(fields: &Fields, known: &[&str]) -> Result<()> {
 }
 
 fn malformed(error: &serde_json::Error) -> Error {
-    Error::new(ErrorKind::Malformed, format!("not the JSON that was expected: {error}"))
+    let message = match too_deep(error) {
+        true => format!("the JSON is {}", json_error(error)),
+        false => format!("not the JSON that was expected: {error}"),
+    };
+    Error::new(ErrorKind::Malformed, message)
+}
+
+/// Whether JSON was refused because it is nested more than 128 levels deep.
+fn too_deep(error: &serde_json::Error) -> bool {
+    // The library has no kind for it.
+    error.is_syntax() && error.to_string().starts_with("recursion limit exceeded")
+}
+
+/// What is wrong with JSON, in words.
+#[must_use]
+pub fn json_error(error: &serde_json::Error) -> String {
+    if too_deep(error) {
+        let (line, column) = (error.line(), error.column());
+        return format!(
+            "nested more than 128 levels deep, which is refused (line {line}, column {column})"
+        );
+    }
+    error.to_string()
 }

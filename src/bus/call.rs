@@ -224,6 +224,7 @@ impl Inner {
             // Boxed: without plugins, the future stays small.
             Box::pin(self.plugins.before_rpc_call(&mut call)).await?;
         }
+        entry.check_size(&call.fields)?;
         entry.open().await?;
         let schema = self
             .schema_for(entry, entry.config.validate.outgoing || entry.config.validate.incoming)
@@ -251,6 +252,7 @@ impl Inner {
             Box::pin(self.plugins.after_rpc_call(&call, &mut message)).await?;
         }
         let value = message.body.map_err(Error::from_remote)?;
+        entry.check_result_size(&value)?;
         if let (true, Some(schema)) = (entry.config.validate.incoming, &schema) {
             schema.check_result(procedure, &value)?;
         }

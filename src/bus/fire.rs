@@ -87,6 +87,7 @@ impl Inner {
             // Boxed: without plugins, the future stays small.
             Box::pin(self.plugins.before_event_sent(&mut message)).await?;
         }
+        entry.check_size(&message.fields)?;
         if let (true, Some(schema)) = (entry.config.validate.outgoing, self.schema.get(api)) {
             schema.check_event(event, &message.fields)?;
         }

@@ -277,9 +277,11 @@ impl Listener {
     }
 
     pub(super) fn check(&self, message: &EventMessage) -> Result<()> {
-        let Some(inner) = self.inner.upgrade().filter(|_| self.incoming) else {
+        let Some(inner) = self.inner.upgrade() else { return Ok(()) };
+        inner.apis.entry(&message.api).check_size(&message.fields)?;
+        if !self.incoming {
             return Ok(());
-        };
+        }
         match inner.schema.get(&message.api) {
             // An event that the schema lacks is newer, or older, than the schema.
             Some(schema) => match schema.check_event(&message.event, &message.fields) {

@@ -8,6 +8,7 @@ mod consumer;
 mod dead_letters;
 mod features;
 mod fire;
+mod guarantees;
 mod handlers;
 mod health;
 mod history;
@@ -16,6 +17,7 @@ mod ids;
 mod lanes;
 #[cfg(feature = "tower")]
 mod layer;
+mod limits;
 mod listen;
 mod listener;
 mod on_error;
@@ -177,11 +179,13 @@ impl Bus {
     /// # Errors
     ///
     /// [`Config`](ErrorKind::Config) if the API's name cannot be used, or another contract has it in
-    /// this process, or it breaks users of the API and `bus.schema.on_incompatible` is `refuse`;
+    /// this process, or it breaks users of the API and `bus.schema.on_incompatible` is `refuse`, or it
+    /// `requires` what the configured transport cannot do, and the API's `on_missing` is not `warn`;
     /// [`Unavailable`](ErrorKind::Unavailable) if the schema cannot be published.
     pub async fn register(&self, contract: &'static Contract) -> Result<()> {
         self.inner.ensure_open()?;
         lightbus_core::name::check_api(contract.name)?;
+        self.inner.check_guarantees(contract)?;
         {
             let mut state = self.inner.state();
             match state.registered.get(contract.name) {

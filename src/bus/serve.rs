@@ -195,6 +195,7 @@ impl Worker {
     }
 
     async fn execute(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        self.entry.check_size(&call.fields).map_err(|error| refuse(call, error))?;
         let schema = self.schema.get();
         if let (true, Some(schema)) = (self.entry.config.validate.incoming, schema) {
             schema
@@ -202,6 +203,7 @@ impl Worker {
                 .map_err(|error| refuse(call, error))?;
         }
         let value = self.procedure(call).await?;
+        self.entry.check_result_size(&value).map_err(|error| refuse(call, error))?;
         if let (true, Some(schema)) = (self.entry.config.validate.outgoing, schema) {
             schema.check_result(&call.procedure, &value).map_err(|error| refuse(call, error))?;
         }

@@ -30,7 +30,9 @@ use std::fmt;
 use lightbus_core::{Error, Registry, TransportKind};
 
 pub use load::Loader;
-pub use model::{ApiConfig, BusConfig, Config, LogLevel, OnIncompatible, SchemaConfig, Validate};
+pub use model::{
+    ApiConfig, BusConfig, Config, LogLevel, OnIncompatible, OnMissing, SchemaConfig, Validate,
+};
 pub use names::Names;
 pub(crate) use names::hostname;
 pub use origin::Origin;
@@ -90,6 +92,25 @@ impl Config {
             }
         }
         config
+    }
+
+    /// The entry that holds the settings of an API.
+    pub(crate) fn section_of<'a>(&self, api: &'a str) -> &'a str {
+        if self.apis.contains_key(api) { api } else { "default" }
+    }
+
+    /// Where the transport of an API is chosen, or would be: the path of the key, and what says so.
+    pub(crate) fn place_of(&self, api: &str, kind: &str) -> (String, Origin) {
+        let own = self.apis.get(api).and_then(|api| match kind {
+            "event_transport" => api.event_transport.as_ref(),
+            _ => api.rpc_transport.as_ref(),
+        });
+        let section = if own.is_some() { api } else { "default" };
+        let origin = match self.sources.tree.get("apis").and_then(|apis| apis.get(section)) {
+            Some(section) => section.get(kind).map(|selector| selector.origin().clone()),
+            None => None,
+        };
+        (format!("apis.{section}.{kind}"), origin.unwrap_or(Origin::Default))
     }
 
     /// What carries a kind of message that the configuration says nothing of: the

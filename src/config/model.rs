@@ -125,6 +125,18 @@ pub enum OnIncompatible {
     Refuse,
 }
 
+/// What happens at start if a transport cannot do what an API relies on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum OnMissing {
+    /// Serving or registering the API fails.
+    #[default]
+    Refuse,
+    /// It is logged as a warning.
+    Warn,
+}
+
 /// The settings of an API. An entry inherits nothing from `default` but the transports that it
 /// leaves out, as in Python.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -148,6 +160,15 @@ pub struct ApiConfig {
     pub validate: Validate,
     /// Whether it is an error if there is no schema to check with: false.
     pub strict_validation: bool,
+    /// The largest message, in bytes: 16,777,216 (16 MiB). What is larger is neither sent nor handed to
+    /// a procedure or a handler: arguments of a call or an event together, or a result. Only Rust knows
+    /// this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub max_message_size: u64,
+    /// What happens at start if the configured transport cannot do what the API relies on: `refuse`.
+    /// Only Rust knows this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub on_missing: OnMissing,
     /// Accepted for Python's sake: typed code always decodes into its types.
     #[schemars(extend("x-without-effect" = "typed code decodes into its types, and accepts what they accept"))]
     pub cast_values: bool,
@@ -171,6 +192,8 @@ impl Default for ApiConfig {
             event_listener_setup_timeout: five,
             validate: Validate::default(),
             strict_validation: false,
+            max_message_size: 16 << 20,
+            on_missing: OnMissing::default(),
             cast_values: true,
             rpc_transport: None,
             result_transport: None,

@@ -63,6 +63,7 @@ static CONTRACT: Contract = Contract {
         event("event_received", "A process is about to handle an event.", EVENT),
         event("event_processed", "A process has handled an event.", EVENT),
     ],
+    requires: &[],
 };
 
 /// Fires the events of `internal.metrics`, as Python's plugin does: seven, around every call and
@@ -70,7 +71,7 @@ static CONTRACT: Contract = Contract {
 ///
 /// They are sent in the background, in their order, many at once; of more than 4096 that wait, the
 /// newest are left out, which is logged. `event_id` is the event's id: in Python it is a constant text
-/// by mistake. Arguments and results go along, so the plugin is for where those may be seen.
+/// by mistake. Arguments and results go along, [sensitive](crate::Sensitive) ones redacted.
 #[derive(Debug, Default)]
 pub struct MetricsPlugin {
     sender: OnceLock<mpsc::Sender<Job>>,
@@ -127,7 +128,11 @@ impl MetricsPlugin {
         put(&mut fields, "event_id", &*event.id)?;
         put(&mut fields, "api_name", &*event.api)?;
         put(&mut fields, "event_name", &*event.event)?;
-        fields.push("kwargs", object(&event.fields)?);
+        let schema = bus.inner().schema.get(&event.api);
+        match schema.and_then(|schema| schema.shown_event(&event.event, &event.fields)) {
+            Some(shown) => put(&mut fields, "kwargs", &shown)?,
+            None => fields.push("kwargs", object(&event.fields)?),
+        }
         self.fire(bus, name, fields)
     }
 }
@@ -198,7 +203,11 @@ impl Plugin for MetricsPlugin {
 
     async fn before_rpc_call(&self, bus: &Bus, call: &mut RpcMessage) -> Result<()> {
         self.fire_call(bus, "rpc_call_sent", call, |fields| {
-            fields.push("kwargs", object(&call.fields)?);
+            let schema = bus.inner().schema.get(&call.api);
+            match schema.and_then(|schema| schema.shown_call(&call.procedure, &call.fields)) {
+                Some(shown) => put(fields, "kwargs", &shown)?,
+                None => fields.push("kwargs", object(&call.fields)?),
+            }
             Ok(())
         })
     }
@@ -224,7 +233,11 @@ impl Plugin for MetricsPlugin {
     ) -> Result<()> {
         self.fire_call(bus, "rpc_response_sent", call, |fields| match &result.body {
             Ok(value) => {
-                fields.push("result", value.clone());
+                let schema = bus.inner().schema.get(&call.api);
+                match schema.and_then(|schema| schema.shown_result(&call.procedure, value)) {
+                    Some(shown) => put(fields, "result", &shown)?,
+                    None => fields.push("result", value.clone()),
+                }
                 Ok(())
             }
             Err(error) => put(fields, "result", &error.message),

@@ -50,6 +50,7 @@ static CONTRACT: Contract = Contract {
         event("worker_ping", "A process runs.", ALIVE),
         event("worker_stopped", "A process is about to end.", NAMES),
     ],
+    requires: &[],
 };
 
 /// Fires the events of `internal.state`, as Python's plugin does: `worker_started` when

@@ -243,20 +243,26 @@ impl Place {
         settings: &str,
         change: impl FnOnce(&mut Config),
     ) -> BusBuilder {
-        let (registry, yaml) = match self {
-            Self::Memory(registry) => {
-                let yaml = "bus: { schema: { transport: { memory: {} } } }\napis:\n  default:\n    rpc_transport: { memory: {} }\n    \
-                            result_transport: { memory: {} }\n    event_transport: { memory: {} }\n";
-                (registry.clone(), yaml.to_owned())
-            }
-            Self::Redis(server) => (lightbus::registry(), redis_yaml(&server.url(), "")),
-            #[cfg(feature = "amqp")]
-            Self::Amqp(rabbit) => (lightbus::registry(), rabbit.yaml()),
+        let registry = match self {
+            Self::Memory(registry) => registry.clone(),
+            _ => lightbus::registry(),
         };
-        let yaml = if settings.is_empty() { yaml } else { format!("{yaml}    {settings}\n") };
-        let mut config = Config::from_yaml(&yaml).unwrap();
+        let mut config = Config::from_yaml(&self.yaml(settings)).unwrap();
         change(&mut config);
         Bus::builder().config(config).registry(registry).service_name(service)
+    }
+
+    /// Everything over it, as an operator writes it.
+    pub fn yaml(&self, settings: &str) -> String {
+        let yaml = match self {
+            Self::Memory(_) => "bus: { schema: { transport: { memory: {} } } }\napis:\n  default:\n    rpc_transport: { memory: {} }\n    \
+                            result_transport: { memory: {} }\n    event_transport: { memory: {} }\n"
+                .to_owned(),
+            Self::Redis(server) => redis_yaml(&server.url(), ""),
+            #[cfg(feature = "amqp")]
+            Self::Amqp(rabbit) => rabbit.yaml(),
+        };
+        if settings.is_empty() { yaml } else { format!("{yaml}    {settings}\n") }
     }
 }
 
