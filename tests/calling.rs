@@ -15,7 +15,7 @@ use std::{
 };
 
 use lightbus::{ErrorKind, Retry, prelude::*};
-use support::{Place, soon};
+use support::{Place, eventually, soon};
 use tokio::sync::{Semaphore, mpsc};
 
 #[lightbus::api(name = "back")]
@@ -254,6 +254,10 @@ async fn a_call_that_expired_behind_another_is_not_run(place: Place) {
     // The worker goes on, and what it had taken is settled.
     assert!(soon("the next", client.block(0).into_future()).await.unwrap());
     assert_eq!(seen.blocked.load(Ordering::SeqCst), 3, "the one that was late was not run");
+    eventually("none is counted as at work", async || {
+        server.health().parts.iter().all(|part| part.in_progress == 0)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -144,7 +144,7 @@ impl Listener {
         }
     }
 
-    /// One try, between what plugins do.
+    /// One try, between what plugins do. What they refuse fails the batch: nothing of it was handled.
     async fn attempt_batch(
         &self,
         batches: &Batches,
@@ -158,11 +158,18 @@ impl Listener {
             let asked = self.plugins.before_event_execution(changed, &self.name).await;
             asked.map_err(|error| BatchFault::Failed(error.into()))?;
         }
-        (batches.handler)(&messages).await?;
-        for message in &messages {
-            self.plugins.after_event_execution(message, &self.name).await;
+        let tried = (batches.handler)(&messages).await;
+        for (index, message) in messages.iter().enumerate() {
+            let handled = match &tried {
+                Ok(()) => true,
+                Err(BatchFault::Failed(error)) => error.reason_for(index, messages.len()).is_none(),
+                Err(BatchFault::Unreadable(_)) => false,
+            };
+            if handled {
+                self.plugins.after_event_execution(message, &self.name).await;
+            }
         }
-        Ok(())
+        tried
     }
 
     /// Tries until all are settled, or leaves in `batch` what is to be given back.

@@ -225,7 +225,7 @@ impl Bus {
 
     /// One try, and then the letter is removed.
     async fn replay(&self, owner: &Listener, letter: &DeadLetter) -> Result<()> {
-        self.inner.ensure_open()?;
+        self.inner.ensure_taking()?;
         let failed = |reason: &str| {
             Error::new(ErrorKind::Remote, reason.to_owned()).with("event", &letter.event.id)
         };
@@ -257,7 +257,7 @@ impl Bus {
 
     /// The listener of this name, on each transport that it has events on.
     fn listeners(&self, name: &str) -> Result<Vec<Arc<Listener>>> {
-        self.inner.ensure_open()?;
+        self.inner.ensure_taking()?;
         let all = self.inner.state().listeners.clone();
         let found: Vec<_> = all.iter().filter(|known| *known.name == *name).cloned().collect();
         if !found.is_empty() {

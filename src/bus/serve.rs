@@ -176,6 +176,7 @@ impl Worker {
         if Instant::now() >= call.deadline {
             tracing::debug!(api = %call.api, procedure = %call.procedure, id = %call.id, "a call expired before it could run");
             delivery.ack.settle_later(Outcome::Done);
+            self.progress.done();
             return;
         }
         let run = DEADLINE.scope(call.deadline, self.run(&call));

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lightbus::{ErrorKind, RetryPolicy, prelude::*};
+use lightbus::{ErrorKind, EventMessage, RetryPolicy, plugins::Plugin, prelude::*};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
@@ -253,4 +253,70 @@ async fn settings_that_do_not_go_together_are_refused(place: Place) {
     let error = listen.await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     bus.listen_in_batches("watch", |_: Vec<Ordered>| async { Ok(()) }).await.unwrap();
+}
+
+/// Doubles numbers before, and notes what was handled after.
+struct Doubles(Notes);
+
+#[lightbus::async_trait]
+impl Plugin for Doubles {
+    fn name(&self) -> &str {
+        "doubles"
+    }
+
+    async fn before_event_execution(
+        &self,
+        _: &Bus,
+        event: &mut EventMessage,
+        _: &str,
+    ) -> lightbus::Result<()> {
+        let number: u32 = number(event);
+        event.fields = args! { customer_name: "anna", number: number * 2 }.into_fields()?;
+        Ok(())
+    }
+
+    async fn after_event_execution(
+        &self,
+        _: &Bus,
+        event: &EventMessage,
+        _: &str,
+    ) -> lightbus::Result<()> {
+        self.0.add(format!("done {}", number(event)));
+        Ok(())
+    }
+}
+
+fn number(event: &EventMessage) -> u32 {
+    std::str::from_utf8(event.fields.get("number").unwrap()).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn plugins_see_each_event_of_a_batch() {
+    let notes = Notes::default();
+    let config = lightbus::config::Config::default();
+    let builder = Bus::builder().config(config).service_name("shop").plugin(Doubles(notes.clone()));
+    let bus = builder.connect().await.unwrap();
+    register(&bus).await;
+    let noted = notes.clone();
+    bus.listen_in_batches("watch", move |events: Vec<Received<Ordered>>| {
+        noted.add(numbers(&events));
+        let bad = events.iter().position(|event| event.number == 4);
+        async move {
+            match bad {
+                Some(bad) => Err(HandlerError::of_events([(bad, HandlerError::new("no"))])),
+                None => Ok(()),
+            }
+        }
+    })
+    .batch(3, LONG)
+    .on_error(tries(1))
+    .await
+    .unwrap();
+    for number in 1..4 {
+        order(&bus, "anna", number).await;
+    }
+    soon("settling", bus.settle()).await.unwrap();
+    assert_eq!(notes.all(), ["2 4 6", "done 2", "done 6"]);
+    let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
+    assert_eq!(letters[0].event.fields.get("number").unwrap(), &"2", "as it was fired");
 }
