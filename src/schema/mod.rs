@@ -8,11 +8,12 @@ mod check;
 mod compare;
 mod difference;
 mod document;
+mod files;
 mod policy;
 mod shape;
 mod store;
 
-use lightbus_core::{Error, ErrorKind, Result};
+use lightbus_core::{Args, Error, ErrorKind, Result, codec};
 use serde_json::{Map, Value};
 
 use crate::contract::Contract;
@@ -91,6 +92,53 @@ impl Schema {
     #[must_use]
     pub fn compare(old: &Self, new: &Self) -> Vec<Change> {
         compare::compare(old, new)
+    }
+
+    /// Checks the arguments of a call by hand, as a caller and a worker do.
+    ///
+    /// ```
+    /// use lightbus::{args, schema::Schema};
+    /// # #[lightbus::api(name = "auth")] pub trait Auth { async fn greet(&self, name: String) -> String; }
+    ///
+    /// let schema = Schema::of(AuthClient::contract());
+    /// schema.check_call("greet", args! { name: "Eve" })?;
+    /// assert!(schema.check_call("greet", args! { name: 3 }).is_err());
+    /// schema.check_result("greet", &"Hello")?;
+    /// # Ok::<(), lightbus::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unknown`] if the API has no such procedure; [`ErrorKind::Invalid`] with what does
+    /// not fit.
+    pub fn check_call(&self, procedure: &str, arguments: impl Into<Args>) -> Result<()> {
+        self.compiled()?.check_call(procedure, &arguments.into().into_fields()?)
+    }
+
+    /// Checks the result of a call by hand.
+    ///
+    /// # Errors
+    ///
+    /// As [`check_call`](Self::check_call).
+    pub fn check_result<T: serde::Serialize + ?Sized>(
+        &self,
+        procedure: &str,
+        result: &T,
+    ) -> Result<()> {
+        self.compiled()?.check_result(procedure, &codec::encode(result)?)
+    }
+
+    /// Checks the arguments of an event by hand.
+    ///
+    /// # Errors
+    ///
+    /// As [`check_call`](Self::check_call).
+    pub fn check_event(&self, event: &str, arguments: impl Into<Args>) -> Result<()> {
+        self.compiled()?.check_event(event, &arguments.into().into_fields()?)
+    }
+
+    fn compiled(&self) -> Result<ApiSchema> {
+        ApiSchema::read(codec::decode(&codec::encode(&self.document)?)?)
     }
 
     fn members(&self, section: &str) -> Map<String, Value> {

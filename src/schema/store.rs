@@ -30,6 +30,8 @@ pub(crate) struct SchemaStore {
 struct Known {
     /// Of the APIs that this process registered.
     local: HashMap<Name, Arc<ApiSchema>>,
+    /// From files: to check with, never published.
+    files: HashMap<Name, Arc<ApiSchema>>,
     /// Of all APIs on the bus, as last read.
     remote: HashMap<Name, Arc<ApiSchema>>,
 }
@@ -120,10 +122,18 @@ impl SchemaStore {
         known.remote = remote;
     }
 
-    /// The schema to check messages of an API with: this process' own, or that on the bus.
+    /// Takes over what was read from files.
+    pub(crate) fn take_files(&self, schemas: Vec<(Name, ApiSchema)>) {
+        let schemas = schemas.into_iter().map(|(api, schema)| (api, Arc::new(schema)));
+        self.write().files.extend(schemas);
+    }
+
+    /// The schema to check messages of an API with: this process' own, or from a file, or that on the
+    /// bus.
     pub(crate) fn get(&self, api: &str) -> Option<Arc<ApiSchema>> {
         let known = self.read();
-        known.local.get(api).or_else(|| known.remote.get(api)).cloned()
+        let sources = [&known.local, &known.files, &known.remote];
+        sources.into_iter().find_map(|source| source.get(api)).cloned()
     }
 
     /// The same; an API that is not known is looked for on the bus.
@@ -143,7 +153,8 @@ impl SchemaStore {
     /// The APIs on the bus, and this process' own, sorted.
     pub(crate) fn apis(&self) -> Vec<Name> {
         let known = self.read();
-        let mut names: Vec<_> = known.local.keys().chain(known.remote.keys()).cloned().collect();
+        let sources = [&known.local, &known.files, &known.remote];
+        let mut names: Vec<_> = sources.into_iter().flat_map(HashMap::keys).cloned().collect();
         names.sort_unstable();
         names.dedup();
         names
