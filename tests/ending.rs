@@ -1,7 +1,8 @@
-//! How a process ends whose hooks hang: each in a process of its own, ended by signals as an operator
-//! does it.
+//! How a process ends that does not let itself be ended easily: in hooks that hang, in a handler that
+//! outlives the drain timeout. Each in a process of its own, ended by signals as an operator does it.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
+#![allow(missing_docs, unreachable_pub, reason = "contracts of tests")]
 
 mod support;
 
@@ -10,15 +11,31 @@ use std::{future::pending, time::Duration};
 use lightbus::{config::Config, prelude::*};
 use support::Program;
 
+#[lightbus::api(name = "sloth")]
+pub trait Sloth {
+    /// Never answers.
+    async fn hang(&self);
+}
+
+struct Service;
+
+impl Sloth for Service {
+    async fn hang(&self) {
+        println!("handler hangs");
+        pending().await
+    }
+}
+
 /// Not a test by itself: the process that is ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn child_that_hangs() {
     let Ok(place) = std::env::var("LIGHTBUS_TEST_CHILD") else { return };
     let hangs = move |here: &str| place == here;
-    // So long that only a second signal can end what hangs.
-    let drain = Duration::from_secs(600);
+    // Long enough to never pass by itself where a second signal is to come first.
+    let drain = Duration::from_millis(if hangs("handler") { 100 } else { 600_000 });
     let builder = Bus::builder().config(Config::default()).drain_timeout(drain);
     let bus = builder.connect().await.unwrap();
+    bus.serve(SlothApi(Service)).await.unwrap();
     if hangs("on_start") {
         bus.on_start(|_| async {
             println!("on_start hangs");
@@ -34,6 +51,10 @@ async fn child_that_hangs() {
         println!("on_stop");
         if stop_hangs { pending().await } else { Ok(()) }
     });
+    if hangs("handler") {
+        let caller = |bus: Bus| async move { Ok(SlothClient::new(&bus).hang().await?) };
+        bus.background("caller", caller).await.unwrap();
+    }
     match bus.run().await {
         Ok(()) => println!("ended well"),
         Err(error) => println!("ended by {:?}: {error}", error.kind()),
@@ -57,6 +78,19 @@ fn a_signal_ends_a_start_that_hangs() {
     assert_eq!(code, Some(0), "{printed}");
     assert!(printed.contains("on_stop"), "what was prepared is not cleaned up: {printed}");
     assert!(!printed.contains("all started"), "a hook after the one that hangs ran: {printed}");
+}
+
+#[test]
+fn what_outlives_the_drain_timeout_is_cut_off_and_told() {
+    let mut child = child("handler");
+    child.wait_for("handler hangs");
+    child.signal("TERM");
+    let told = child.wait_for("ended by");
+    for part in ["Timeout", "still running and was cut off", "100ms", "drain_timeout"] {
+        assert!(told.contains(part), "no {part:?} in: {told}");
+    }
+    let (_, printed) = child.finish();
+    assert!(printed.contains("on_stop"), "the hooks were left out: {printed}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     Phase,
-    consumer::{catch_panic, consume, drained},
+    consumer::{catch_panic, consume, cut_off, drained},
     listener::{End, Fault, Handler, Listener},
     on_error::{HandlerError, HandlerResult},
     received::FromEvent,
@@ -109,12 +109,15 @@ impl Listener {
                 deliveries
             }
         };
-        let watch = phase.clone();
+        let (watch, mut cut) = (phase.clone(), phase.clone());
         // Side by side: closing the subscription waits until the last batch is given back.
-        tokio::join!(
-            consume(first, phase, &self.progress, || self.subscribe(), take),
-            self.gather(batches, arrived, watch),
-        );
+        tokio::join!(consume(first, phase, &self.progress, || self.subscribe(), take), async {
+            tokio::select! {
+                biased;
+                () = self.gather(batches, arrived, watch) => {}
+                () = cut_off(&mut cut) => {}
+            }
+        },);
     }
 
     async fn gather(

@@ -69,7 +69,12 @@ pub(super) async fn consume<M, Open, Opened, Take, Taken>(
         if !deliveries.is_empty() {
             restarts.succeeded();
             progress.began_many(deliveries.len() as u64);
-            spare = take(deliveries).await;
+            spare = tokio::select! {
+                biased;
+                spare = take(deliveries) => spare,
+                // Dropped where it waits, and what it held is given back.
+                () = cut_off(&mut phase) => break,
+            };
             spare.clear();
         } else {
             spare = deliveries;
@@ -105,4 +110,32 @@ pub(super) async fn consume<M, Open, Opened, Take, Taken>(
 /// Ends when the bus drains, or nobody holds it any more.
 pub(super) async fn drained(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+}
+
+/// Ends when what still runs is to be dropped.
+pub(super) async fn cut_off(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase >= Phase::CutOff).await;
+}
+
+/// Runs a consumer, and drops its handlers if they have not finished when they are cut off: then the
+/// consumer gives back what they held, and ends.
+pub(super) async fn until_cut_off(
+    consumer: impl Future<Output = ()>,
+    mut phase: watch::Receiver<Phase>,
+    drop_handlers: impl AsyncFnOnce(),
+) {
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    tokio::join!(
+        async {
+            consumer.await;
+            drop(end);
+        },
+        async {
+            tokio::select! {
+                biased;
+                _ = ended => {}
+                () = cut_off(&mut phase) => drop_handlers().await,
+            }
+        }
+    );
 }

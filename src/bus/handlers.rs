@@ -25,12 +25,17 @@ impl Handlers {
     pub(super) fn watch(&self) -> Arc<Watch> {
         Arc::clone(&self.0)
     }
+
+    /// Ends them: each is dropped where it waits.
+    pub(super) fn end(&self) {
+        self.0.ended.store(true, Ordering::SeqCst);
+        self.0.bell.notify_waiters();
+    }
 }
 
 impl Drop for Handlers {
     fn drop(&mut self) {
-        self.0.ended.store(true, Ordering::SeqCst);
-        self.0.bell.notify_waiters();
+        self.end();
     }
 }
 

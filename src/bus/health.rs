@@ -294,7 +294,7 @@ impl Bus {
         let inner = self.inner();
         let life = match *inner.watch().borrow() {
             Phase::Running => Life::Running,
-            Phase::Stopping | Phase::Draining => Life::Stopping,
+            Phase::Stopping | Phase::Draining | Phase::CutOff => Life::Stopping,
             Phase::Closed => Life::Closed,
         };
         let parts: Vec<_> = inner.state().progress.iter().map(|part| part.health()).collect();

@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     Inner, Phase,
     batches::Batches,
-    consumer::{catch_panic, consume, drained},
+    consumer::{catch_panic, consume, drained, until_cut_off},
     health::Progress,
     lanes::{Lanes, Place},
     on_error::{HandlerError, OnError, RetryPolicy},
@@ -131,8 +131,9 @@ impl Listener {
                 deliveries
             }
         };
-        consume(first, phase, &self.progress, || self.subscribe(), take).await;
-        running.into_inner().shutdown().await;
+        let consumer = consume(first, phase.clone(), &self.progress, || self.subscribe(), take);
+        let drop_handlers = async || running.lock().await.shutdown().await;
+        until_cut_off(consumer, phase, drop_handlers).await;
     }
 
     /// Handles an event, and then those of its key that came meanwhile.

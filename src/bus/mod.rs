@@ -124,6 +124,8 @@ pub(crate) enum Phase {
     Stopping,
     /// Nothing new is taken; what runs may finish.
     Draining,
+    /// The time for that is over: what still runs is dropped, and given back.
+    CutOff,
     /// Nothing goes any more.
     Closed,
 }
@@ -282,10 +284,10 @@ impl Inner {
         if *self.phase.borrow() >= Phase::Draining { Err(Error::closed("the bus")) } else { Ok(()) }
     }
 
-    /// How much a subscription of this process takes. What a handler still holds two thirds into
-    /// draining is given back in order, while there is time for it.
+    /// How much a subscription of this process takes. It waits for what its handlers hold until they
+    /// are cut off, and a little longer.
     fn flow(&self, batch: usize, in_flight: usize) -> Flow {
-        Flow { close_timeout: self.drain_timeout * 2 / 3, ..Flow::new(batch, in_flight) }
+        Flow { close_timeout: self.drain_timeout + 2 * run::GRACE, ..Flow::new(batch, in_flight) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,11 +1,14 @@
 //! Running until a signal, draining, closing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lightbus_core::{Error, ErrorKind, Result};
 use tokio::time::timeout;
 
 use super::{Bus, Phase, signals::Signals};
+
+/// How long consumers have to give back what was cut off.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 impl Bus {
     /// Runs the process: the [`on_start`](Self::on_start) hooks, then
@@ -102,8 +105,12 @@ impl Bus {
         };
         self.inner.advance(Phase::Draining);
         let mut consumers = std::mem::take(&mut self.inner.state().consumers);
-        let drained =
-            timeout(limit, async { while consumers.join_next().await.is_some() {} }).await;
+        let mut ended = async || while consumers.join_next().await.is_some() {};
+        let drained = timeout(limit, ended()).await;
+        if drained.is_err() {
+            self.inner.advance(Phase::CutOff);
+            let _ = timeout(GRACE, ended()).await;
+        }
         consumers.shutdown().await;
         let drained = drained.or_else(|_| late("something was still running and was cut off"));
         let stop = async {

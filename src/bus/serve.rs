@@ -14,7 +14,7 @@ use super::{
     Bus,
     apis::{ApiEntry, at},
     call::DEADLINE,
-    consumer::{catch_panic, consume},
+    consumer::{catch_panic, consume, until_cut_off},
     handlers::{Handlers, Watch},
     health::Progress,
     ids::Ids,
@@ -131,9 +131,9 @@ impl Serve {
         inner.spawn_consumer(async move {
             let handlers = Handlers::default();
             let (opener, taker) = (Arc::clone(&worker), Arc::clone(&worker));
-            consume(
+            let consumer = consume(
                 subscription,
-                phase,
+                phase.clone(),
                 &worker.progress,
                 || opener.subscribe(),
                 |mut deliveries| {
@@ -143,10 +143,8 @@ impl Serve {
                     }
                     std::future::ready(deliveries)
                 },
-            )
-            .await;
-            // The subscription is closed: those that still run had their time.
-            drop(handlers);
+            );
+            until_cut_off(consumer, phase, async || handlers.end()).await;
         });
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio::{
 use super::{Job, Running, Schedule, Task, Work, job};
 use crate::bus::{
     Bus, HandlerResult, Phase,
-    consumer::{catch_panic, drained},
+    consumer::{catch_panic, cut_off, drained},
 };
 
 /// Every so often.
@@ -98,7 +98,11 @@ impl Running {
                 let Some(inner) = self.inner.upgrade() else { return };
                 let bus = Bus { inner };
                 self.progress.began();
-                let done = catch_panic(async { job(bus).await }).await;
+                let done = tokio::select! {
+                    biased;
+                    done = catch_panic(async { job(bus).await }) => done,
+                    () = cut_off(&mut phase) => return,
+                };
                 self.progress.done();
                 match done {
                     Ok(Ok(())) => self.progress.succeeded(),
