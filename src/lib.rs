@@ -45,30 +45,43 @@
 //! - [`api`] and [`Event`]: contracts.
 //! - [`config`]: which transport carries what.
 //! - [`transport`]: the transports that are compiled in, and what it takes to write one.
+//! - [`plugins`]: what sees and changes all that goes through a process.
+//! - [`blocking`]: the same for code without async.
+//! - `testing` (a feature): tests of services, without a broker and without waiting.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod blocking;
 pub mod bus;
 pub mod config;
 pub mod contract;
+pub mod plugins;
 pub mod schema;
+pub mod sensitive;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 
+pub use async_trait::async_trait;
 pub use bus::{
-    Bus, BusBuilder, Call, Fired, HandlerError, HandlerResult, Listen, OnError, Received,
-    RetryPolicy, Serve,
+    Bus, BusBuilder, Call, Features, Fired, HandlerError, HandlerResult, Health, Listen, OnError,
+    Received, Replayed, RetryPolicy, Serve, Task,
 };
 pub use lightbus_core::{
     Args, Error, ErrorKind, EventMessage, Fields, Headers, Name, Registry, RemoteError, Result,
-    Retry,
-    transport::{EventSelector, HistorySpec, Lag, Start},
+    ResultMessage, Retry, RpcMessage,
+    transport::{DeadLetter, EventSelector, HistorySpec, Lag, Start},
 };
 #[cfg(feature = "macros")]
 pub use lightbus_macros::{ApiError, Event, api};
 pub use schemars::{self, JsonSchema};
+pub use sensitive::Sensitive;
 
 /// The transports that are compiled in, and what it takes to write one.
 pub mod transport {
     pub use lightbus_core::*;
 
+    #[cfg(feature = "amqp")]
+    pub use lightbus_transport_amqp as amqp;
     #[cfg(feature = "kafka")]
     pub use lightbus_transport_kafka as kafka;
     #[cfg(feature = "memory")]
@@ -94,6 +107,8 @@ pub fn registry() -> Registry {
     let registry = registry.with(lightbus_transport_memory::MemoryFactory::default());
     #[cfg(feature = "redis")]
     let registry = registry.with(lightbus_transport_redis::RedisFactory::default());
+    #[cfg(feature = "amqp")]
+    let registry = registry.with(lightbus_transport_amqp::AmqpFactory::default());
     #[cfg(feature = "kafka")]
     let registry = registry.with(lightbus_transport_kafka::KafkaFactory::default());
     registry
@@ -111,3 +126,24 @@ macro_rules! args {
 
 #[doc(hidden)]
 pub mod __private;
+
+/// The code in the guide compiles, and runs where it can.
+#[cfg(all(doctest, feature = "macros", feature = "redis"))]
+mod guide {
+    #[doc = include_str!("../docs/configuration.md")]
+    struct Configuration;
+    #[doc = include_str!("../docs/calls.md")]
+    struct Calls;
+    #[doc = include_str!("../docs/events.md")]
+    struct Events;
+    #[doc = include_str!("../docs/schema.md")]
+    struct Schemas;
+    #[doc = include_str!("../docs/running.md")]
+    struct Running;
+    #[doc = include_str!("../docs/plugins.md")]
+    struct Plugins;
+    #[doc = include_str!("../docs/limits.md")]
+    struct Limits;
+    #[doc = include_str!("../docs/guarantees.md")]
+    struct Guarantees;
+}

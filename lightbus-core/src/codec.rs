@@ -1,6 +1,8 @@
 //! From values to bytes and back: JSON, as on Python's wire, through erased-serde where the type
 //! is not known when the program is compiled.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
@@ -58,12 +60,30 @@ impl From<Fields> for Args {
 ///
 /// [`ErrorKind::Invalid`] if the value has no JSON form, such as a map whose keys are no strings.
 pub fn encode<T: serde::Serialize + ?Sized>(value: &T) -> Result<Bytes> {
-    let mut out = Vec::with_capacity(32);
-    serde_json::to_writer(&mut out, value).map_err(|error| {
+    // Taken, so that a value that encodes another one meanwhile finds none and makes its own.
+    let mut out = SCRATCH.take();
+    out.clear();
+    let written = serde_json::to_writer(&mut out, value);
+    let bytes = if out.len() > SCRATCH_LIMIT {
+        Bytes::from(std::mem::take(&mut out))
+    } else {
+        Bytes::copy_from_slice(&out)
+    };
+    if out.capacity() <= SCRATCH_LIMIT {
+        SCRATCH.set(out);
+    }
+    written.map(|()| bytes).map_err(|error| {
         Error::new(ErrorKind::Invalid, "the value cannot be written as JSON").because(error)
-    })?;
-    Ok(out.into())
+    })
 }
+
+thread_local! {
+    /// What values are written into, so that each takes one allocation, of its size.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The most bytes that are kept, and copied.
+const SCRATCH_LIMIT: usize = 64 * 1024;
 
 /// Decodes one JSON value.
 ///
@@ -103,7 +123,10 @@ pub fn decode_field_or<T: DeserializeOwned>(
         return default();
     };
     serde_json::from_slice(bytes).map_err(|error| {
-        let message = format!("the argument `{name}` is of another type: {error}");
+        let message = match too_deep(&error) {
+            true => format!("the argument `{name}` is {}", json_error(&error)),
+            false => format!("the argument `{name}` is of another type: {error}"),
+        };
         Error::new(ErrorKind::Invalid, message)
     })
 }
@@ -124,5 +147,27 @@ pub fn refuse_others(fields: &Fields, known: &[&str]) -> Result<()> {
 }
 
 fn malformed(error: &serde_json::Error) -> Error {
-    Error::new(ErrorKind::Malformed, format!("not the JSON that was expected: {error}"))
+    let message = match too_deep(error) {
+        true => format!("the JSON is {}", json_error(error)),
+        false => format!("not the JSON that was expected: {error}"),
+    };
+    Error::new(ErrorKind::Malformed, message)
+}
+
+/// Whether JSON was refused because it is nested more than 128 levels deep.
+fn too_deep(error: &serde_json::Error) -> bool {
+    // The library has no kind for it.
+    error.is_syntax() && error.to_string().starts_with("recursion limit exceeded")
+}
+
+/// What is wrong with JSON, in words.
+#[must_use]
+pub fn json_error(error: &serde_json::Error) -> String {
+    if too_deep(error) {
+        let (line, column) = (error.line(), error.column());
+        return format!(
+            "nested more than 128 levels deep, which is refused (line {line}, column {column})"
+        );
+    }
+    error.to_string()
 }

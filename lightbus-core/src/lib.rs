@@ -21,6 +21,7 @@ pub mod conformance;
 mod error;
 mod message;
 pub mod name;
+pub mod option;
 mod pending;
 mod registry;
 mod subscription;
@@ -32,6 +33,8 @@ pub use message::{
     EventMessage, Fields, Headers, Name, RemoteError, ResultMessage, ReturnPath, RpcMessage,
 };
 pub use pending::{PendingResult, PendingResults};
-pub use registry::{Registry, Section, TransportFactory};
-pub use subscription::{AckHandle, Backoff, Delivery, Outcome, Source, Subscription};
+pub use registry::{Registry, Section, TransportFactory, TransportKind};
+pub use subscription::{
+    AckHandle, Backoff, Delivery, Outcome, Pulse, Rejection, Source, Subscription,
+};
 pub use transport::{Capabilities, Flow, Transport};

@@ -69,6 +69,19 @@ impl fmt::Debug for Section {
     }
 }
 
+/// What a transport carries: the four places in a configuration where one is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TransportKind {
+    /// Calls: `rpc_transport`.
+    Rpc,
+    /// Results: `result_transport`.
+    Result,
+    /// Events: `event_transport`.
+    Event,
+    /// Schemas: `bus.schema.transport`.
+    Schema,
+}
+
 /// Makes the transports of one kind of broker.
 ///
 /// Making one is synchronous and reaches for nothing: a configuration can be checked without a
@@ -77,6 +90,20 @@ impl fmt::Debug for Section {
 pub trait TransportFactory: fmt::Debug + Send + Sync + 'static {
     /// The name in the configuration.
     fn name(&self) -> &'static str;
+
+    /// Describes the options of a kind of transport as JSON Schema: draft 7, types written out where
+    /// they are used. `None`, the default, says nothing about them: everything may stand there, and
+    /// editors, `config show` and warnings know no more.
+    ///
+    /// Beside the usual keywords these count:
+    ///
+    /// - `writeOnly: true`: a secret, never shown.
+    /// - `format: "uri"`: an address, shown without its password.
+    /// - `x-without-effect: "…"`: accepted, and not heeded; whoever sets it is told this reason.
+    /// - `x-rust-only: true`: Python's Lightbus refuses a file that has it.
+    fn options(&self, _kind: TransportKind) -> Option<serde_json::Value> {
+        None
+    }
 
     /// Makes a transport for calls.
     ///

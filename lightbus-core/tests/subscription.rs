@@ -68,7 +68,7 @@ impl<const REDELIVERS: bool> Source for Scripted<REDELIVERS> {
 
     const REDELIVERS: bool = REDELIVERS;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(u32, u32)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<u32>, u32)>> {
         self.0.asked.lock().expect("a lock").push(max);
         loop {
             let step = self.0.fetches.lock().expect("a lock").pop_front();
@@ -78,7 +78,7 @@ impl<const REDELIVERS: bool> Source for Scripted<REDELIVERS> {
                     if !rest.is_empty() {
                         self.0.fetches.lock().expect("a lock").push_front(Step::Give(rest));
                     }
-                    return Ok(messages.into_iter().map(|n| (n, n)).collect());
+                    return Ok(messages.into_iter().map(|n| (Arc::new(n), n)).collect());
                 }
                 Some(Step::Fail(kind)) => return Err(Error::new(kind, "as the script says")),
                 Some(Step::Panic) => panic!("as the script says"),
@@ -88,7 +88,7 @@ impl<const REDELIVERS: bool> Source for Scripted<REDELIVERS> {
                 () = self.0.bell.notified() => {}
                 () = self.0.interrupted.notified() => {
                     // What it had on the way.
-                    return Ok(vec![(77, 77)]);
+                    return Ok(vec![(Arc::new(77), 77)]);
                 }
             }
         }

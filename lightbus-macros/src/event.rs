@@ -192,6 +192,10 @@ fn write(event: &Event, decode: &TokenStream) -> TokenStream {
             ::core::result::Result::Ok(fields)
         }
     };
+    let keyed = key.as_ref().and_then(|key| fields.iter().find(|field| field.ident == *key));
+    let key_name = keyed.map(|Parameter { name, .. }| {
+        quote!(const KEY: ::core::option::Option<&'static str> = ::core::option::Option::Some(#name);)
+    });
     let key = match key {
         None => quote!(::core::option::Option::None),
         Some(field) => quote! {
@@ -219,6 +223,7 @@ fn write(event: &Event, decode: &TokenStream) -> TokenStream {
                     description: #description,
                     parameters: &[#(#parameters),*],
                 };
+                #key_name
 
                 fn encode(&self) -> #root::Result<#root::Fields> {
                     #encode

@@ -6,12 +6,12 @@ use std::{
 };
 
 use lightbus_core::{
-    Error, Name, Registry, Result, TransportFactory,
+    Error, Name, Registry, Result, TransportFactory, TransportKind,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport, Transport},
 };
 use tokio::sync::OnceCell;
 
-use crate::config::{ApiConfig, Config, Selector, with_nearest_key};
+use crate::config::{ApiConfig, Config, Selector};
 
 /// An API with its settings and its transports.
 #[derive(Debug)]
@@ -138,15 +138,39 @@ impl Apis {
     }
 }
 
+/// Makes each transport that is named, once: so that what is wrong is said of the place where it was
+/// written, not of one that falls back on it.
+pub(crate) fn check_named(config: &Config, registry: &Registry) -> Result<()> {
+    let check = |kind, path: String, selector: Option<&Selector>| -> Result<()> {
+        let Some(selector) = selector else { return Ok(()) };
+        let (factory, section) = (factory(selector, &path, registry)?, selector.section(&path));
+        match kind {
+            TransportKind::Rpc => factory.rpc(&section).map(drop),
+            TransportKind::Result => factory.result(&section).map(drop),
+            TransportKind::Event => factory.event(&section).map(drop),
+            TransportKind::Schema => factory.schema(&section).map(drop),
+        }
+    };
+    for (name, api) in &config.apis {
+        let path = |kind: &str| format!("apis.{name}.{kind}");
+        check(TransportKind::Rpc, path("rpc_transport"), api.rpc_transport.as_ref())?;
+        check(TransportKind::Result, path("result_transport"), api.result_transport.as_ref())?;
+        check(TransportKind::Event, path("event_transport"), api.event_transport.as_ref())?;
+    }
+    let schema = config.bus.schema.transport.as_ref();
+    check(TransportKind::Schema, "bus.schema.transport".to_owned(), schema)
+}
+
 /// Makes the transport for schemas.
 pub(crate) fn schema_transport(
     config: &Config,
     registry: &Registry,
 ) -> Result<Arc<dyn SchemaTransport>> {
-    let selector = config.bus.schema.transport.clone().unwrap_or_else(|| config.fallback());
+    let selector = config.bus.schema.transport.clone();
+    let selector = selector.unwrap_or_else(|| config.fallback_for(TransportKind::Schema, registry));
     let path = "bus.schema.transport";
     let factory = factory(&selector, path, registry)?;
-    factory.schema(&selector.section(path)).map_err(with_nearest_key)
+    factory.schema(&selector.section(path))
 }
 
 /// What was made so far: equal settings share a transport.
@@ -164,6 +188,7 @@ impl Made {
         let rpc = shared(
             &mut self.rpc,
             settings.rpc_transport.as_ref(),
+            TransportKind::Rpc,
             &path("rpc_transport"),
             config,
             registry,
@@ -172,6 +197,7 @@ impl Made {
         let result = shared(
             &mut self.result,
             settings.result_transport.as_ref(),
+            TransportKind::Result,
             &path("result_transport"),
             config,
             registry,
@@ -180,11 +206,20 @@ impl Made {
         let event = shared(
             &mut self.event,
             settings.event_transport.as_ref(),
+            TransportKind::Event,
             &path("event_transport"),
             config,
             registry,
             |factory, section| factory.event(section),
         )?;
+        if rpc.capabilities().shared != result.capabilities().shared {
+            let (calls, results) = (rpc.name(), result.name());
+            return Err(Error::config(
+                format!("apis.{api}"),
+                format!("calls by `{calls}` and results by `{results}` do not go together: one of them stays inside this process"),
+            )
+            .hint("Give `rpc_transport` and `result_transport` transports that reach the same processes"));
+        }
         Ok(Set { api: settings, rpc, result, event, opened: Arc::default() })
     }
 }
@@ -192,17 +227,18 @@ impl Made {
 fn shared<T: ?Sized>(
     made: &mut Vec<(Selector, Arc<T>)>,
     selector: Option<&Selector>,
+    kind: TransportKind,
     path: &str,
     config: &Config,
     registry: &Registry,
     make: impl FnOnce(&dyn TransportFactory, &lightbus_core::Section) -> Result<Arc<T>>,
 ) -> Result<Arc<T>> {
-    let selector = selector.cloned().unwrap_or_else(|| config.fallback());
+    let selector = selector.cloned().unwrap_or_else(|| config.fallback_for(kind, registry));
     if let Some((_, transport)) = made.iter().find(|(known, _)| *known == selector) {
         return Ok(Arc::clone(transport));
     }
     let factory = factory(&selector, path, registry)?;
-    let transport = make(factory, &selector.section(path)).map_err(with_nearest_key)?;
+    let transport = make(factory, &selector.section(path))?;
     made.push((selector, Arc::clone(&transport)));
     Ok(transport)
 }
@@ -216,6 +252,9 @@ fn factory<'r>(
         let error = error.with("at", path);
         match crate::config::nearest(selector.name(), registry.names()) {
             Some(known) => error.hint(format!("Did you mean `{known}`?")),
+            None if selector.name() == "debug" => error.hint(
+                "What `debug` is for in Python, `memory` does here: everything stays in this process",
+            ),
             None if ["redis", "amqp", "kafka", "memory"].contains(&selector.name()) => {
                 error.hint(format!(
                     "It is a feature of lightbus that this program was built without: `{}`",

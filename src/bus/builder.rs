@@ -1,28 +1,45 @@
 //! Makes a bus from a configuration.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc, time::Duration};
 
-use lightbus_core::{Registry, Result};
+use lightbus_core::{Error, ErrorKind, Registry, Result, ReturnPath, transport::SchemaTransport};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Bus, Inner, Phase, State, apis, apis::Apis, ids::Ids, startup};
+use super::{Bus, Features, Inner, Phase, State, apis, apis::Apis, ids::Ids, startup};
 use crate::{
-    config::{Config, Names},
+    config::{Config, Names, Warning},
+    plugins::{MetricsPlugin, Plugin, Plugins, StatePlugin},
     schema::SchemaStore,
 };
 
-/// The most calls of a process that may wait for their results at once; further ones wait for a
-/// place, within their own time.
-const MAX_CALLS: usize = 32_768;
+/// How long what runs may take to finish once the bus drains, unless told otherwise.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Settings of a bus that the program chooses itself.
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[must_use = "a builder does nothing until `connect`"]
 pub struct BusBuilder {
     config: Option<Config>,
     registry: Option<Registry>,
     service_name: Option<String>,
     process_name: Option<String>,
+    features: Option<Features>,
+    drain_timeout: Option<Duration>,
+    plugins: Vec<Arc<dyn Plugin>>,
+    #[cfg(feature = "testing")]
+    test: Option<crate::testing::Watch>,
+}
+
+impl fmt::Debug for BusBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BusBuilder")
+            .field("config", &self.config)
+            .field("service_name", &self.service_name)
+            .field("process_name", &self.process_name)
+            .field("features", &self.features)
+            .field("plugins", &self.plugins.iter().map(|plugin| plugin.name()).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
 }
 
 impl BusBuilder {
@@ -54,6 +71,48 @@ impl BusBuilder {
         self
     }
 
+    /// Adds a plugin, beside those that the configuration switches on.
+    pub fn plugin(mut self, plugin: impl Plugin) -> Self {
+        self.plugins.push(Arc::new(plugin));
+        self
+    }
+
+    /// These kinds of work, whatever `LIGHTBUS_FEATURES` says.
+    pub fn features(mut self, features: Features) -> Self {
+        self.features = Some(features);
+        self
+    }
+
+    /// How long what runs may take to finish once the bus drains: 15 s. Then it is cut off: its calls
+    /// stay unanswered, its events come again.
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
+        self.drain_timeout = Some(limit);
+        self
+    }
+
+    /// Checks the configuration and the options of its transports, without connecting: what
+    /// [`connect`](Self::connect) would refuse, and what it would warn about.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](lightbus_core::ErrorKind::Config) with the path of what is wrong.
+    pub fn check(self) -> Result<Vec<Warning>> {
+        let registry = self.registry.unwrap_or_else(crate::registry);
+        let config = match self.config {
+            Some(config) => config,
+            None => Config::loader().registry(registry.clone()).load()?,
+        };
+        transports(&config, &registry)?;
+        Ok(config.warnings(&registry))
+    }
+
+    /// Makes the process a part of a test, which sees its calls begin and end.
+    #[cfg(feature = "testing")]
+    pub(crate) fn test(mut self, watch: crate::testing::Watch) -> Self {
+        self.test = Some(watch);
+        self
+    }
+
     /// Checks the configuration, connects to the broker that carries schemas, and reads them.
     ///
     /// # Errors
@@ -61,18 +120,28 @@ impl BusBuilder {
     /// [`Config`](lightbus_core::ErrorKind::Config) with the path of what is wrong;
     /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if no broker answers.
     pub async fn connect(self) -> Result<Bus> {
+        let features = self.features.map_or_else(Features::from_env, Ok)?;
+        let registry = self.registry.unwrap_or_else(crate::registry);
         let config = match self.config {
             Some(config) => config,
-            None => Config::from_env()?,
+            None => read(registry.clone()).await?,
         };
-        let registry = self.registry.unwrap_or_else(crate::registry);
         let names = Names::resolve(
             self.service_name.as_deref().or(config.service_name.as_deref()),
             self.process_name.as_deref().or(config.process_name.as_deref()),
         )?;
-        let apis = Apis::new(&config, &registry)?;
-        let transport = apis::schema_transport(&config, &registry)?;
-        let schema = Arc::new(SchemaStore::new(Arc::clone(&transport), config.bus.schema.ttl));
+        let (apis, transport) = transports(&config, &registry)?;
+        for warning in config.warnings(&registry) {
+            tracing::warn!("configuration: {warning}");
+        }
+        let mut plugins = self.plugins;
+        if config.plugins.internal_state.enabled {
+            plugins.push(Arc::new(StatePlugin::new(&config.plugins)));
+        }
+        if config.plugins.internal_metrics.enabled {
+            plugins.push(Arc::new(MetricsPlugin::default()));
+        }
+        let schema = Arc::new(SchemaStore::new(Arc::clone(&transport), &config.bus.schema));
         let opened = async {
             transport.open().await?;
             schema.load().await
@@ -80,18 +149,43 @@ impl BusBuilder {
         opened
             .await
             .map_err(|error| apis::at(&*transport, error).during("connecting to the bus"))?;
+        let max_calls = config.bus.max_calls_in_flight.get() as usize;
         let inner = Arc::new(Inner {
             config,
             names,
             apis,
             schema,
             ids: Arc::new(Ids::new()),
-            calls: Semaphore::new(MAX_CALLS),
+            calls: Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS)),
+            nowhere: ReturnPath::new(""),
+            features,
+            plugins: Arc::new(Plugins::new(plugins)),
+            drain_timeout: self.drain_timeout.unwrap_or(DRAIN_TIMEOUT),
             handled: Arc::default(),
+            #[cfg(feature = "testing")]
+            test: self.test,
             phase: watch::Sender::new(Phase::Running),
             state: std::sync::Mutex::new(State::default()),
         });
+        inner.plugins.attach(&inner);
         inner.spawn_consumer(startup::keep_schemas(Arc::clone(&inner.schema), inner.watch()));
         Ok(Bus { inner })
     }
+}
+
+/// Reads the configuration beside the runtime: an address of a web server may take its time.
+async fn read(registry: Registry) -> Result<Config> {
+    let read = move || Config::loader().registry(registry).load();
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
+        Err(Error::new(ErrorKind::Unexpected, "reading the configuration did not end")
+            .because(error))
+    })
+}
+
+/// Makes all transports, and refuses what they cannot do together.
+fn transports(config: &Config, registry: &Registry) -> Result<(Apis, Arc<dyn SchemaTransport>)> {
+    let made = apis::check_named(config, registry)
+        .and_then(|()| Apis::new(config, registry))
+        .and_then(|apis| Ok((apis, apis::schema_transport(config, registry)?)));
+    made.map_err(|error| config.explain(&error, registry))
 }

@@ -5,10 +5,13 @@ use std::{fmt, future::IntoFuture, marker::PhantomData, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Args, Error, ErrorKind, Fields, Headers, Name, Result, RpcMessage, codec, name,
+    Args, Error, ErrorKind, Fields, Headers, Name, Result, Retry, RpcMessage, codec, name,
 };
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Bus, Inner,
@@ -55,6 +58,12 @@ impl<T, E> Call<T, E> {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+
+    /// What is called, for those who mock it instead of making the call.
+    #[cfg(feature = "testing")]
+    pub(crate) fn into_parts(self) -> (Name, Name, Result<Fields>) {
+        (self.api, self.procedure, self.fields)
     }
 
     /// Sends a header with the call, such as `traceparent`.
@@ -152,12 +161,21 @@ impl Inner {
         headers: Headers,
     ) -> Result<Bytes> {
         self.ensure_open()?;
+        #[cfg(feature = "testing")]
+        let _in_flight = match &self.test {
+            Some(test) => Some(test.begin_call(api, procedure, &fields, &self.schema).await?),
+            None => None,
+        };
         let entry = self.apis.entry(api);
         let limit = timeout.unwrap_or(entry.config.rpc_timeout);
         let mut deadline = Instant::now() + limit;
         if let Ok(outer) = DEADLINE.try_with(|outer| *outer) {
             deadline = deadline.min(outer);
         }
+        let _place = match self.calls.try_acquire() {
+            Ok(place) => place,
+            Err(_) => self.wait_for_place(limit, deadline).await?,
+        };
         let call = self.exchange(&entry, procedure, fields, headers, deadline);
         match timeout_at(deadline, call).await {
             Ok(result) => result.map_err(|error| match error.kind() {
@@ -168,6 +186,22 @@ impl Inner {
         }
     }
 
+    /// Waits behind the calls that wait already.
+    async fn wait_for_place(
+        &self,
+        limit: Duration,
+        deadline: Instant,
+    ) -> Result<SemaphorePermit<'_>> {
+        let place = timeout_at(deadline, self.calls.acquire()).await.map_err(|_| {
+            let most = self.config.bus.max_calls_in_flight;
+            Error::timeout("too many calls wait for their results: there was no place", limit)
+                .retry(Retry::Safe)
+                .with("bus.max_calls_in_flight", most)
+                .hint("Nothing was sent. Make fewer calls at once, or raise `bus.max_calls_in_flight`")
+        })?;
+        place.map_err(|_| Error::closed("the bus"))
+    }
+
     async fn exchange(
         &self,
         entry: &ApiEntry,
@@ -176,28 +210,35 @@ impl Inner {
         headers: Headers,
         deadline: Instant,
     ) -> Result<Bytes> {
-        let _place = self.calls.acquire().await.map_err(|_| Error::closed("the bus"))?;
+        let mut call = RpcMessage {
+            id: self.ids.next(),
+            api: Name::clone(&entry.name),
+            procedure: Name::clone(procedure),
+            fields,
+            headers,
+            // Until it is known where the result comes.
+            return_path: self.nowhere.clone(),
+            deadline,
+        };
+        if !self.plugins.is_empty() {
+            // Boxed: without plugins, the future stays small.
+            Box::pin(self.plugins.before_rpc_call(&mut call)).await?;
+        }
+        entry.check_size(&call.fields)?;
         entry.open().await?;
         let schema = self
             .schema_for(entry, entry.config.validate.outgoing || entry.config.validate.incoming)
             .await?;
         if let (true, Some(schema)) = (entry.config.validate.outgoing, &schema) {
-            schema.check_call(procedure, &fields)?;
+            schema.check_call(procedure, &call.fields)?;
         }
-        let id = self.ids.next();
-        let mut result = entry.result.expect(&id).await?;
-        let mut sending = entry.rpc.call(RpcMessage {
-            id,
-            api: Name::clone(&entry.name),
-            procedure: Name::clone(procedure),
-            fields,
-            headers,
-            return_path: result.return_path().clone(),
-            deadline,
-        });
+        let mut result = entry.result.expect(&call.id).await?;
+        call.return_path = result.return_path().clone();
+        let kept = (!self.plugins.is_empty()).then(|| Box::new(call.clone()));
+        let mut sending = entry.rpc.call(call);
         let mut sent = false;
         // The result may be here before the broker has confirmed the call.
-        let message = loop {
+        let mut message = loop {
             tokio::select! {
                 biased;
                 message = &mut result => break message?,
@@ -207,7 +248,11 @@ impl Inner {
                 }
             }
         };
+        if let Some(call) = kept {
+            Box::pin(self.plugins.after_rpc_call(&call, &mut message)).await?;
+        }
         let value = message.body.map_err(Error::from_remote)?;
+        entry.check_result_size(&value)?;
         if let (true, Some(schema)) = (entry.config.validate.incoming, &schema) {
             schema.check_result(procedure, &value)?;
         }

@@ -4,10 +4,10 @@
 use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
-use lightbus_core::{Backoff, Delivery, Error, Result, Subscription};
+use lightbus_core::{Backoff, Delivery, Error, ErrorKind, Result, Subscription};
 use tokio::sync::watch;
 
-use super::Phase;
+use super::{Phase, health::Progress};
 
 /// The waits before a consumer whose transport gave up begins anew.
 const FIRST_RESTART: Duration = Duration::from_millis(200);
@@ -26,12 +26,13 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no text")
 }
 
-/// Takes from a subscription until the bus drains, batch by batch. If the transport gives up, it
-/// subscribes again after a wait, for ever: losing a broker never ends a process.
+/// Takes from a subscription until the bus drains, batch by batch. If the transport gives up, or
+/// `progress` is rung because it stands still, it subscribes again after a wait, for ever: losing a
+/// broker never ends a process.
 pub(super) async fn consume<M, Open, Opened, Take, Taken>(
     first: Subscription<M>,
     mut phase: watch::Receiver<Phase>,
-    what: &str,
+    progress: &Progress,
     open: Open,
     mut take: Take,
 ) where
@@ -41,21 +42,23 @@ pub(super) async fn consume<M, Open, Opened, Take, Taken>(
     Take: FnMut(Vec<Delivery<M>>) -> Taken,
     Taken: Future<Output = Vec<Delivery<M>>>,
 {
+    let what = progress.what();
     let mut subscription = first;
+    progress.subscribed(subscription.pulse());
     let mut restarts = Backoff::new(FIRST_RESTART, LONGEST_RESTART);
     let mut buffer = Vec::new();
     let mut spare = Vec::new();
     loop {
-        let draining = tokio::select! {
+        let mut error = None;
+        tokio::select! {
             biased;
-            () = drained(&mut phase) => true,
-            _ = subscription.next_batch(&mut buffer, 64) => false,
-        };
-        if draining {
-            break;
+            () = drained(&mut phase) => break,
+            () = progress.renew.notified() => {
+                error = Some(Error::new(ErrorKind::Unexpected, "it stood still although there was work"));
+            }
+            _ = subscription.next_batch(&mut buffer, 64) => {}
         }
         let ended = buffer.is_empty();
-        let mut error = None;
         let mut deliveries: Vec<Delivery<M>> = std::mem::take(&mut spare);
         for delivery in buffer.drain(..) {
             match delivery {
@@ -65,7 +68,13 @@ pub(super) async fn consume<M, Open, Opened, Take, Taken>(
         }
         if !deliveries.is_empty() {
             restarts.succeeded();
-            spare = take(deliveries).await;
+            progress.began_many(deliveries.len() as u64);
+            spare = tokio::select! {
+                biased;
+                spare = take(deliveries) => spare,
+                // Dropped where it waits, and what it held is given back.
+                () = cut_off(&mut phase) => break,
+            };
             spare.clear();
         } else {
             spare = deliveries;
@@ -75,6 +84,9 @@ pub(super) async fn consume<M, Open, Opened, Take, Taken>(
         }
         let error = error.unwrap_or_else(|| Error::closed("the subscription"));
         tracing::error!(consumer = what, %error, "consuming ended; it begins anew");
+        progress.ended(&error);
+        // What it still held is given back, so that it comes again.
+        drop(subscription);
         subscription = loop {
             tokio::select! {
                 () = drained(&mut phase) => return,
@@ -82,9 +94,13 @@ pub(super) async fn consume<M, Open, Opened, Take, Taken>(
             }
             match open().await {
                 Ok(subscription) => break subscription,
-                Err(error) => tracing::warn!(consumer = what, %error, "consuming cannot begin yet"),
+                Err(error) => {
+                    tracing::warn!(consumer = what, %error, "consuming cannot begin yet");
+                    progress.cannot_begin(&error);
+                }
             }
         };
+        progress.subscribed(subscription.pulse());
     }
     if let Err(error) = subscription.close().await {
         tracing::warn!(consumer = what, %error, "what was not acknowledged comes again");
@@ -94,4 +110,32 @@ pub(super) async fn consume<M, Open, Opened, Take, Taken>(
 /// Ends when the bus drains, or nobody holds it any more.
 pub(super) async fn drained(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+}
+
+/// Ends when what still runs is to be dropped.
+pub(super) async fn cut_off(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase >= Phase::CutOff).await;
+}
+
+/// Runs a consumer, and drops its handlers if they have not finished when they are cut off: then the
+/// consumer gives back what they held, and ends.
+pub(super) async fn until_cut_off(
+    consumer: impl Future<Output = ()>,
+    mut phase: watch::Receiver<Phase>,
+    drop_handlers: impl AsyncFnOnce(),
+) {
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    tokio::join!(
+        async {
+            consumer.await;
+            drop(end);
+        },
+        async {
+            tokio::select! {
+                biased;
+                _ = ended => {}
+                () = cut_off(&mut phase) => drop_handlers().await,
+            }
+        }
+    );
 }

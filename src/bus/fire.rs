@@ -40,7 +40,10 @@ impl Bus {
     /// Dropped, the event was sent or it was not.
     pub async fn fire<E: Event>(&self, event: E) -> Result<Fired> {
         let (api, name) = (E::api(), E::CONTRACT.name);
-        let fired = async { self.inner().fire(api.name, name, event.encode()?, event.key()).await };
+        // Not kept while waiting: it need not be shared between threads.
+        let (fields, key) = (event.encode(), event.key());
+        drop(event);
+        let fired = async { self.inner().fire(api.name, name, fields?, key).await };
         fired.await.map_err(|error| error.during(format!("firing {}.{name}", api.name)))
     }
 
@@ -71,9 +74,6 @@ impl Inner {
         self.ensure_open()?;
         let contract = self.authority(api, event)?;
         let entry = self.apis.entry(api);
-        if let (true, Some(schema)) = (entry.config.validate.outgoing, self.schema.get(api)) {
-            schema.check_event(event, &fields)?;
-        }
         let id = self.ids.next();
         let mut message = EventMessage::new(
             Name::clone(&id),
@@ -83,6 +83,14 @@ impl Inner {
             fields,
         );
         message.key = key;
+        if !self.plugins.is_empty() {
+            // Boxed: without plugins, the future stays small.
+            Box::pin(self.plugins.before_event_sent(&mut message)).await?;
+        }
+        entry.check_size(&message.fields)?;
+        if let (true, Some(schema)) = (entry.config.validate.outgoing, self.schema.get(api)) {
+            schema.check_event(event, &message.fields)?;
+        }
         let sending = async {
             entry.open().await?;
             entry.event.send(std::slice::from_ref(&message)).await
@@ -94,6 +102,10 @@ impl Inner {
                 .hint("It may have been stored all the same"))
         });
         let native_id = sent.map_err(|error| at(&*entry.event, error))?.into_iter().next();
+        if !self.plugins.is_empty() {
+            message.native_id = native_id.clone();
+            Box::pin(self.plugins.after_event_sent(&message)).await;
+        }
         Ok(Fired { native_id: native_id.unwrap_or_else(|| Name::clone(&id)), id })
     }
 

@@ -1,9 +1,9 @@
-//! Looking at what the broker keeps: past events, lag, dead letters.
+//! Looking at what the broker keeps: past events, lag.
 
 use futures_util::stream::BoxStream;
 use lightbus_core::{
     EventMessage, Name, Result, name,
-    transport::{DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec},
+    transport::{EventSelector, EventTransport, HistorySpec, Lag, LagSpec},
 };
 use std::{sync::Arc, time::SystemTime};
 
@@ -49,28 +49,6 @@ impl Bus {
         lag.map_err(|error| {
             at(&*transport, error).during(format!("measuring the lag of {service}-{listener}"))
         })
-    }
-
-    /// The events that a listener of a service could not handle, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    ///
-    /// As [`history`](Self::history).
-    pub async fn dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let mut letters = Vec::new();
-        for transport in self.inner.apis.event_transports() {
-            transport.open().await?;
-            let found = transport.dead_letters(service, listener, limit - letters.len()).await;
-            letters.extend(
-                found.map_err(|error| at(&*transport, error).during("reading dead letters"))?,
-            );
-        }
-        Ok(letters)
     }
 
     async fn event_transport(&self, api: &str) -> Result<Arc<dyn EventTransport>> {

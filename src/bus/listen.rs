@@ -1,130 +1,86 @@
-//! Listening to events.
+//! Listening to events: what is listened to, and with which settings.
 
-use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::IntoFuture,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Backoff, Delivery, Error, ErrorKind, EventMessage, Flow, Name, Outcome, Result, Subscription,
-    name,
-    transport::{EventSelector, EventTransport, ListenSpec, Start},
-};
-use tokio::{
-    sync::{Mutex, Notify, Semaphore, watch},
-    task::JoinSet,
-    time::sleep,
+    Error, ErrorKind, EventMessage, Name, Result, name,
+    transport::{EventSelector, ListenSpec, Start},
 };
 
 use super::{
-    Bus, Inner, Phase,
+    Bus, Inner,
     apis::{ApiEntry, at},
-    consumer::{catch_panic, consume, drained},
+    batches::Batches,
+    health::Progress,
+    listener::{Fault, Handler, Listener},
+    on_error::{HandlerResult, OnError},
     received::FromEvent,
+    watchdog::watch_over,
 };
+use crate::{config::nearest, contract::Parameter};
 
 /// Taken from the broker at once, and held, however many are handled at a time: a round trip for
 /// each event would be most of the work.
 const BATCH: usize = 256;
 const IN_FLIGHT: usize = 512;
 
-/// Why a handler failed: any error, by `?`.
-pub struct HandlerError(Box<dyn std::error::Error + Send + Sync>);
-
-/// What a handler gives: `Ok(())` acknowledges the event.
-pub type HandlerResult = Result<(), HandlerError>;
-
-impl HandlerError {
-    /// A failure with this reason.
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into().into())
-    }
-}
-
-// Not an error itself, so that it can be made from every error.
-impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
-    fn from(error: E) -> Self {
-        Self(Box::new(error))
-    }
-}
-
-impl fmt::Display for HandlerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for HandlerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What becomes of an event whose handler fails or panics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnError {
-    /// It is tried again, and after the last try set aside as a dead letter. The default.
-    Retry(RetryPolicy),
-    /// It is logged and acknowledged.
-    Acknowledge,
-    /// The process ends with an error, and the event stays unacknowledged: Python's default.
-    Shutdown,
-}
-
-impl Default for OnError {
-    fn default() -> Self {
-        Self::Retry(RetryPolicy::default())
-    }
-}
-
-/// How often, and after which waits, a failed event is tried again. Later events wait meanwhile, so
-/// that order is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// All tries together: 5.
-    pub attempts: u32,
-    /// The wait after the first failure, doubled with each further one, and shortened by a random
-    /// part of up to a half: 200 ms.
-    pub first_wait: Duration,
-    /// The longest wait: 10 s.
-    pub longest_wait: Duration,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            attempts: 5,
-            first_wait: Duration::from_millis(200),
-            longest_wait: Duration::from_secs(10),
-        }
-    }
-}
-
-type Handler =
-    Arc<dyn Fn(Arc<EventMessage>) -> BoxFuture<'static, Result<(), Fault>> + Send + Sync>;
-
-/// Why one try failed.
-enum Fault {
-    /// The handler said so.
-    Failed(HandlerError),
-    /// The event cannot be read: trying again is useless.
-    Unreadable(Error),
-}
-
 /// A listener that is about to begin: await it.
 #[must_use = "a listener begins when it is awaited"]
 pub struct Listen {
     bus: Bus,
     name: Name,
-    events: Result<Vec<EventSelector>>,
-    handler: Handler,
+    pub(super) events: Result<Vec<EventSelector>>,
+    pub(super) handler: Handler,
+    pub(super) batches: Option<Batches>,
+    /// Whether the size of batches was chosen.
+    batched: bool,
     concurrency: usize,
+    order: Option<Name>,
+    /// The fields of the event, where its type is known.
+    fields: Option<&'static [Parameter]>,
     start: Start,
     on_error: OnError,
 }
 
 impl Listen {
     /// The most events that are handled at once: 1, which keeps them in order. Zero counts as one.
+    ///
+    /// With more, events of one key are still handled one after the other, those of other keys and
+    /// those without a key beside them. The key is what `#[event(key = "…")]` or
+    /// [`ordered_by`](Self::ordered_by) names. While an event waits to be tried again, only those of
+    /// its key wait with it. Order is kept within a process: where several listen under one name,
+    /// the broker may give events of one key to different ones.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// How many events [`listen_in_batches`](Bus::listen_in_batches) hands over at most, and how long
+    /// it waits for them once it has the first: 100, and 100 ms. Zero events count as one, more than
+    /// 10,000 as 10,000.
+    ///
+    /// Awaiting fails with [`Config`](ErrorKind::Config) if the handler takes one event.
+    pub fn batch(mut self, most: usize, wait: Duration) -> Self {
+        self.batched = true;
+        if let Some(batches) = &mut self.batches {
+            batches.limit(most, wait);
+        }
+        self
+    }
+
+    /// Keeps events in order whose field of this name has the same value, where
+    /// [`concurrency`](Self::concurrency) is above one; instead of the key of the event's type.
+    /// `null`, and a field that an event does not have, is no key.
+    ///
+    /// Awaiting fails with [`Config`](ErrorKind::Config) if the event's type has no such field.
+    pub fn ordered_by(mut self, field: &str) -> Self {
+        self.order = Some(field.into());
         self
     }
 
@@ -206,7 +162,57 @@ impl Bus {
                 Err(error) => Box::pin(std::future::ready(Err(Fault::Unreadable(error)))),
             }
         };
-        self.listener(name, Ok(vec![E::selector()]), Arc::new(handler))
+        Listen {
+            order: E::key().map(Name::from),
+            fields: Some(E::fields()),
+            ..self.listener(name, Ok(vec![E::selector()]), Arc::new(handler))
+        }
+    }
+
+    /// Listens to an event in batches: the handler takes a `Vec` of the event, or of
+    /// [`Received<E>`](super::Received), in order and never empty. [`batch`](Listen::batch) says how
+    /// many, and how long a batch waits for them.
+    ///
+    /// # Delivery
+    ///
+    /// As [`listen`](Self::listen), and batch after batch: with `Ok` all events of the batch are
+    /// acknowledged; [`HandlerError::of_events`](super::HandlerError::of_events) says that only some
+    /// failed, and acknowledges the others; any other error, and a panic, is a failure of the whole
+    /// batch. What failed is tried again as a smaller batch, and the last time each event alone, so
+    /// that only those that cannot be handled become dead letters. An event that cannot be read is
+    /// set aside before.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen); and [`Config`](ErrorKind::Config) with a
+    /// [`concurrency`](Listen::concurrency) above one.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lightbus::prelude::*;
+    /// # #[lightbus::api(name = "auth", events(UserRegistered))] pub trait Auth {}
+    /// # #[derive(lightbus::Event)] pub struct UserRegistered { username: String }
+    /// # async fn example(bus: &Bus) -> lightbus::Result<()> {
+    /// bus.listen_in_batches("count", |users: Vec<UserRegistered>| async move {
+    ///     println!("{} more users", users.len());
+    ///     Ok(())
+    /// })
+    /// .batch(500, Duration::from_secs(1))
+    /// .await
+    /// # }
+    /// ```
+    pub fn listen_in_batches<E, F, Fut>(&self, name: &str, handler: F) -> Listen
+    where
+        E: FromEvent,
+        F: Fn(Vec<E>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let batches = Batches::new(handler);
+        Listen {
+            fields: Some(E::fields()),
+            batches: Some(batches.clone()),
+            ..self.listener(name, Ok(vec![E::selector()]), batches.alone())
+        }
     }
 
     /// Listens to events by their names, without types: `auth.user_registered`, or `auth.*` for all
@@ -235,7 +241,11 @@ impl Bus {
             name: name.into(),
             events,
             handler,
+            batches: None,
+            batched: false,
             concurrency: 1,
+            order: None,
+            fields: None,
             start: Start::New,
             on_error: OnError::default(),
         }
@@ -250,13 +260,15 @@ fn selector(path: &str) -> Result<EventSelector> {
 impl Listen {
     async fn begin(self) -> Result<()> {
         let inner = Arc::clone(self.bus.inner());
-        inner.ensure_open()?;
+        inner.ensure_taking()?;
         if self.name.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,
                 "a listener needs a name: it is half of its consumer group's",
             ));
         }
+        self.check_order()?;
+        self.check_batches()?;
         let events = self.events?;
         if events.is_empty() {
             return Err(Error::new(
@@ -278,6 +290,11 @@ impl Listen {
             )
             .hint("Two listeners of one name would share the events, not get them both"));
         }
+        if !inner.features.events {
+            tracing::info!(listener = %self.name, "the feature `events` is off: the listener is left out");
+            return Ok(());
+        }
+        let at_once = self.batches.as_ref().map_or(self.concurrency, |batches| batches.most);
         let mut subscribed = Vec::new();
         for (entry, events) in by_transport(&inner, events) {
             let listener = Arc::new(Listener {
@@ -288,15 +305,20 @@ impl Listen {
                     process: Name::clone(&inner.names.process),
                     events,
                     start: self.start,
-                    flow: Flow::new(BATCH, IN_FLIGHT.max(2 * self.concurrency)),
+                    flow: inner.flow(BATCH, IN_FLIGHT.max(2 * at_once)),
                 },
                 event: Arc::clone(&entry.event),
                 incoming: entry.config.validate.incoming,
                 handler: Arc::clone(&self.handler),
+                batches: self.batches.clone(),
                 on_error: self.on_error,
                 concurrency: self.concurrency,
+                order: self.order.clone(),
+                failed: AtomicBool::new(false),
                 handled: Arc::clone(&inner.handled),
                 inner: Arc::downgrade(&inner),
+                progress: Progress::listener(&self.name),
+                plugins: Arc::clone(&inner.plugins),
             });
             let limit = entry.config.event_listener_setup_timeout;
             let begun = async {
@@ -314,10 +336,55 @@ impl Listen {
             subscribed.push((listener, subscription));
         }
         for (listener, subscription) in subscribed {
-            inner.state().listeners.push(Arc::clone(&listener));
+            let progress = Arc::clone(&listener.progress);
+            {
+                let mut state = inner.state();
+                state.listeners.push(Arc::clone(&listener));
+                state.progress.push(Arc::clone(&progress));
+            }
+            inner.spawn_consumer(watch_over(
+                Arc::downgrade(&listener),
+                Arc::downgrade(&inner),
+                progress,
+                inner.watch(),
+            ));
             inner.spawn_consumer(listener.run(subscription, inner.watch()));
         }
         Ok(())
+    }
+}
+
+impl Listen {
+    fn check_batches(&self) -> Result<()> {
+        if self.batched && self.batches.is_none() {
+            return Err(Error::new(ErrorKind::Config, "the handler takes one event, not a batch")
+                .hint("Listen with `listen_in_batches`, whose handler takes a `Vec` of events"));
+        }
+        if self.batches.is_some() && self.concurrency > 1 {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "batches are handled one after the other: `concurrency` does not go with them",
+            )
+            .hint("Work on the events of a batch at once within the handler, or listen in more processes"));
+        }
+        Ok(())
+    }
+
+    fn check_order(&self) -> Result<()> {
+        let (Some(field), Some(fields)) = (&self.order, self.fields) else { return Ok(()) };
+        if fields.iter().any(|known| *known.name == **field) {
+            return Ok(());
+        }
+        let known: Vec<_> = fields.iter().map(|field| field.name).collect();
+        let error = Error::new(
+            ErrorKind::Config,
+            format!("the event has no field `{field}` to keep it in order by"),
+        )
+        .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
+        Err(match nearest(field, known.iter().copied()) {
+            Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
+            None => error,
+        })
     }
 }
 
@@ -335,182 +402,4 @@ fn by_transport(
         }
     }
     groups
-}
-
-pub(super) struct Listener {
-    name: Name,
-    pub(super) spec: ListenSpec,
-    pub(super) event: Arc<dyn EventTransport>,
-    pub(super) concurrency: usize,
-    incoming: bool,
-    handler: Handler,
-    pub(super) on_error: OnError,
-    handled: Arc<Notify>,
-    inner: std::sync::Weak<Inner>,
-}
-
-/// How a delivery ended.
-enum End {
-    Settle(Outcome),
-    /// The bus drains: the event is given back.
-    GiveBack,
-}
-
-impl Listener {
-    async fn subscribe(&self) -> Result<Subscription<EventMessage>> {
-        self.event.listen(self.spec.clone()).await
-    }
-
-    async fn run(
-        self: Arc<Self>,
-        first: Subscription<EventMessage>,
-        phase: watch::Receiver<Phase>,
-    ) {
-        if self.concurrency == 1 {
-            self.run_in_order(first, phase).await;
-        } else {
-            self.run_at_once(first, phase).await;
-        }
-    }
-
-    async fn run_in_order(&self, first: Subscription<EventMessage>, phase: watch::Receiver<Phase>) {
-        let watch = phase.clone();
-        let take = |mut deliveries: Vec<Delivery<EventMessage>>| {
-            let mut watch = watch.clone();
-            async move {
-                for delivery in deliveries.drain(..) {
-                    self.handle(delivery, &mut watch).await;
-                }
-                deliveries
-            }
-        };
-        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
-    }
-
-    async fn run_at_once(
-        self: Arc<Self>,
-        first: Subscription<EventMessage>,
-        phase: watch::Receiver<Phase>,
-    ) {
-        let (permits, running) = (Semaphore::new(self.concurrency), Mutex::new(JoinSet::new()));
-        let permits = Arc::new(permits);
-        let watch = phase.clone();
-        let take = |mut deliveries: Vec<Delivery<EventMessage>>| {
-            let (permits, running) = (Arc::clone(&permits), &running);
-            let (listener, watch) = (Arc::clone(&self), watch.clone());
-            async move {
-                let mut running = running.lock().await;
-                while running.try_join_next().is_some() {}
-                for delivery in deliveries.drain(..) {
-                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                        break;
-                    };
-                    let (listener, mut watch) = (Arc::clone(&listener), watch.clone());
-                    running.spawn(async move {
-                        listener.handle(delivery, &mut watch).await;
-                        drop(permit);
-                    });
-                }
-                deliveries
-            }
-        };
-        consume(first, phase, &format!("listener {}", self.name), || self.subscribe(), take).await;
-        running.into_inner().shutdown().await;
-    }
-
-    async fn handle(&self, delivery: Delivery<EventMessage>, phase: &mut watch::Receiver<Phase>) {
-        let Delivery { message, ack } = delivery;
-        // Draining: what was not begun is left to others.
-        if *phase.borrow() >= Phase::Draining {
-            return;
-        }
-        match self.try_until_settled(&message, phase).await {
-            End::Settle(outcome) => ack.settle_later(outcome),
-            End::GiveBack => drop(ack),
-        }
-        self.handled.notify_waiters();
-    }
-
-    async fn try_until_settled(
-        &self,
-        message: &Arc<EventMessage>,
-        phase: &mut watch::Receiver<Phase>,
-    ) -> End {
-        if let Err(error) = self.check(message) {
-            return self.unreadable(message, &error);
-        }
-        let policy = match self.on_error {
-            OnError::Retry(policy) => policy,
-            OnError::Acknowledge | OnError::Shutdown => {
-                RetryPolicy { attempts: 1, ..RetryPolicy::default() }
-            }
-        };
-        let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
-        loop {
-            let reason = match catch_panic((self.handler)(Arc::clone(message))).await {
-                Ok(Ok(())) => return End::Settle(Outcome::Done),
-                Ok(Err(Fault::Unreadable(error))) => return self.unreadable(message, &error),
-                Ok(Err(Fault::Failed(error))) => error.to_string(),
-                Err(panic) => format!("the handler panicked: {panic}"),
-            };
-            let wait = waits.failed();
-            let attempt = waits.failures();
-            tracing::warn!(
-                listener = %self.name, api = %message.api, event = %message.event, id = %message.id, attempt, reason,
-                "a handler failed"
-            );
-            if attempt >= policy.attempts.max(1) {
-                return self.give_up(message, reason, attempt);
-            }
-            tokio::select! {
-                () = drained(phase) => return End::GiveBack,
-                () = sleep(wait) => {}
-            }
-        }
-    }
-
-    fn give_up(&self, message: &EventMessage, reason: String, attempts: u32) -> End {
-        match self.on_error {
-            OnError::Acknowledge => End::Settle(Outcome::Done),
-            OnError::Retry(_) => {
-                tracing::error!(listener = %self.name, id = %message.id, attempts, reason, "the event is set aside as a dead letter");
-                End::Settle(Outcome::Reject(reason.into()))
-            }
-            OnError::Shutdown => {
-                if let Some(inner) = self.inner.upgrade() {
-                    let what =
-                        format!("handling {}.{} as {}", message.api, message.event, self.name);
-                    inner.fail(
-                        Error::new(ErrorKind::Remote, reason)
-                            .during(what)
-                            .with("event", &message.id),
-                    );
-                }
-                End::GiveBack
-            }
-        }
-    }
-
-    fn check(&self, message: &EventMessage) -> Result<()> {
-        let Some(inner) = self.inner.upgrade().filter(|_| self.incoming) else {
-            return Ok(());
-        };
-        match inner.schema.get(&message.api) {
-            // An event that the schema lacks is newer, or older, than the schema.
-            Some(schema) => match schema.check_event(&message.event, &message.fields) {
-                Err(error) if error.kind() == ErrorKind::Unknown => Ok(()),
-                checked => checked,
-            },
-            None => Ok(()),
-        }
-    }
-
-    /// Trying again would not help: it is set aside, whatever the policy, and the listener goes on.
-    fn unreadable(&self, message: &EventMessage, error: &Error) -> End {
-        tracing::error!(
-            listener = %self.name, api = %message.api, event = %message.event, id = %message.id, %error,
-            "an event cannot be read: it is set aside as a dead letter"
-        );
-        End::Settle(Outcome::Reject(error.to_string().into()))
-    }
 }

@@ -1,26 +1,43 @@
 //! The bus: calling, serving, firing, listening, running.
 
 mod apis;
+mod batches;
 mod builder;
 mod call;
 mod consumer;
+mod dead_letters;
+mod features;
 mod fire;
+mod guarantees;
+mod handlers;
+mod health;
 mod history;
+mod hooks;
 mod ids;
+mod lanes;
+#[cfg(feature = "tower")]
+mod layer;
+mod limits;
 mod listen;
+mod listener;
+mod on_error;
 mod received;
 mod run;
 mod serve;
 mod settle;
+mod signals;
 mod startup;
+mod tasks;
+mod watchdog;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, Name, Result};
+use lightbus_core::{Error, ErrorKind, Flow, Name, Result, ReturnPath};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinSet,
@@ -28,15 +45,23 @@ use tokio::{
 
 pub use builder::BusBuilder;
 pub use call::{Call, Failure};
+pub use dead_letters::Replayed;
+pub use features::Features;
 pub use fire::Fired;
-pub use listen::{HandlerError, HandlerResult, Listen, OnError, RetryPolicy};
+pub use health::{Condition, Health, Life, PartHealth, PartKind};
+#[cfg(feature = "tower")]
+pub use layer::{Handling, Procedures};
+pub use listen::Listen;
+pub use on_error::{HandlerError, HandlerResult, OnError, RetryPolicy};
 pub use received::{FromEvent, Received};
 pub use serve::Serve;
+pub use tasks::Task;
 
 use crate::{
     config::{Config, Names},
     contract::Contract,
-    schema::SchemaStore,
+    plugins::Plugins,
+    schema::{Change, Schema, SchemaStore},
 };
 use apis::Apis;
 use ids::Ids;
@@ -58,8 +83,16 @@ pub(crate) struct Inner {
     pub(crate) schema: Arc<SchemaStore>,
     pub(crate) ids: Arc<Ids>,
     pub(crate) calls: Semaphore,
+    /// The return path of a call that has none yet.
+    nowhere: ReturnPath,
+    pub(crate) features: Features,
+    pub(crate) plugins: Arc<Plugins>,
+    drain_timeout: Duration,
     /// Rings whenever a listener is done with an event.
     pub(crate) handled: Arc<Notify>,
+    /// The test that this process is part of.
+    #[cfg(feature = "testing")]
+    pub(crate) test: Option<crate::testing::Watch>,
     phase: watch::Sender<Phase>,
     state: Mutex<State>,
 }
@@ -69,9 +102,17 @@ pub(crate) struct Inner {
 struct State {
     registered: HashMap<Name, &'static Contract>,
     served: HashSet<Name>,
-    listeners: Vec<Arc<listen::Listener>>,
+    listeners: Vec<Arc<listener::Listener>>,
     listener_names: HashSet<Name>,
     consumers: JoinSet<()>,
+    progress: Vec<Arc<health::Progress>>,
+    hooks: hooks::Hooks,
+    /// All tasks, in words.
+    tasks: BTreeMap<Name, String>,
+    /// Those that wait for `run`.
+    waiting: Vec<tasks::Added>,
+    /// Whether `run` has started the tasks.
+    runs: bool,
     failure: Option<Error>,
 }
 
@@ -83,6 +124,9 @@ pub(crate) enum Phase {
     Stopping,
     /// Nothing new is taken; what runs may finish.
     Draining,
+    /// The time for that is over: what still runs is dropped, and given back.
+    CutOff,
+    /// Nothing goes any more.
     Closed,
 }
 
@@ -137,10 +181,13 @@ impl Bus {
     /// # Errors
     ///
     /// [`Config`](ErrorKind::Config) if the API's name cannot be used, or another contract has it in
-    /// this process; [`Unavailable`](ErrorKind::Unavailable) if the schema cannot be published.
+    /// this process, or it breaks users of the API and `bus.schema.on_incompatible` is `refuse`, or it
+    /// `requires` what the configured transport cannot do, and the API's `on_missing` is not `warn`;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the schema cannot be published.
     pub async fn register(&self, contract: &'static Contract) -> Result<()> {
         self.inner.ensure_open()?;
         lightbus_core::name::check_api(contract.name)?;
+        self.inner.check_guarantees(contract)?;
         {
             let mut state = self.inner.state();
             match state.registered.get(contract.name) {
@@ -205,18 +252,56 @@ impl Bus {
             .transpose()
     }
 
+    /// What would change for the users of an API if this contract took the place of the one on the
+    /// bus; nothing if none is there. Serving and registering do the same by themselves, and act
+    /// as `bus.schema.on_incompatible` says.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](ErrorKind::Unavailable) if the bus cannot be read.
+    pub async fn compare_schema(&self, contract: &Contract) -> Result<Vec<Change>> {
+        let old = self.inner.schema.on_the_bus(contract.name).await?;
+        Ok(old.map_or_else(Vec::new, |old| Schema::compare(&old, &Schema::of(contract))))
+    }
+
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
+    }
+
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner }
     }
 }
 
 impl Inner {
+    /// Calling and firing go on while the bus drains: handlers that finish may need it.
     pub(crate) fn ensure_open(&self) -> Result<()> {
+        if *self.phase.borrow() >= Phase::Closed { Err(Error::closed("the bus")) } else { Ok(()) }
+    }
+
+    /// Nothing new begins to take once the bus drains.
+    fn ensure_taking(&self) -> Result<()> {
         if *self.phase.borrow() >= Phase::Draining { Err(Error::closed("the bus")) } else { Ok(()) }
+    }
+
+    /// How much a subscription of this process takes. It waits for what its handlers hold until they
+    /// are cut off, and a little longer.
+    fn flow(&self, batch: usize, in_flight: usize) -> Flow {
+        Flow { close_timeout: self.drain_timeout + 2 * run::GRACE, ..Flow::new(batch, in_flight) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The APIs of which this process is an authority, and the events to which it listens.
+    pub(crate) fn takes(&self) -> (BTreeSet<Name>, BTreeSet<String>) {
+        let state = self.state();
+        let selectors = state.listeners.iter().flat_map(|listener| &listener.spec.events);
+        let events = selectors.map(|selector| {
+            format!("{}.{}", selector.api, selector.event.as_deref().unwrap_or("*"))
+        });
+        (state.registered.keys().cloned().collect(), events.collect())
     }
 
     /// Runs a consumer until the bus drains; it watches the phase itself.

@@ -4,13 +4,20 @@ use std::{fmt, ops::Deref, sync::Arc, time::SystemTime};
 
 use lightbus_core::{EventMessage, Result, transport::EventSelector};
 
-use crate::contract::{Event, EventFields};
+use crate::contract::{Event, EventFields, Parameter};
 
 /// What a typed handler can take: an event, or an event with what is known about it,
 /// [`Received<E>`].
 pub trait FromEvent: Sized + Send + 'static {
     /// The event to listen to.
     fn selector() -> EventSelector;
+
+    /// The fields that the event has.
+    fn fields() -> &'static [Parameter];
+
+    /// The field whose value keeps events in order: those of one value are handled one after the
+    /// other.
+    fn key() -> Option<&'static str>;
 
     /// Reads an event that came.
     ///
@@ -23,6 +30,14 @@ pub trait FromEvent: Sized + Send + 'static {
 impl<E: Event> FromEvent for E {
     fn selector() -> EventSelector {
         EventSelector::one(E::api().name, E::CONTRACT.name)
+    }
+
+    fn fields() -> &'static [Parameter] {
+        E::CONTRACT.parameters
+    }
+
+    fn key() -> Option<&'static str> {
+        E::KEY
     }
 
     fn from_message(message: &Arc<EventMessage>) -> Result<Self> {
@@ -71,6 +86,14 @@ impl<E> Received<E> {
 impl<E: Event> FromEvent for Received<E> {
     fn selector() -> EventSelector {
         <E as FromEvent>::selector()
+    }
+
+    fn fields() -> &'static [Parameter] {
+        <E as FromEvent>::fields()
+    }
+
+    fn key() -> Option<&'static str> {
+        <E as FromEvent>::key()
     }
 
     fn from_message(message: &Arc<EventMessage>) -> Result<Self> {

@@ -8,22 +8,19 @@ use lightbus_core::{
     Backoff, Delivery, Error, ErrorKind, Flow, Headers, Name, Outcome, RemoteError, Result,
     ResultMessage, RpcMessage, transport::ServeSpec,
 };
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Bus,
     apis::{ApiEntry, at},
     call::DEADLINE,
-    consumer::{catch_panic, consume},
+    consumer::{catch_panic, consume, until_cut_off},
+    handlers::{Handlers, Watch},
+    health::Progress,
     ids::Ids,
 };
-use crate::{contract::Service, schema::ApiSchema};
+use crate::{contract::Service, plugins::Plugins, schema::ApiSchema};
 
-/// The most calls of an API that a process runs at once, unless told otherwise.
-const CONCURRENCY: usize = 256;
 /// The most calls taken from the broker at once.
 const BATCH: usize = 128;
 
@@ -31,13 +28,16 @@ const BATCH: usize = 128;
 #[must_use = "an API is served when this is awaited"]
 pub struct Serve {
     bus: Bus,
-    service: Arc<dyn Service>,
+    pub(super) service: Arc<dyn Service>,
     concurrency: usize,
+    #[cfg(feature = "tower")]
+    pub(super) layers: Option<super::layer::Procedures>,
 }
 
 impl Serve {
-    /// The most calls of this API that run at once in this process: 256. Further ones stay with the
-    /// broker, for other processes. Zero counts as one.
+    /// The most calls of this API that run at once in this process, instead of the configuration's
+    /// `bus.max_calls_at_work`, 256. Further ones stay with the broker, for other processes. Zero
+    /// counts as one.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
         self
@@ -74,16 +74,25 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) if the API is served already or its name cannot be used;
+    /// [`Config`](ErrorKind::Config) if the API is served already, its name cannot be used, or it
+    /// breaks users of the API and `bus.schema.on_incompatible` is `refuse`;
     /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
     pub fn serve(&self, service: impl Service) -> Serve {
-        Serve { bus: self.clone(), service: Arc::new(service), concurrency: CONCURRENCY }
+        let concurrency = self.inner().config.bus.max_calls_at_work.get() as usize;
+        Serve {
+            bus: self.clone(),
+            service: Arc::new(service),
+            concurrency,
+            #[cfg(feature = "tower")]
+            layers: None,
+        }
     }
 }
 
 impl Serve {
     async fn start(self) -> Result<()> {
         let inner = self.bus.inner();
+        inner.ensure_taking()?;
         let contract = self.service.contract();
         let api: Name = contract.name.into();
         if !inner.state().served.insert(Name::clone(&api)) {
@@ -93,14 +102,18 @@ impl Serve {
         let worker = Arc::new(Worker {
             entry: Arc::clone(&entry),
             service: self.service,
-            flow: Flow::new(BATCH.min(self.concurrency), self.concurrency),
+            flow: inner.flow(BATCH.min(self.concurrency), self.concurrency),
             ids: Arc::clone(&inner.ids),
             schema: std::sync::OnceLock::new(),
+            progress: Progress::worker(&api),
+            plugins: Arc::clone(&inner.plugins),
+            #[cfg(feature = "tower")]
+            layers: self.layers,
         });
         let started = async {
             entry.open().await?;
             self.bus.register(contract).await?;
-            worker.subscribe().await
+            if inner.features.rpcs { worker.subscribe().await.map(Some) } else { Ok(None) }
         };
         let subscription = started.await.map_err(|error| {
             inner.state().served.remove(&api);
@@ -109,28 +122,29 @@ impl Serve {
         if let Some(schema) = inner.schema.get(&api) {
             let _ = worker.schema.set(schema);
         }
+        let Some(subscription) = subscription else {
+            tracing::info!(%api, "the feature `rpcs` is off: calls of the API are left to others");
+            return Ok(());
+        };
         let phase = inner.watch();
+        inner.state().progress.push(Arc::clone(&worker.progress));
         inner.spawn_consumer(async move {
-            let mut handlers = JoinSet::new();
+            let handlers = Handlers::default();
             let (opener, taker) = (Arc::clone(&worker), Arc::clone(&worker));
-            let what = format!("worker of {}", worker.entry.name);
-            consume(
+            let consumer = consume(
                 subscription,
-                phase,
-                &what,
+                phase.clone(),
+                &worker.progress,
                 || opener.subscribe(),
                 |mut deliveries| {
-                    while handlers.try_join_next().is_some() {}
                     for delivery in deliveries.drain(..) {
                         // Bounded by the flow's credit: a call is only taken for a free place.
-                        handlers.spawn(Arc::clone(&taker).handle(delivery));
+                        tokio::spawn(Arc::clone(&taker).handle(delivery, handlers.watch()));
                     }
                     std::future::ready(deliveries)
                 },
-            )
-            .await;
-            // The subscription is closed: those that still run had their time.
-            handlers.shutdown().await;
+            );
+            until_cut_off(consumer, phase, async || handlers.end()).await;
         });
         Ok(())
     }
@@ -142,6 +156,10 @@ struct Worker {
     flow: Flow,
     ids: Arc<Ids>,
     schema: std::sync::OnceLock<Arc<ApiSchema>>,
+    progress: Arc<Progress>,
+    plugins: Arc<Plugins>,
+    #[cfg(feature = "tower")]
+    layers: Option<super::layer::Procedures>,
 }
 
 impl Worker {
@@ -150,32 +168,69 @@ impl Worker {
         self.entry.rpc.serve(spec).await
     }
 
-    async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>) {
+    async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>, handlers: Arc<Watch>) {
         let call = delivery.message;
+        // It waited for this task's turn too long: nobody awaits its result any more.
+        if Instant::now() >= call.deadline {
+            tracing::debug!(api = %call.api, procedure = %call.procedure, id = %call.id, "a call expired before it could run");
+            delivery.ack.settle_later(Outcome::Done);
+            self.progress.done();
+            return;
+        }
         let run = DEADLINE.scope(call.deadline, self.run(&call));
-        let body = catch_panic(run).await.unwrap_or_else(|panic| {
-            tracing::error!(api = %call.api, procedure = %call.procedure, panic, "a procedure panicked");
-            Err(RemoteError { message: format!("the procedure panicked: {panic}"), ..RemoteError::default() })
-        });
+        let Some(body) = handlers.run(catch_panic(run)).await else { return };
+        let body = body.unwrap_or_else(|panic| Err(panicked(&call, &panic)));
         self.reply(&call, body).await;
         delivery.ack.settle_later(Outcome::Done);
+        self.progress.done();
     }
 
     async fn run(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
-        let refuse = |error: Error| {
-            let error = error.during(format!("{}.{} was called", call.api, call.procedure));
-            tracing::warn!(%error, id = %call.id, "a call was refused");
-            RemoteError { message: error.to_string(), ..RemoteError::default() }
-        };
+        if self.plugins.is_empty() {
+            return self.execute(call).await;
+        }
+        // Boxed: without plugins, the future stays small.
+        Box::pin(self.execute_with_plugins(call)).await
+    }
+
+    async fn execute(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        self.entry.check_size(&call.fields).map_err(|error| refuse(call, error))?;
         let schema = self.schema.get();
         if let (true, Some(schema)) = (self.entry.config.validate.incoming, schema) {
-            schema.check_call(&call.procedure, &call.fields).map_err(refuse)?;
+            schema
+                .check_call(&call.procedure, &call.fields)
+                .map_err(|error| refuse(call, error))?;
         }
-        let value = self.service.call(&call.procedure, &call.fields).await?;
+        let value = self.procedure(call).await?;
+        self.entry.check_result_size(&value).map_err(|error| refuse(call, error))?;
         if let (true, Some(schema)) = (self.entry.config.validate.outgoing, schema) {
-            schema.check_result(&call.procedure, &value).map_err(refuse)?;
+            schema.check_result(&call.procedure, &value).map_err(|error| refuse(call, error))?;
         }
         Ok(value)
+    }
+
+    async fn procedure(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        #[cfg(feature = "tower")]
+        if let Some(layers) = &self.layers {
+            return super::layer::call(layers, call).await;
+        }
+        self.service.call(&call.procedure, &call.fields).await
+    }
+
+    async fn execute_with_plugins(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        let mut call = call.clone();
+        let asked = self.plugins.before_rpc_execution(&mut call).await;
+        asked.map_err(|error| refuse(&call, error))?;
+        let body = catch_panic(self.execute(&call)).await;
+        let mut result = ResultMessage {
+            id: self.ids.next(),
+            rpc_id: Name::clone(&call.id),
+            headers: Headers::new(),
+            body: body.unwrap_or_else(|panic| Err(panicked(&call, &panic))),
+        };
+        let asked = self.plugins.after_rpc_execution(&call, &mut result).await;
+        asked.map_err(|error| refuse(&call, error))?;
+        result.body
     }
 
     /// Sends the result; while the broker is away, again until the caller has given up.
@@ -211,4 +266,16 @@ impl Worker {
                 self.entry.result.reply(&call.return_path, ResultMessage { body, ..message }).await;
         }
     }
+}
+
+/// What the caller is told whose call is not executed, or whose result is not sent.
+fn refuse(call: &RpcMessage, error: Error) -> RemoteError {
+    let error = error.during(format!("{}.{} was called", call.api, call.procedure));
+    tracing::warn!(%error, id = %call.id, "a call was refused");
+    RemoteError { message: error.to_string(), ..RemoteError::default() }
+}
+
+fn panicked(call: &RpcMessage, panic: &str) -> RemoteError {
+    tracing::error!(api = %call.api, procedure = %call.procedure, panic, "a procedure panicked");
+    RemoteError { message: format!("the procedure panicked: {panic}"), ..RemoteError::default() }
 }

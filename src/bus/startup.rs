@@ -4,11 +4,7 @@ use std::{fmt::Write, sync::Arc};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{
-    Bus, Phase,
-    consumer::drained,
-    listen::{Listener, OnError},
-};
+use super::{Bus, Features, Phase, consumer::drained, listener::Listener, on_error::OnError};
 use crate::schema::SchemaStore;
 
 /// Renews the schemas of this process and reads those of others, until the bus drains.
@@ -35,8 +31,12 @@ fn describe(listener: &Listener) -> String {
         OnError::Acknowledge => "failures are logged and acknowledged".to_owned(),
         OnError::Shutdown => "a failure ends the process".to_owned(),
     };
-    let (name, at_once) = (&listener.spec.listener, listener.concurrency);
-    format!("{} as {name} · {at_once} at a time · {failed}", events.join(", "))
+    let name = &listener.spec.listener;
+    let at_once = match &listener.batches {
+        Some(batches) => format!("batches of up to {}", batches.most),
+        None => format!("{} at a time", listener.concurrency),
+    };
+    format!("{} as {name} · {at_once} · {failed}", events.join(", "))
 }
 
 impl Bus {
@@ -52,7 +52,7 @@ impl Bus {
             inner.names.process,
             inner.config.origin(),
         );
-        let (mut served, listeners, mut registered): (Vec<_>, Vec<_>, Vec<_>) = {
+        let (mut served, listeners, mut registered, tasks): (Vec<_>, Vec<_>, Vec<_>, Vec<_>) = {
             let state = inner.state();
             (
                 state.served.iter().cloned().collect(),
@@ -63,6 +63,7 @@ impl Bus {
                     .filter(|api| !state.served.contains(*api))
                     .cloned()
                     .collect(),
+                state.tasks.values().cloned().collect(),
             )
         };
         served.sort_unstable();
@@ -95,6 +96,15 @@ impl Bus {
         }
         for listener in listeners {
             let _ = writeln!(text, "  listens  {}", describe(&listener));
+        }
+        for task in tasks {
+            let _ = writeln!(text, "  does     {task}");
+        }
+        if !inner.plugins.is_empty() {
+            let _ = writeln!(text, "  plugins  {}", inner.plugins.names().join(", "));
+        }
+        if inner.features != Features::default() {
+            let _ = writeln!(text, "  features {}", inner.features);
         }
         let remote = inner.schema.apis();
         let _ = write!(

@@ -1,171 +1,259 @@
-//! Reading configuration files: YAML or JSON, one laid over the other.
+//! Reading a configuration: files laid one over the other, then the environment.
 
-use lightbus_core::{Error, ErrorKind, Result, Section};
+use lightbus_core::{Error, ErrorKind, Registry, Result, Section};
 use serde_json::Value;
 
-use super::{Config, Source, suggest::with_nearest_key};
-
-/// A configuration larger than this is refused: 1 MiB.
-const MAX_BYTES: u64 = 1024 * 1024;
+use super::{
+    Config, Names, Origin, Source, Sources,
+    environment::Environment,
+    expand::expand,
+    explain::{READING, explain},
+    fetch::fetch,
+    json_schema_for,
+    tree::Tree,
+};
 
 impl Config {
-    /// Reads the files that `LIGHTBUS_CONFIG` names, separated by commas. Without it, nothing is
-    /// configured and everything stays in memory.
+    /// Reads the files that `LIGHTBUS_CONFIG` names, separated by commas, and lays over them what the
+    /// environment says. Without either, nothing is configured and everything stays in memory.
     ///
     /// # Errors
     ///
-    /// As [`from_files`](Self::from_files).
+    /// [`ErrorKind::Config`] with the file, or the path of the key that is wrong. So for all of these.
     pub fn from_env() -> Result<Self> {
-        match std::env::var("LIGHTBUS_CONFIG") {
-            Ok(paths) if !paths.trim().is_empty() => {
-                Self::from_files(paths.split(',').map(str::trim).filter(|path| !path.is_empty()))
-            }
-            _ => Ok(Self::default()),
-        }
+        Self::loader().load()
+    }
+
+    /// Reads files, each laid over those before, instead of those that `LIGHTBUS_CONFIG` names; then
+    /// what the environment says.
+    ///
+    /// ```no_run
+    /// # use lightbus::config::Config;
+    /// # fn main() -> lightbus::Result<()> {
+    /// let config = Config::load(["lightbus.yaml", "rust.yaml"])?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`from_env`](Self::from_env).
+    pub fn load<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        Self::loader().files(paths).load()
     }
 
     /// Reads files, each laid over those before: mappings are merged, everything else is replaced.
-    /// A name that ends in `.json` is JSON, any other YAML.
+    /// The environment sets no keys, but it fills in `${VARIABLES}`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] with the file, or the path of the key that is wrong.
+    /// As [`from_env`](Self::from_env).
     pub fn from_files<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<Self> {
-        let mut whole = Value::Object(serde_json::Map::new());
-        let mut files = Vec::new();
-        for path in paths {
-            lay_over(&mut whole, read(path)?);
-            files.push(path.to_owned());
-        }
-        let origin = files.join(" + ");
-        let mut config = Self::from_value(whole).map_err(|error| error.with("file", origin))?;
-        config.source = Source::Files(files);
-        Ok(config)
+        Self::loader().files(paths).without_overrides().load()
     }
 
-    /// Reads a configuration from YAML, or JSON, which is YAML too.
+    /// Reads a configuration from YAML, or JSON, which is YAML too. The environment sets no keys, but
+    /// it fills in `${VARIABLES}`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] with the line, or the path of the key that is wrong.
+    /// As [`from_env`](Self::from_env).
     pub fn from_yaml(text: &str) -> Result<Self> {
         Self::from_value(parse_yaml(text)?)
     }
 
-    fn from_value(mut value: Value) -> Result<Self> {
-        drop_empty_sections(&mut value);
-        let mut config: Self = Section::new("", value)
-            .parse()
-            .map_err(|error| with_nearest_key(without_leading_dot(error)))?;
-        config.source = Source::Code;
-        Ok(config)
+    /// Takes a configuration that the program made: `json!({ "apis": … })`.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_env`](Self::from_env).
+    pub fn from_value(value: Value) -> Result<Self> {
+        let tree = Tree::new(ensure_mapping(value)?, &Origin::Program);
+        let known = json_schema_for(&crate::registry());
+        finish(tree, Source::Code, &Environment::of_process(), &known)
+    }
+
+    /// Reads a configuration where more is to be said about how.
+    pub fn loader() -> Loader {
+        Loader::default()
     }
 }
 
-fn without_leading_dot(error: Error) -> Error {
-    let at = error
-        .context()
-        .find(|(key, _)| *key == "at")
-        .map(|(_, path)| path.trim_start_matches('.').to_owned());
-    let message = error.message().to_owned();
-    match at {
-        Some(path) if !path.is_empty() => Error::config(path, message),
-        _ => Error::new(ErrorKind::Config, message),
-    }
-    .during("reading the configuration")
+/// How a configuration is read.
+///
+/// Later beats earlier: `LIGHTBUS_SERVICE_NAME` and `LIGHTBUS_PROCESS_NAME`, the files in their order,
+/// `LIGHTBUS__…` for single keys. What [`BusBuilder`](crate::BusBuilder) is told beats all.
+#[derive(Default)]
+#[must_use = "nothing is read until `load`"]
+pub struct Loader {
+    files: Option<Vec<String>>,
+    environment: Option<Environment>,
+    registry: Option<Registry>,
+    no_overrides: bool,
 }
 
-fn read(path: &str) -> Result<Value> {
-    let wrong = |message: String| {
-        Error::new(ErrorKind::Config, message)
-            .during("reading the configuration")
-            .with("file", path)
-    };
-    if path.starts_with("http://") || path.starts_with("https://") {
-        return Err(wrong("a configuration cannot be fetched over HTTP yet".to_owned())
-            .hint("Download it first, and name the file"));
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The environment may hold passwords.
+        f.debug_struct("Loader").field("files", &self.files).finish_non_exhaustive()
     }
-    let size = std::fs::metadata(path).map(|metadata| metadata.len());
-    let text = match size {
-        Ok(size) if size > MAX_BYTES => {
-            return Err(wrong(format!("the file is larger than {MAX_BYTES} bytes")));
+}
+
+impl Loader {
+    /// These files and addresses, instead of those that `LIGHTBUS_CONFIG` names. Of each, what is
+    /// separated by commas counts as several.
+    pub fn files<'a>(mut self, paths: impl IntoIterator<Item = &'a str>) -> Self {
+        self.files = Some(paths.into_iter().flat_map(separated).collect());
+        self
+    }
+
+    /// These variables, instead of those of the process.
+    pub fn environment<K: Into<String>, V: Into<String>>(
+        mut self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.environment = Some(Environment::new(variables));
+        self
+    }
+
+    /// The transports whose options may stand in the configuration; without this, those that are
+    /// compiled in.
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// No variable sets a key. `${VARIABLES}` are filled in nevertheless.
+    pub fn without_overrides(mut self) -> Self {
+        self.no_overrides = true;
+        self
+    }
+
+    /// Reads the files and the environment.
+    ///
+    /// An `http://` or `https://` address is fetched at once, which takes up to 5 s and blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] with the file, or the path of the key that is wrong.
+    pub fn load(self) -> Result<Config> {
+        let environment = self.environment.unwrap_or_else(Environment::of_process);
+        let known = json_schema_for(&self.registry.unwrap_or_else(crate::registry));
+        let files = self.files.unwrap_or_else(|| {
+            environment.get("LIGHTBUS_CONFIG").map(separated).into_iter().flatten().collect()
+        });
+        let mut tree = Tree::default();
+        let overrides = !self.no_overrides;
+        if overrides {
+            put_names(&mut tree, &environment);
         }
-        _ => std::fs::read_to_string(path).map_err(|error| {
-            wrong(format!("the file cannot be read: {error}")).hint(
-                "Is LIGHTBUS_CONFIG right, and relative to the folder in which the program runs?",
-            )
-        })?,
-    };
-    let is_json =
-        std::path::Path::new(path).extension().is_some_and(|extension| extension == "json");
-    let value = if is_json {
-        serde_json::from_str(&text)
-            .map_err(|error| wrong(format!("the file is not JSON: {error}")))?
-    } else {
-        parse_yaml(&text).map_err(|error| error.with("file", path))?
-    };
-    Ok(value)
+        let mut names = Vec::new();
+        for place in &files {
+            let text = fetch(place)?;
+            let value = if text.is_json { parse_json(&text.text) } else { parse_yaml(&text.text) };
+            let value = value.map_err(|error| error.with("file", &text.name))?;
+            tree.lay_over(Tree::new(value, &Origin::File(text.name.clone())));
+            names.push(text.name);
+        }
+        let overridden = overrides && environment.lay_over(&mut tree, &known)?;
+        let source = match (names.is_empty(), overridden) {
+            (true, false) => Source::Nothing,
+            (true, true) => Source::Environment,
+            (false, _) => Source::Files(names),
+        };
+        finish(tree, source, &environment, &known)
+    }
+}
+
+fn separated(paths: &str) -> impl Iterator<Item = String> + use<> {
+    let paths: Vec<_> = paths.split(',').map(str::trim).map(str::to_owned).collect();
+    paths.into_iter().filter(|path| !path.is_empty())
+}
+
+/// The names that the environment gives: below the files, as in Python.
+fn put_names(tree: &mut Tree, environment: &Environment) {
+    for (key, variable) in
+        [("service_name", Names::SERVICE_VARIABLE), ("process_name", Names::PROCESS_VARIABLE)]
+    {
+        if let Some(name) = environment.get(variable).filter(|name| !name.is_empty()) {
+            tree.put(&[key.to_owned()], name.into(), &Origin::Environment(variable.to_owned()));
+        }
+    }
+}
+
+/// Fills in variables, and gives the keys their types.
+fn finish(
+    mut tree: Tree,
+    source: Source,
+    environment: &Environment,
+    known: &Value,
+) -> Result<Config> {
+    expand(&mut tree, environment, Some(known)).map_err(|(path, problem)| {
+        let error = Error::config(path.join("."), problem.message).hint(problem.hint);
+        explain(&error, &tree, known)
+    })?;
+    let mut value = tree.value();
+    drop_empty_sections(&mut value);
+    let parsed: Result<Config> = Section::new("", value).parse();
+    let checked = parsed.and_then(|config| {
+        for (key, name) in [
+            ("service_name", config.service_name.as_deref()),
+            ("process_name", config.process_name.as_deref()),
+        ] {
+            if let Some(name) = name {
+                Names::check(name).map_err(|error| error.with("at", key))?;
+            }
+        }
+        Ok(config)
+    });
+    let mut config = checked.map_err(|error| explain(&error, &tree, known))?;
+    config.sources = Sources { kind: source, tree };
+    Ok(config)
+}
+
+fn parse_json(text: &str) -> Result<Value> {
+    let value = serde_json::from_str(text).map_err(|error| {
+        Error::new(ErrorKind::Config, format!("the file is not JSON: {error}")).during(READING)
+    })?;
+    ensure_mapping(value)
 }
 
 fn parse_yaml(text: &str) -> Result<Value> {
     let value: Value = serde_saphyr::from_str(text).map_err(|error| {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or("no reason given").to_owned();
-        Error::new(ErrorKind::Config, format!("not valid YAML: {first}"))
-            .during("reading the configuration")
+        Error::new(ErrorKind::Config, format!("not valid YAML: {first}")).during(READING)
     })?;
+    ensure_mapping(value)
+}
+
+fn ensure_mapping(value: Value) -> Result<Value> {
     if value.is_object() {
-        Ok(value)
-    } else {
-        Err(Error::new(ErrorKind::Config, "the configuration is not a mapping")
-            .during("reading the configuration")
-            .hint("It begins with keys such as `apis:` or `bus:`"))
+        return Ok(value);
     }
+    Err(Error::new(ErrorKind::Config, "the configuration is not a mapping")
+        .during(READING)
+        .hint("It begins with keys such as `apis:` or `bus:`"))
 }
 
-fn lay_over(below: &mut Value, above: Value) {
-    match (below, above) {
-        (Value::Object(below), Value::Object(above)) => {
-            let is_selector =
-                |value: &Value| value.as_object().is_some_and(|entries| entries.len() == 1);
-            for (key, value) in above {
-                // Another transport takes the place of the one below, it does not stand beside it.
-                let replaces = key.ends_with("transport") && is_selector(&value);
-                match below.get_mut(&key) {
-                    Some(old)
-                        if !(replaces
-                            && old.as_object().map(|o| o.keys().next())
-                                != value.as_object().map(|o| o.keys().next())) =>
-                    {
-                        lay_over(old, value);
-                    }
-                    _ => {
-                        below.insert(key, value);
-                    }
-                }
-            }
-        }
-        (below, above) => *below = above,
-    }
-}
-
-/// A section that is present but empty (`bus:` with nothing below it) counts as left out.
+/// A section that is present but empty (`bus:` with nothing below it) counts as one without keys.
 fn drop_empty_sections(value: &mut Value) {
-    let Some(root) = value.as_object_mut() else {
-        return;
-    };
-    root.retain(|_, value| !value.is_null());
-    let drop_nulls = |value: Option<&mut Value>| {
+    fn drop_nulls(value: Option<&mut Value>) {
         if let Some(section) = value.and_then(Value::as_object_mut) {
+            // There is no sense in which nothing could be validated or not.
             section.retain(|key, value| key == "validate" || !value.is_null());
         }
-    };
-    if let Some(bus) = root.get_mut("bus") {
-        drop_nulls(Some(bus));
-        drop_nulls(bus.get_mut("schema"));
     }
-    drop_nulls(root.get_mut("apis"));
-    if let Some(apis) = root.get_mut("apis").and_then(Value::as_object_mut) {
-        apis.values_mut().for_each(|api| drop_nulls(Some(api)));
+    drop_nulls(Some(value));
+    drop_nulls(value.get_mut("bus"));
+    drop_nulls(value.pointer_mut("/bus/schema"));
+    drop_nulls(value.get_mut("plugins"));
+    if let Some(apis) = value.get_mut("apis").and_then(Value::as_object_mut) {
+        for api in apis.values_mut() {
+            if api.is_null() {
+                *api = Value::Object(serde_json::Map::new());
+            }
+            drop_nulls(Some(api));
+        }
     }
 }

@@ -22,6 +22,14 @@ const DEFAULT_SERVICE: &str = "{friendly}";
 const DEFAULT_PROCESS: &str = "{random4}";
 
 impl Names {
+    pub(super) const SERVICE_VARIABLE: &str = "LIGHTBUS_SERVICE_NAME";
+    pub(super) const PROCESS_VARIABLE: &str = "LIGHTBUS_PROCESS_NAME";
+
+    /// Whether a name can be used.
+    pub(super) fn check(template: &str) -> Result<()> {
+        fill(template).map(drop)
+    }
+
     /// Resolves both names. As in Python, the file beats the environment.
     pub(crate) fn resolve(service: Option<&str>, process: Option<&str>) -> Result<Self> {
         let given = |name: Option<&str>, variable: &str| {
@@ -29,8 +37,8 @@ impl Names {
                 .or_else(|| std::env::var(variable).ok())
                 .filter(|name| !name.is_empty())
         };
-        let service = given(service, "LIGHTBUS_SERVICE_NAME");
-        let process = given(process, "LIGHTBUS_PROCESS_NAME");
+        let service = given(service, Self::SERVICE_VARIABLE);
+        let process = given(process, Self::PROCESS_VARIABLE);
         let service_is_random = service.as_deref().is_none_or(|name| {
             name.contains("{random") || name.contains("{friendly}") || name.contains("{pid}")
         });
@@ -85,7 +93,7 @@ fn wrong(template: &str, why: &str) -> Error {
     Error::new(ErrorKind::Config, format!("the name `{template}` cannot be used: {why}"))
 }
 
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::env::var("HOSTNAME"))
         .or_else(|_| std::env::var("COMPUTERNAME"))

@@ -31,6 +31,26 @@ impl Selector {
         &self.name
     }
 
+    /// One of the options, if it was given.
+    pub(crate) fn option(&self, key: &str) -> Option<&serde_json::Value> {
+        self.options.get(key)
+    }
+
+    /// The selector with those options only.
+    pub(crate) fn retain(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        if let Some(options) = self.options.as_object_mut() {
+            options.retain(|key, _| keep(key));
+        }
+        self
+    }
+
+    /// The selector as it stands in a configuration.
+    pub(crate) fn to_value(&self) -> serde_json::Value {
+        let mut entries = serde_json::Map::new();
+        entries.insert(self.name.clone(), self.options.clone());
+        entries.into()
+    }
+
     pub(crate) fn section(&self, path: &str) -> Section {
         Section::new(format!("{path}.{}", self.name), self.options.clone())
     }

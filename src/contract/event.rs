@@ -14,6 +14,9 @@ pub trait EventFields: Sized + Send + 'static {
     /// The event's name, description and parameters.
     const CONTRACT: EventContract;
 
+    /// The field that `#[event(key = "…")]` names, by its name on the bus.
+    const KEY: Option<&'static str> = None;
+
     /// Encodes each field, once.
     ///
     /// # Errors

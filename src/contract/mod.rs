@@ -26,6 +26,9 @@ pub struct Contract {
     pub procedures: &'static [Procedure],
     /// What can be listened to.
     pub events: &'static [EventContract],
+    /// What the API relies on, by the names of
+    /// [`Capabilities`](lightbus_core::Capabilities): `durable`, `ordered`, ….
+    pub requires: &'static [&'static str],
 }
 
 impl Contract {

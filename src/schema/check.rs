@@ -7,10 +7,10 @@
 use std::{collections::HashMap, sync::OnceLock};
 
 use bytes::Bytes;
-use lightbus_core::{Error, ErrorKind, Fields, Result};
+use lightbus_core::{Error, ErrorKind, Fields, Result, codec};
 use serde_json::{Map, Value, json, value::RawValue};
 
-use crate::config::nearest;
+use crate::{config::nearest, sensitive};
 
 /// The schema of one API, with its checks compiled when they are first needed.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct ApiSchema {
     text: Box<RawValue>,
     rpcs: HashMap<String, Member>,
     events: HashMap<String, Member>,
+    /// Whether any value of it is sensitive.
+    sensitive: bool,
 }
 
 #[derive(Debug)]
@@ -52,8 +54,11 @@ impl ApiSchema {
                 })
                 .collect()
         };
-        let (rpcs, events) = (members(section("rpcs")?), members(section("events")?));
-        Ok(Self { text, rpcs, events })
+        let sections = (section("rpcs")?, section("events")?);
+        let holds = |section: &Map<String, Value>| section.values().any(sensitive::is_in);
+        let sensitive = holds(&sections.0) || holds(&sections.1);
+        let (rpcs, events) = (members(sections.0), members(sections.1));
+        Ok(Self { text, rpcs, events, sensitive })
     }
 
     pub(crate) fn text(&self) -> &RawValue {
@@ -66,6 +71,27 @@ impl ApiSchema {
 
     pub(crate) fn events(&self) -> impl Iterator<Item = &str> {
         self.events.keys().map(String::as_str)
+    }
+
+    /// The arguments of a call as they may be shown; `None` if they may be shown as they are.
+    pub(crate) fn shown_call(&self, procedure: &str, arguments: &Fields) -> Option<Value> {
+        let member = self.rpcs.get(procedure).filter(|_| self.sensitive)?;
+        Some(sensitive::redact(&member.parameters, arguments))
+    }
+
+    /// The result of a call as it may be shown; `None` if it may be shown as it is.
+    pub(crate) fn shown_result(&self, procedure: &str, result: &[u8]) -> Option<Value> {
+        let member = self.rpcs.get(procedure).filter(|_| self.sensitive)?;
+        let mut value =
+            serde_json::from_slice(result).unwrap_or_else(|_| sensitive::REDACTED.into());
+        sensitive::redact_value(&member.response, &mut value);
+        Some(value)
+    }
+
+    /// The arguments of an event as they may be shown; `None` if they may be shown as they are.
+    pub(crate) fn shown_event(&self, event: &str, arguments: &Fields) -> Option<Value> {
+        let member = self.events.get(event).filter(|_| self.sensitive)?;
+        Some(sensitive::redact(&member.parameters, arguments))
     }
 
     /// Checks the arguments of a call. A procedure that the schema lacks is `Unknown`.
@@ -213,6 +239,8 @@ enum Check {
     Integer(Range),
     OneOf(Vec<Check>),
     Tree(Box<jsonschema::Validator>),
+    /// Of something sensitive: what does not fit is not shown.
+    Hidden(Box<Check>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -224,6 +252,14 @@ struct Range {
 impl Check {
     /// `root` holds the definitions that `schema` may refer to.
     fn compile(schema: &Value, root: &Value) -> Result<Self> {
+        let check = Self::compile_open(schema, root)?;
+        // References are not followed: whatever they lead to is in the same document.
+        let refers = schema.to_string().contains("\"$ref\"");
+        let hidden = sensitive::is_in(if refers { root } else { schema });
+        Ok(if hidden { Self::Hidden(Box::new(check)) } else { check })
+    }
+
+    fn compile_open(schema: &Value, root: &Value) -> Result<Self> {
         if let Some(simple) = Self::simple(schema) {
             return Ok(simple);
         }
@@ -328,9 +364,19 @@ impl Check {
                 Err(reasons.join(", or "))
             }
             Self::Tree(_) => {
-                let value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+                let value = serde_json::from_slice(json).map_err(|error| not_read(&error))?;
                 self.run_value(&value)
             }
+            Self::Hidden(check) => match &**check {
+                Self::Tree(_) => {
+                    let value = serde_json::from_slice(json).map_err(|error| not_read(&error))?;
+                    self.run_value(&value)
+                }
+                simple => simple.run(json).map_err(|_| {
+                    "it is not of the type that is expected, and, being sensitive, not shown"
+                        .to_owned()
+                }),
+            },
         }
     }
 
@@ -340,6 +386,18 @@ impl Check {
                 let place = error.instance_path().to_string();
                 if place.is_empty() { error.to_string() } else { format!("{error} (at {place})") }
             }),
+            Self::Hidden(check) => match &**check {
+                Self::Tree(validator) => validator.validate(value).map_err(|error| {
+                    let place = error.instance_path().to_string();
+                    let error = error.masked();
+                    if place.is_empty() {
+                        error.to_string()
+                    } else {
+                        format!("{error} (at {place})")
+                    }
+                }),
+                _ => self.run(value.to_string().as_bytes()),
+            },
             simple => simple.run(value.to_string().as_bytes()),
         }
     }
@@ -364,6 +422,11 @@ fn number(json: &[u8]) -> Option<f64> {
     matches!(json.first(), Some(b'-' | b'0'..=b'9'))
         .then(|| std::str::from_utf8(json).ok()?.parse().ok())
         .flatten()
+}
+
+/// Why JSON cannot be read as a tree.
+fn not_read(error: &serde_json::Error) -> String {
+    codec::json_error(error)
 }
 
 fn excerpt(json: &[u8]) -> String {

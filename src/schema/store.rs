@@ -7,17 +7,21 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Name, Result, transport::SchemaTransport};
+use lightbus_core::{Name, Result, codec, transport::SchemaTransport};
 use serde_json::value::RawValue;
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{ApiSchema, document_text};
-use crate::contract::Contract;
+use super::{ApiSchema, Schema, document_text, policy};
+use crate::{
+    config::{OnIncompatible, SchemaConfig},
+    contract::Contract,
+};
 
 #[derive(Debug)]
 pub(crate) struct SchemaStore {
     transport: Arc<dyn SchemaTransport>,
     ttl: Duration,
+    on_incompatible: OnIncompatible,
     known: RwLock<Known>,
     loaded: Mutex<Option<Instant>>,
 }
@@ -26,13 +30,21 @@ pub(crate) struct SchemaStore {
 struct Known {
     /// Of the APIs that this process registered.
     local: HashMap<Name, Arc<ApiSchema>>,
+    /// From files: to check with, never published.
+    files: HashMap<Name, Arc<ApiSchema>>,
     /// Of all APIs on the bus, as last read.
     remote: HashMap<Name, Arc<ApiSchema>>,
 }
 
 impl SchemaStore {
-    pub(crate) fn new(transport: Arc<dyn SchemaTransport>, ttl: Duration) -> Self {
-        Self { transport, ttl, known: RwLock::default(), loaded: Mutex::new(None) }
+    pub(crate) fn new(transport: Arc<dyn SchemaTransport>, config: &SchemaConfig) -> Self {
+        Self {
+            transport,
+            ttl: config.ttl,
+            on_incompatible: config.on_incompatible,
+            known: RwLock::default(),
+            loaded: Mutex::new(None),
+        }
     }
 
     pub(crate) fn transport(&self) -> &Arc<dyn SchemaTransport> {
@@ -43,12 +55,26 @@ impl SchemaStore {
         self.ttl
     }
 
-    /// Publishes the schema of an API that this process registered.
+    /// Publishes the schema of an API that this process registered, unless it must not take the
+    /// place of the one on the bus.
     pub(crate) async fn publish(&self, contract: &Contract) -> Result<()> {
+        if self.on_incompatible != OnIncompatible::Ignore
+            && let Some(old) = self.on_the_bus(contract.name).await?
+        {
+            policy::apply(self.on_incompatible, &old, &Schema::of(contract))?;
+        }
         let schema = Arc::new(ApiSchema::read(document_text(contract)?)?);
         self.transport.store(contract.name, schema.text(), self.ttl).await?;
         self.write().local.insert(contract.name.into(), schema);
         Ok(())
+    }
+
+    /// The schema of an API that is on the bus now.
+    pub(crate) async fn on_the_bus(&self, api: &str) -> Result<Option<Schema>> {
+        self.load().await?;
+        let Some(schema) = self.read().remote.get(api).cloned() else { return Ok(None) };
+        let document = codec::decode(schema.text().get().as_bytes())?;
+        Schema::new(api, document).map(Some)
     }
 
     /// Renews what was published, and reads what is on the bus.
@@ -96,10 +122,18 @@ impl SchemaStore {
         known.remote = remote;
     }
 
-    /// The schema to check messages of an API with: this process' own, or that on the bus.
+    /// Takes over what was read from files.
+    pub(crate) fn take_files(&self, schemas: Vec<(Name, ApiSchema)>) {
+        let schemas = schemas.into_iter().map(|(api, schema)| (api, Arc::new(schema)));
+        self.write().files.extend(schemas);
+    }
+
+    /// The schema to check messages of an API with: this process' own, or from a file, or that on the
+    /// bus.
     pub(crate) fn get(&self, api: &str) -> Option<Arc<ApiSchema>> {
         let known = self.read();
-        known.local.get(api).or_else(|| known.remote.get(api)).cloned()
+        let sources = [&known.local, &known.files, &known.remote];
+        sources.into_iter().find_map(|source| source.get(api)).cloned()
     }
 
     /// The same; an API that is not known is looked for on the bus.
@@ -119,7 +153,8 @@ impl SchemaStore {
     /// The APIs on the bus, and this process' own, sorted.
     pub(crate) fn apis(&self) -> Vec<Name> {
         let known = self.read();
-        let mut names: Vec<_> = known.local.keys().chain(known.remote.keys()).cloned().collect();
+        let sources = [&known.local, &known.files, &known.remote];
+        let mut names: Vec<_> = sources.into_iter().flat_map(HashMap::keys).cloned().collect();
         names.sort_unstable();
         names.dedup();
         names

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lightbus::{Bus, config::Config};
+use lightbus::{Bus, BusBuilder, config::Config};
 
 /// How long anything may take on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -156,6 +156,40 @@ pub async fn redis_bus(url: &str, service: &str) -> Bus {
     soon("connecting", Bus::builder().config(config).service_name(service).connect()).await.unwrap()
 }
 
+/// A RabbitMQ that others use too, and a prefix that keeps them apart.
+#[cfg(feature = "amqp")]
+pub struct SharedRabbit {
+    url: String,
+    prefix: String,
+}
+
+#[cfg(feature = "amqp")]
+impl SharedRabbit {
+    /// The one of the environment, or says loudly that there is none. With `CI=true` that is a failure.
+    pub fn find() -> Option<Self> {
+        static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let Ok(url) = std::env::var("LIGHTBUS_TEST_AMQP_URL") else {
+            let missing = "SKIPPED: LIGHTBUS_TEST_AMQP_URL is not set: scripts/brokers up --amqp";
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
+            eprintln!("{missing}");
+            return None;
+        };
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        Some(Self { url, prefix: format!("test-{now}-{}-{number}.", std::process::id()) })
+    }
+
+    /// Everything over it.
+    pub fn yaml(&self) -> String {
+        let Self { url, prefix } = self;
+        let options = format!("{{ amqp: {{ url: \"{url}\", prefix: \"{prefix}\" }} }}");
+        format!(
+            "bus:\n  schema:\n    transport: {options}\napis:\n  default:\n    rpc_transport: {options}\n    \
+             result_transport: {options}\n    event_transport: {options}\n"
+        )
+    }
+}
+
 /// Everything over this Kafka, in topics and groups whose names begin with `prefix`.
 pub fn kafka_yaml(brokers: &str, prefix: &str) -> String {
     // As a test wants it: few partitions, and a process that is gone is soon noticed.
@@ -172,7 +206,10 @@ pub fn kafka_yaml(brokers: &str, prefix: &str) -> String {
 pub enum Place {
     Memory(lightbus::Registry),
     Redis(RedisServer),
+    #[cfg(feature = "amqp")]
+    Amqp(SharedRabbit),
     /// Brokers that others use too, and a prefix that nobody else has.
+    #[cfg(feature = "kafka")]
     Kafka {
         brokers: String,
         prefix: String,
@@ -188,6 +225,12 @@ impl Place {
         RedisServer::start().map(Self::Redis)
     }
 
+    #[cfg(feature = "amqp")]
+    pub fn amqp() -> Option<Self> {
+        SharedRabbit::find().map(Self::Amqp)
+    }
+
+    #[cfg(feature = "kafka")]
     /// The brokers that `scripts/brokers` has started. Without them says so loudly; with `CI=true` that
     /// is a failure.
     pub fn kafka() -> Option<Self> {
@@ -209,24 +252,57 @@ impl Place {
 
     /// The same; `settings` are further lines of `apis.default`.
     pub async fn bus_with(&self, service: &str, settings: &str) -> Bus {
-        let (registry, yaml) = match self {
-            Self::Memory(registry) => {
-                let yaml = "bus: { schema: { transport: { memory: {} } } }\napis:\n  default:\n    rpc_transport: { memory: {} }\n    \
-                            result_transport: { memory: {} }\n    event_transport: { memory: {} }\n";
-                (registry.clone(), yaml.to_owned())
-            }
-            Self::Redis(server) => (lightbus::registry(), redis_yaml(&server.url(), "")),
-            Self::Kafka { brokers, prefix } => (lightbus::registry(), kafka_yaml(brokers, prefix)),
+        self.connect(service, settings, |_| ()).await
+    }
+
+    /// The same, with a configuration that was changed.
+    pub async fn bus_changed(&self, service: &str, change: impl FnOnce(&mut Config)) -> Bus {
+        self.connect(service, "", change).await
+    }
+
+    async fn connect(
+        &self,
+        service: &str,
+        settings: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Bus {
+        soon("connecting", self.builder(service, settings, change).connect()).await.unwrap()
+    }
+
+    /// What makes another process of the same bus.
+    pub fn builder(
+        &self,
+        service: &str,
+        settings: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> BusBuilder {
+        let registry = match self {
+            Self::Memory(registry) => registry.clone(),
+            _ => lightbus::registry(),
         };
-        let yaml = if settings.is_empty() { yaml } else { format!("{yaml}    {settings}\n") };
-        let config = Config::from_yaml(&yaml).unwrap();
-        let builder = Bus::builder().config(config).registry(registry).service_name(service);
-        soon("connecting", builder.connect()).await.unwrap()
+        let mut config = Config::from_yaml(&self.yaml(settings)).unwrap();
+        change(&mut config);
+        Bus::builder().config(config).registry(registry).service_name(service)
+    }
+
+    /// Everything over it, as an operator writes it.
+    pub fn yaml(&self, settings: &str) -> String {
+        let yaml = match self {
+            Self::Memory(_) => "bus: { schema: { transport: { memory: {} } } }\napis:\n  default:\n    rpc_transport: { memory: {} }\n    \
+                            result_transport: { memory: {} }\n    event_transport: { memory: {} }\n"
+                .to_owned(),
+            Self::Redis(server) => redis_yaml(&server.url(), ""),
+            #[cfg(feature = "amqp")]
+            Self::Amqp(rabbit) => rabbit.yaml(),
+            #[cfg(feature = "kafka")]
+            Self::Kafka { brokers, prefix } => kafka_yaml(brokers, prefix),
+        };
+        if settings.is_empty() { yaml } else { format!("{yaml}    {settings}\n") }
     }
 }
 
-/// Makes of each case a test per transport: `memory::case`, `redis::case`, and with the feature
-/// `kafka::case`.
+/// Makes of each case a test per transport: `memory::case`, `redis::case`, and with their features
+/// `amqp::case` and `kafka::case`.
 #[macro_export]
 macro_rules! on_every_transport {
     ($($case:ident),* $(,)?) => {
@@ -242,6 +318,15 @@ macro_rules! on_every_transport {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 if let Some(place) = $crate::support::Place::redis() {
+                    super::$case(place).await;
+                }
+            })*
+        }
+        #[cfg(feature = "amqp")]
+        mod amqp {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(place) = $crate::support::Place::amqp() {
                     super::$case(place).await;
                 }
             })*

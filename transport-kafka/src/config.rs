@@ -1,57 +1,10 @@
 //! The options of the transports, as they stand in the configuration.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Deserializer, de};
-
-/// A text that must not be shown: a password, or a setting that may hold one.
-#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides this text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<hidden>")
-    }
-}
-
-/// A length of time, in the configuration a number of seconds; fractions are allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Seconds(pub Duration);
-
-impl Seconds {
-    /// This many seconds.
-    #[must_use]
-    pub const fn new(seconds: u64) -> Self {
-        Self(Duration::from_secs(seconds))
-    }
-}
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let seconds = f64::deserialize(deserializer)?;
-        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| {
-            de::Error::invalid_value(
-                de::Unexpected::Float(seconds),
-                &"a number of seconds, not negative",
-            )
-        })
-    }
-}
+use lightbus_core::option::{Seconds, Secret};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// Some brokers of the cluster, by which the others are found: `host:port,host:port`, or a list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +21,23 @@ impl Brokers {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl JsonSchema for Brokers {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Brokers".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "string" },
+            { "type": "array", "items": { "type": "string" } },
+        ] })
     }
 }
 
@@ -106,6 +76,21 @@ impl Setting {
     }
 }
 
+impl JsonSchema for Setting {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Setting".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // Any of them may be a secret.
+        json_schema!({ "type": ["string", "number", "boolean"], "writeOnly": true })
+    }
+}
+
 impl<'de> Deserialize<'de> for Setting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match serde_json::Value::deserialize(deserializer)? {
@@ -118,7 +103,7 @@ impl<'de> Deserialize<'de> for Setting {
 }
 
 /// Encrypted connections. Needs the cargo feature `tls`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// The file of the certificate authority (PEM). Without it those of the system count.
@@ -132,7 +117,7 @@ pub struct TlsConfig {
 }
 
 /// How to say who one is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaslConfig {
     /// The mechanism. Default: `PLAIN`.
@@ -145,7 +130,7 @@ pub struct SaslConfig {
 }
 
 /// The ways of SASL that are built in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum SaslMechanism {
     /// The password as it is: over encrypted connections only, if it matters.
     #[default]
@@ -196,11 +181,12 @@ pub(crate) struct TopicConfig {
 macro_rules! options {
     ($(#[$meta:meta])* $name:ident, $partitions:expr, { $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             /// Some brokers of the cluster: `host:port,host:port`, or a list.
             /// Default: `127.0.0.1:9092`.
+            #[schemars(extend("default" = "127.0.0.1:9092"))]
             pub brokers: Brokers,
             /// The name under which the process shows in Kafka's logs and quotas. Default: `lightbus`.
             pub client_id: String,
@@ -342,7 +328,7 @@ options! {
 }
 
 /// Which events share a topic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TopicUse {
     /// All events of an API: those of one key keep their order among each other.

@@ -20,7 +20,7 @@ mod wire;
 
 pub use config::{
     Brokers, EventConfig, ResultConfig, RpcConfig, SaslConfig, SaslMechanism, SchemaConfig,
-    Seconds, Secret, Setting, TlsConfig, TopicUse,
+    Setting, TlsConfig, TopicUse,
 };
 pub use event::KafkaEventTransport;
 pub use factory::KafkaFactory;
@@ -29,6 +29,7 @@ pub use rpc::KafkaRpcTransport;
 pub use schema::KafkaSchemaTransport;
 
 use lightbus_core::Capabilities;
+pub use lightbus_core::option::{Seconds, Secret};
 
 /// The name by which the configuration selects this transport.
 pub const NAME: &str = "kafka";

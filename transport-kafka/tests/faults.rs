@@ -147,14 +147,14 @@ async fn nothing_is_lost_when_one_of_three_brokers_is_killed() {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let fired = tokio::spawn(fire(process(), api.clone(), Arc::clone(&stop)));
-    for victim in 0..2 {
+    for victim in servers.iter_mut().take(2) {
         let before = handled.count();
         eventually("events flow", async || handled.count() > before + 50).await;
-        servers[victim].stop();
+        victim.stop();
         let before = handled.count();
         eventually("events flow with two brokers", async || handled.count() > before + 50).await;
-        servers[victim].launch();
-        servers[victim].await_brokers(3).await;
+        victim.launch();
+        victim.await_brokers(3).await;
     }
     stop.store(true, Ordering::Relaxed);
     let fired = soon(fired).await.unwrap();

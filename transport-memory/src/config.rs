@@ -2,11 +2,12 @@
 
 use std::num::NonZeroUsize;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The options. Each kind of transport accepts all of them, so that one section can serve for four,
 /// and heeds those that are about it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct MemoryConfig {

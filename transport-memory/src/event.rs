@@ -7,7 +7,7 @@
 //! Locks are taken in this order, each for a short time: all groups, one group, one stream.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque, btree_map::Entry},
     fmt::Write,
     sync::{
         Arc, Mutex,
@@ -19,7 +19,7 @@ use std::{
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
-    Error, ErrorKind, EventMessage, Name, Outcome, Result, Source, Subscription,
+    Error, ErrorKind, EventMessage, Name, Outcome, Rejection, Result, Source, Subscription,
     transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start},
 };
 use tokio::sync::Notify;
@@ -66,7 +66,7 @@ struct Event {
     number: u64,
     time: SystemTime,
     /// As it is delivered the first time.
-    message: EventMessage,
+    message: Arc<EventMessage>,
 }
 
 impl Events {
@@ -122,7 +122,7 @@ struct Group {
     /// Wakes all consumers: they may want different events, and one that does not want the new one
     /// must not be the only one to hear of it.
     bell: Arc<Notify>,
-    dead: Mutex<VecDeque<DeadLetter>>,
+    dead: Mutex<Dead>,
 }
 
 #[derive(Default)]
@@ -133,6 +133,13 @@ struct GroupState {
     /// Taken and not settled, by number.
     pending: BTreeMap<u64, (ConsumerId, Taken)>,
     last_consumer: ConsumerId,
+}
+
+/// What a group has set aside, numbered in that order.
+#[derive(Default)]
+struct Dead {
+    last: u64,
+    letters: VecDeque<(u64, DeadLetter)>,
 }
 
 type ConsumerId = u64;
@@ -180,10 +187,12 @@ impl Cursor {
 }
 
 impl Taken {
-    fn message(&self) -> EventMessage {
-        let mut message = self.event.message.clone();
-        message.attempt = self.attempt;
-        message
+    fn message(&self) -> Arc<EventMessage> {
+        if self.attempt == self.event.message.attempt {
+            // All its listeners have the same one.
+            return Arc::clone(&self.event.message);
+        }
+        Arc::new(EventMessage { attempt: self.attempt, ..(*self.event.message).clone() })
     }
 }
 
@@ -288,25 +297,37 @@ impl Group {
         if !rejected.is_empty() {
             // Still under the group's lock: it is never neither pending nor set aside.
             let mut dead = lock(&self.dead);
-            dead.extend(rejected);
-            let excess = dead.len().saturating_sub(max_dead_letters);
-            dead.drain(..excess);
+            for mut letter in rejected {
+                dead.last += 1;
+                letter.id = dead.last.to_string().into();
+                let number = dead.last;
+                dead.letters.push_back((number, letter));
+            }
+            let excess = dead.letters.len().saturating_sub(max_dead_letters);
+            dead.letters.drain(..excess);
         }
         if returned {
             self.bell.notify_waiters();
         }
     }
 
-    fn letter(&self, taken: &Taken, reason: &str, time: SystemTime) -> DeadLetter {
-        let event = taken.message();
+    fn letter(&self, taken: &Taken, rejection: &Rejection, time: SystemTime) -> DeadLetter {
+        let event = EventMessage::clone(&taken.message());
         DeadLetter {
-            id: event.native_id.clone().unwrap_or_else(|| Name::clone(&event.id)),
+            // Its number among the letters, once it is one.
+            id: "".into(),
             event,
             group: Name::clone(&self.name),
-            reason: reason.to_owned(),
-            attempts: taken.attempt,
+            reason: rejection.reason().to_owned(),
+            attempts: rejection.attempts(taken.attempt),
             time,
         }
+    }
+
+    fn letters_after(&self, number: u64, limit: usize) -> Vec<DeadLetter> {
+        let dead = lock(&self.dead);
+        let from = dead.letters.partition_point(|(other, _)| *other <= number);
+        dead.letters.range(from..).take(limit).map(|(_, letter)| letter.clone()).collect()
     }
 
     /// Ends a consumer: what it has not settled is for the others at once.
@@ -365,7 +386,7 @@ impl MemoryEventTransport {
             message.time = Some(time);
             message.attempt = 1;
             ids.push(id);
-            log.events.push_back(Arc::new(Event { number, time, message }));
+            log.events.push_back(Arc::new(Event { number, time, message: Arc::new(message) }));
         }
         let excess = log.events.len().saturating_sub(self.config.max_stream_length.get());
         log.events.drain(..excess);
@@ -425,7 +446,7 @@ impl EventTransport for MemoryEventTransport {
         }
         let messages = found.into_iter().rev().map(|event| {
             // Read, not delivered.
-            Ok(EventMessage { attempt: 0, ..event.message.clone() })
+            Ok(EventMessage { attempt: 0, ..(*event.message).clone() })
         });
         Ok(Box::pin(futures_util::stream::iter(messages)))
     }
@@ -446,8 +467,42 @@ impl EventTransport for MemoryEventTransport {
         let Some(group) = self.client.events.known_group(&format!("{service}-{listener}")) else {
             return Ok(Vec::new());
         };
-        let letters = lock(&group.dead).iter().take(limit).cloned().collect();
-        Ok(letters)
+        Ok(group.letters_after(0, limit))
+    }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        const OPERATION: &str = "reading dead letters";
+        self.open.check(OPERATION)?;
+        let Ok(after) = after.parse() else {
+            return Err(Error::new(ErrorKind::Invalid, "this is not the id of a dead letter")
+                .during(OPERATION)
+                .with("id", after));
+        };
+        let group = self.client.events.known_group(&format!("{service}-{listener}"));
+        Ok(group.map(|group| group.letters_after(after, limit)).unwrap_or_default())
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.open.check("removing dead letters")?;
+        let Some(group) = self.client.events.known_group(&format!("{service}-{listener}")) else {
+            return Ok(0);
+        };
+        let mut dead = lock(&group.dead);
+        let before = dead.letters.len();
+        let ids: HashSet<_> = ids.iter().collect();
+        dead.letters.retain(|(_, letter)| !ids.contains(&letter.id));
+        Ok(before - dead.letters.len())
     }
 }
 
@@ -467,7 +522,7 @@ impl Source for EventSource {
     /// The event's number.
     type Token = u64;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(EventMessage, u64)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, u64)>> {
         loop {
             let closing = self.open.closing();
             self.open.check("taking events")?;

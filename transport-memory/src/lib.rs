@@ -10,7 +10,7 @@ mod schema;
 use std::sync::Arc;
 
 use lightbus_core::{
-    Capabilities, Result, Section, TransportFactory,
+    Capabilities, Result, Section, TransportFactory, TransportKind, option,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
@@ -34,6 +34,10 @@ pub struct MemoryFactory {
 impl TransportFactory for MemoryFactory {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn options(&self, _kind: TransportKind) -> Option<serde_json::Value> {
+        Some(option::describe::<MemoryConfig>())
     }
 
     fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {

@@ -34,7 +34,7 @@ pub(crate) struct Queues(Mutex<HashMap<Name, Arc<Queue>>>);
 
 #[derive(Default)]
 struct Queue {
-    waiting: Mutex<VecDeque<RpcMessage>>,
+    waiting: Mutex<VecDeque<Arc<RpcMessage>>>,
     /// Rung once for each worker that there is work for.
     bell: Notify,
 }
@@ -51,7 +51,7 @@ impl Queues {
 
 impl Queue {
     /// Adds a call, unless there are `limit` already that have not expired.
-    fn push(&self, call: RpcMessage, limit: usize) -> bool {
+    fn push(&self, call: Arc<RpcMessage>, limit: usize) -> bool {
         let mut waiting = lock(&self.waiting);
         if waiting.len() >= limit {
             let now = Instant::now();
@@ -67,7 +67,7 @@ impl Queue {
     }
 
     /// Puts calls that nobody has seen before all others, in their order.
-    fn put_back(&self, calls: impl DoubleEndedIterator<Item = RpcMessage>) {
+    fn put_back(&self, calls: impl DoubleEndedIterator<Item = Arc<RpcMessage>>) {
         let mut waiting = lock(&self.waiting);
         for call in calls.rev() {
             waiting.push_front(call);
@@ -77,7 +77,7 @@ impl Queue {
     }
 
     /// Takes what is there and has not expired, until `taken` has `max`.
-    fn take(&self, max: usize, taken: &mut Vec<RpcMessage>) {
+    fn take(&self, max: usize, taken: &mut Vec<Arc<RpcMessage>>) {
         let now = Instant::now();
         let mut waiting = lock(&self.waiting);
         while taken.len() < max {
@@ -123,7 +123,7 @@ impl RpcTransport for MemoryRpcTransport {
         let limit = self.config.max_queue_length.get();
         let queue = self.client.calls.of(&call.api);
         let api = Name::clone(&call.api);
-        if !queue.push(call, limit) {
+        if !queue.push(Arc::new(call), limit) {
             return Err(Error::new(ErrorKind::Unavailable, "too many calls wait for a worker")
                 .during(OPERATION)
                 .with("api", api)
@@ -162,7 +162,7 @@ struct CallSource {
 }
 
 impl CallSource {
-    fn take(&self, max: usize) -> Vec<(RpcMessage, RpcMessage)> {
+    fn take(&self, max: usize) -> Vec<(Arc<RpcMessage>, Arc<RpcMessage>)> {
         let mut taken = Vec::new();
         let first = self.first.fetch_add(1, Ordering::Relaxed);
         for index in 0..self.queues.len() {
@@ -170,7 +170,7 @@ impl CallSource {
             // Also when there is no room left: then the bell rings on for another worker.
             queue.take(max, &mut taken);
         }
-        taken.into_iter().map(|call| (call.clone(), call)).collect()
+        taken.into_iter().map(|call| (Arc::clone(&call), call)).collect()
     }
 
     async fn ring(&self) {
@@ -188,11 +188,11 @@ impl CallSource {
 impl Source for CallSource {
     type Message = RpcMessage;
     /// The call itself, to be put back if nobody sees it.
-    type Token = RpcMessage;
+    type Token = Arc<RpcMessage>;
 
     const REDELIVERS: bool = false;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(RpcMessage, RpcMessage)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<RpcMessage>, Arc<RpcMessage>)>> {
         loop {
             let closing = self.open.closing();
             self.open.check("taking calls")?;
@@ -208,13 +208,13 @@ impl Source for CallSource {
         }
     }
 
-    async fn settle(&self, settled: &[(RpcMessage, Outcome)]) -> Result<()> {
+    async fn settle(&self, settled: &[(Arc<RpcMessage>, Outcome)]) -> Result<()> {
         for (api, queue) in self.apis.iter().zip(&self.queues) {
-            let unseen = |(call, outcome): &&(RpcMessage, Outcome)| {
+            let unseen = |(call, outcome): &&(Arc<RpcMessage>, Outcome)| {
                 call.api == *api && matches!(outcome, Outcome::Retry)
             };
             if settled.iter().any(|settled| unseen(&settled)) {
-                queue.put_back(settled.iter().filter(unseen).map(|(call, _)| call.clone()));
+                queue.put_back(settled.iter().filter(unseen).map(|(call, _)| Arc::clone(call)));
             }
         }
         Ok(())

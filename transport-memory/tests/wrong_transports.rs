@@ -367,7 +367,7 @@ impl<M: Message, const REDELIVERS: bool> Source for Relay<M, REDELIVERS> {
 
     const REDELIVERS: bool = REDELIVERS;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(M, Held<M>)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<M>, Held<M>)>> {
         let mut inner = self.inner.lock().await;
         if let Inner::Later(task) = &mut *inner {
             *inner = Inner::Now(task.await.expect("the task")?);
@@ -389,7 +389,7 @@ impl<M: Message, const REDELIVERS: bool> Source for Relay<M, REDELIVERS> {
             } else {
                 Some(ack)
             };
-            messages.push((M::clone(&message), Held { message, ack: Mutex::new(ack) }));
+            messages.push((Arc::clone(&message), Held { message, ack: Mutex::new(ack) }));
         }
         Ok(messages)
     }

@@ -74,10 +74,15 @@ impl Client {
 
     /// The connection for sends: the one there is, or a new one.
     pub(crate) async fn shared(&self) -> Result<Arc<Link>> {
-        let asked = Instant::now();
         if let Some(link) = self.live() {
             return Ok(link);
         }
+        // In a box: what it takes to connect is large, and part of every send's future otherwise.
+        Box::pin(self.make_shared()).await
+    }
+
+    async fn make_shared(&self) -> Result<Arc<Link>> {
+        let asked = Instant::now();
         let _turn = self.connecting.lock().await;
         if let Some(link) = self.live() {
             return Ok(link);

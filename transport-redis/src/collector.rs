@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::future::BoxFuture;
 use lightbus_core::{Error, ErrorKind, Result};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -75,8 +76,7 @@ impl<S: Carry> Collector<S> {
     pub(crate) async fn send(&self, item: S::Item) -> Result<S::Answer> {
         let inner = &self.0;
         if inner.take_turn() {
-            let _turn = Turn(inner);
-            return inner.sender.one(item).await;
+            return inner.alone(item).await;
         }
         let room = inner.room.acquire().await.map_err(|_| Error::closed("the connection"))?;
         let receiver = match inner.enqueue(item) {
@@ -87,8 +87,7 @@ impl<S: Carry> Collector<S> {
             // The way has become free meanwhile.
             Err(item) => {
                 drop(room);
-                let _turn = Turn(inner);
-                return inner.sender.one(item).await;
+                return inner.alone(item).await;
             }
         };
         receiver.await.unwrap_or_else(|_| {
@@ -98,6 +97,16 @@ impl<S: Carry> Collector<S> {
 }
 
 impl<S: Carry> Inner<S> {
+    /// Sends a message by itself, and then lets others have the turn. In a box, so that the future of
+    /// those who wait for a batch stays small: under load they are the many.
+    fn alone(self: &Arc<Self>, item: S::Item) -> BoxFuture<'_, Result<S::Answer>> {
+        let turn = Turn(self);
+        Box::pin(async move {
+            let _turn = turn;
+            self.sender.one(item).await
+        })
+    }
+
     fn take_turn(&self) -> bool {
         let mut state = self.state();
         !std::mem::replace(&mut state.busy, true)
@@ -146,7 +155,11 @@ impl<S: Carry> Inner<S> {
 
     async fn pump(mut turn: PumpTurn<S>) {
         let inner = Arc::clone(&turn.inner);
-        while let Some((items, callers)) = inner.next_batch() {
+        loop {
+            // Those who are ready to send do so first: a larger batch costs little more than a small
+            // one. Where nobody is, this takes no time.
+            tokio::task::yield_now().await;
+            let Some((items, callers)) = inner.next_batch() else { break };
             let answers = inner.sender.many(items).await;
             for (caller, answer) in callers.into_iter().zip(answers) {
                 let _ = caller.send(answer);

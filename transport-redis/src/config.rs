@@ -3,73 +3,27 @@
 //! Names and defaults are those of Python's Lightbus. What it does not have is marked *Rust only*:
 //! a file that has such an option does not load in Python.
 
-use std::{fmt, time::Duration};
-
-use serde::{Deserialize, Deserializer, de};
-
-/// A text that must not be shown: a password, or an address that may hold one.
-#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides this text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<hidden>")
-    }
-}
-
-/// A length of time, in the configuration a number of seconds. Python takes whole ones only, except
-/// where it says otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Seconds(pub Duration);
-
-impl Seconds {
-    /// This many seconds.
-    #[must_use]
-    pub const fn new(seconds: u64) -> Self {
-        Self(Duration::from_secs(seconds))
-    }
-}
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let seconds = f64::deserialize(deserializer)?;
-        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| {
-            de::Error::invalid_value(
-                de::Unexpected::Float(seconds),
-                &"a number of seconds, not negative",
-            )
-        })
-    }
-}
+use lightbus_core::option::{Seconds, Secret};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// What Python passes to its client library; here what of it means something.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionParameters {
     /// Accepted, and without effect: all sends of a process share one connection.
+    #[schemars(extend("x-without-effect" = "all sends of a process share one connection"))]
     pub maxsize: Option<u32>,
     /// Accepted, and without effect.
+    #[schemars(extend("x-without-effect" = "all sends of a process share one connection"))]
     pub minsize: Option<u32>,
     /// Accepted, and without effect: `url` is what counts, as in Python.
+    #[schemars(extend("format" = "uri", "writeOnly" = false, "x-without-effect" = "`url` is what counts"))]
     pub address: Option<Secret>,
     /// The number of the database, if `url` names none.
     pub db: Option<u32>,
     /// The user, if `url` names none. *Rust only.*
+    #[schemars(extend("x-rust-only" = true))]
     pub username: Option<String>,
     /// The password, if `url` has none.
     pub password: Option<Secret>,
@@ -79,11 +33,12 @@ pub struct ConnectionParameters {
     pub timeout: Option<Seconds>,
     /// How long an answer to anything but a blocking read may take, before the connection counts as
     /// broken. Default: 10 s. *Rust only.*
+    #[schemars(extend("x-rust-only" = true))]
     pub response_timeout: Option<Seconds>,
 }
 
 /// Certificates for encrypted connections. *Rust only.*
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// The file of the certificate authority (PEM). Without it those of the system count.
@@ -95,7 +50,7 @@ pub struct TlsConfig {
 }
 
 /// A Redis Cluster. *Rust only.*
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterConfig {
     /// Some of its nodes, each `host:port`; the others are found. User, password and encryption are
@@ -104,7 +59,7 @@ pub struct ClusterConfig {
 }
 
 /// A primary that Redis Sentinel watches. *Rust only.*
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SentinelConfig {
     /// The name under which the sentinels know the primary.
@@ -134,20 +89,24 @@ pub(crate) struct ConnectionConfig {
 macro_rules! options {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             /// Where Redis is: `redis://[user:password@]host[:port][/db]`, `rediss://` for an
             /// encrypted connection, `unix:///path?db=0` for a local socket.
             /// Default: `redis://127.0.0.1:6379/0`.
+            #[schemars(extend("format" = "uri", "writeOnly" = false, "default" = "redis://127.0.0.1:6379/0"))]
             pub url: Secret,
             /// How to connect.
             pub connection_parameters: Option<ConnectionParameters>,
             /// Certificates. *Rust only;* needs the cargo feature `tls`.
+            #[schemars(extend("x-rust-only" = true))]
             pub tls: Option<TlsConfig>,
             /// A Redis Cluster. *Rust only;* needs the cargo feature `cluster`.
+            #[schemars(extend("x-rust-only" = true))]
             pub cluster: Option<ClusterConfig>,
             /// A primary watched by Redis Sentinel. *Rust only;* needs the cargo feature `sentinel`.
+            #[schemars(extend("x-rust-only" = true))]
             pub sentinel: Option<SentinelConfig>,
             $($(#[$field_meta])* pub $field: $type,)*
         }
@@ -190,6 +149,7 @@ options! {
         /// The wait before a call that could not be sent is tried again. Default: 1 s.
         rpc_retry_delay: Seconds = Seconds::new(1),
         /// Accepted, and without effect: waits grow from 50 ms to 5 s. Default: 5 s.
+        #[schemars(extend("x-without-effect" = "a lost connection is made anew after 50 ms, then after growing waits up to 5 s"))]
         consumption_restart_delay: Seconds = Seconds::new(5),
         /// Python's default only.
         #[serde(deserialize_with = "blob_serializer")]
@@ -204,6 +164,7 @@ options! {
     /// Options of the transport for results.
     ResultConfig {
         /// Accepted, and without effect: the caller's own timeout counts. Default: 5 s.
+        #[schemars(extend("x-without-effect" = "a caller waits for the `rpc_timeout` of its API"))]
         rpc_timeout: Seconds = Seconds::new(5),
         /// How long a result that nobody fetches is kept, in whole seconds. Default: 60 s.
         result_ttl: u32 = 60,
@@ -236,6 +197,7 @@ options! {
         /// Whether all events of an API share a stream. All processes must agree.
         stream_use: StreamUse = StreamUse::PerApi,
         /// Accepted, and without effect: waits grow from 50 ms to 5 s. Default: 5 s.
+        #[schemars(extend("x-without-effect" = "a lost connection is made anew after 50 ms, then after growing waits up to 5 s"))]
         consumption_restart_delay: Seconds = Seconds::new(5),
         /// Consumers without pending events that have been idle for this long are removed when a
         /// listener starts; 0: never. Default: 2,592,000 s (30 days).
@@ -259,7 +221,7 @@ options! {
 }
 
 /// Which events share a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamUse {
     /// All events of an API: they keep their order among each other.

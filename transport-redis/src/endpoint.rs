@@ -139,6 +139,7 @@ pub(crate) fn not_compiled_in(path: &str, feature: &'static str) -> Error {
             "this needs the cargo feature `{feature}` of lightbus-transport-redis, which this program lacks"
         ),
     )
+    .hint(format!("Switch on the feature `redis-{feature}` of lightbus"))
 }
 
 /// An address, and what its query says.
@@ -146,7 +147,7 @@ struct Url {
     info: ConnectionInfo,
     names_db: bool,
     db: Option<u32>,
-    password: Option<crate::config::Secret>,
+    password: Option<crate::Secret>,
     timeout: Option<Duration>,
 }
 
@@ -167,7 +168,7 @@ impl Url {
                 "db" => {
                     db = Some(value.parse().map_err(|_| refused("`db` must be a number"))?);
                 }
-                "password" | "pass" => password = Some(crate::config::Secret::new(value)),
+                "password" | "pass" => password = Some(crate::Secret::new(value)),
                 "ssl" => ssl = Some(matches!(&*value, "true" | "1")),
                 "timeout" => {
                     timeout = value
@@ -184,6 +185,10 @@ impl Url {
         let encrypted = encrypt || matches!(url.scheme(), "rediss" | "valkeys");
         if encrypted && cfg!(not(feature = "tls")) {
             return Err(not_compiled_in(&format!("{path}.url"), "tls"));
+        }
+        #[cfg(feature = "tls")]
+        if encrypted {
+            crate::tls::choose_cryptography();
         }
         let info = if encrypt {
             text.replacen("redis://", "rediss://", 1).into_connection_info()

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lightbus_core::{
-    Result, Section, TransportFactory,
+    Result, Section, TransportFactory, TransportKind, option,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
@@ -38,6 +38,15 @@ impl RedisFactory {
 impl TransportFactory for RedisFactory {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn options(&self, kind: TransportKind) -> Option<serde_json::Value> {
+        Some(match kind {
+            TransportKind::Rpc => option::describe::<RpcConfig>(),
+            TransportKind::Result => option::describe::<ResultConfig>(),
+            TransportKind::Event => option::describe::<EventConfig>(),
+            TransportKind::Schema => option::describe::<SchemaConfig>(),
+        })
     }
 
     fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {

@@ -28,8 +28,8 @@ struct State<S: Source> {
     ready: VecDeque<Ready<S>>,
 }
 
-type Ready<S> = (<S as Source>::Message, (usize, <S as Source>::Token));
-type Fetched<S> = Result<Vec<(<S as Source>::Message, <S as Source>::Token)>>;
+type Ready<S> = (Arc<<S as Source>::Message>, (usize, <S as Source>::Token));
+type Fetched<S> = Result<Vec<(Arc<<S as Source>::Message>, <S as Source>::Token)>>;
 
 impl<S: Source> Fan<S> {
     pub(crate) fn new(sources: Vec<S>) -> Self {
@@ -70,7 +70,7 @@ where
 
     const REDELIVERS: bool = S::REDELIVERS;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(Self::Message, Self::Token)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<Self::Message>, Self::Token)>> {
         let mut state = self.take();
         let mut fetched = Ok(());
         if state.ready.is_empty() {

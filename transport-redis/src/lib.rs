@@ -26,7 +26,7 @@ mod wire;
 
 pub use config::{
     ClusterConfig, ConnectionParameters, EventConfig, ResultConfig, RpcConfig, SchemaConfig,
-    Seconds, Secret, SentinelConfig, StreamUse, TlsConfig,
+    SentinelConfig, StreamUse, TlsConfig,
 };
 pub use event::RedisEventTransport;
 pub use factory::RedisFactory;
@@ -35,6 +35,7 @@ pub use rpc::RedisRpcTransport;
 pub use schema::RedisSchemaTransport;
 
 use lightbus_core::Capabilities;
+pub use lightbus_core::option::{Seconds, Secret};
 
 /// The name by which the configuration selects this transport.
 pub const NAME: &str = "redis";

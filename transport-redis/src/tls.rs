@@ -5,6 +5,16 @@ use redis::{ClientTlsConfig, TlsCertificates};
 
 use crate::config::TlsConfig;
 
+/// Chooses what rustls encrypts with, unless the program has chosen. The client asks for the choice of
+/// the process, and panics if there is none and other crates of the program have brought a second kind.
+pub(crate) fn choose_cryptography() {
+    use rustls::crypto::{CryptoProvider, ring};
+    if CryptoProvider::get_default().is_none() {
+        // Another thread may have been quicker: then there is a choice, too.
+        let _ = ring::default_provider().install_default();
+    }
+}
+
 /// Reads the files that the options name.
 pub(crate) fn certificates(path: &str, config: &TlsConfig) -> Result<TlsCertificates> {
     let read = |option: &str, file: &str| {

@@ -135,7 +135,7 @@ pub(crate) fn encode_headers(out: &mut Vec<u8>, headers: &Headers) {
 
 /// Reads headers from an object; whatever is no text is left out.
 pub(crate) fn decode_headers(raw: &[u8]) -> Headers {
-    serde_json::from_slice::<HeaderObject>(raw).map(|object| object.0).unwrap_or_default()
+    serde_json::from_slice::<HeaderObject>(raw).map(|object| object.headers).unwrap_or_default()
 }
 
 /// A call as it was read.
@@ -146,17 +146,15 @@ pub(crate) struct DecodedCall {
     pub(crate) return_path: ReturnPath,
     pub(crate) fields: Fields,
     pub(crate) headers: Headers,
+    /// What was left until the deadline when it was sent.
+    pub(crate) left: Option<Duration>,
 }
 
 impl DecodedCall {
     /// The call as the bus sees it. Without a header that says how long its caller waits, the
     /// caller waits `usual`.
     pub(crate) fn into_message(self, now: Instant, usual: Duration) -> RpcMessage {
-        let left = self
-            .headers
-            .get(Headers::TIME_LEFT_MS)
-            .and_then(|text| text.parse().ok())
-            .map_or(usual, Duration::from_millis);
+        let left = self.left.unwrap_or(usual);
         RpcMessage {
             id: self.id,
             api: self.api,
@@ -178,6 +176,7 @@ pub(crate) fn decode_call(raw: &Bytes) -> Result<DecodedCall> {
         Some(text) if !text.0.is_empty() => Ok(Name::from(text)),
         _ => Err(malformed(format!("its metadata lacks `{name}`"))),
     };
+    let HeaderObject { headers, left } = document.headers.unwrap_or_default();
     Ok(DecodedCall {
         id: filled(metadata.id, "id")?,
         api: filled(metadata.api_name, "api_name")?,
@@ -189,7 +188,8 @@ pub(crate) fn decode_call(raw: &Bytes) -> Result<DecodedCall> {
             .into_iter()
             .map(|(name, value)| (Name::from(name), slice(raw, value)))
             .collect(),
-        headers: document.headers.map(|headers| headers.0).unwrap_or_default(),
+        headers,
+        left,
     })
 }
 
@@ -244,7 +244,7 @@ pub(crate) fn decode_result(raw: &Bytes) -> Result<ResultMessage> {
     Ok(ResultMessage {
         id: metadata.id.map_or_else(|| Name::from(""), Name::from),
         rpc_id: Name::from(rpc_id),
-        headers: document.headers.map(|headers| headers.0).unwrap_or_default(),
+        headers: document.headers.map(|object| object.headers).unwrap_or_default(),
         body,
     })
 }
@@ -430,7 +430,12 @@ impl From<Text<'_>> for Name {
 
 /// Headers: an object whose texts count.
 #[derive(Default)]
-struct HeaderObject(Headers);
+struct HeaderObject {
+    headers: Headers,
+    /// [`Headers::TIME_LEFT_MS`], which is the transport's own: each call has it, so it is not kept
+    /// as a text.
+    left: Option<Duration>,
+}
 
 impl<'de> Deserialize<'de> for HeaderObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -447,9 +452,12 @@ impl<'de> Deserialize<'de> for HeaderObject {
                 self,
                 mut map: A,
             ) -> std::result::Result<Self::Value, A::Error> {
-                let mut headers = Headers::new();
+                let (mut headers, mut left) = (Headers::new(), None);
                 while let Some(name) = map.next_key::<Text<'de>>()? {
-                    if headers.iter().len() == MOST_HEADERS {
+                    if name.0 == Headers::TIME_LEFT_MS {
+                        let value = map.next_value::<&RawValue>()?.get();
+                        left = value.trim_matches('"').parse().ok().map(Duration::from_millis);
+                    } else if headers.iter().len() == MOST_HEADERS {
                         map.next_value::<serde::de::IgnoredAny>()?;
                     } else if let Ok(value) =
                         serde_json::from_str::<String>(map.next_value::<&RawValue>()?.get())
@@ -457,7 +465,7 @@ impl<'de> Deserialize<'de> for HeaderObject {
                         headers.set(name.0, value);
                     }
                 }
-                Ok(HeaderObject(headers))
+                Ok(HeaderObject { headers, left })
             }
         }
 

@@ -61,7 +61,8 @@ async fn round_trip(options: &Value) {
     let before = tokio::time::Instant::now();
     soon(calls.close()).await.unwrap();
     soon(heard.close()).await.unwrap();
-    assert!(before.elapsed() < Duration::from_millis(1800), "{:?}", before.elapsed());
+    // Reads under way are interrupted, or end by themselves after a second each.
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
 }
 
 #[tokio::test]

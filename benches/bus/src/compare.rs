@@ -52,6 +52,9 @@ const fn of(name: &'static str, callers: usize, bytes: usize) -> Of {
 const NAIVE: &str = "redis.rpc.naive";
 const BEST: &str = "redis.rpc.shared-batch+batch-server";
 const XADD: &str = "redis.event.xadd.mux";
+const AMQP_RPC: &str = "amqp.rpc.reply-to.ack";
+const AMQP_FIRE: &str = "amqp.event.publish.quorum.confirm";
+const AMQP_CONSUME: &str = "amqp.event.consume.quorum.multiple100";
 const CONSUME: &str = "redis.event.consume.count100.ack+read-pipelined";
 
 const fn target(
@@ -66,7 +69,7 @@ const fn target(
 }
 
 /// The numbers are those of README.md.
-const TARGETS: [Target; 20] = [
+const TARGETS: [Target; 23] = [
     target(
         1,
         "call, 256 callers",
@@ -202,6 +205,30 @@ const TARGETS: [Target; 20] = [
         of("redis.event.latency", 1, 100),
         Figure::P50,
         AtMost { must: 1.6, aim: 1.2 },
+    ),
+    target(
+        15,
+        "call on RabbitMQ, 256 callers",
+        of("bus.rpc", 256, 100),
+        of(AMQP_RPC, 256, 100),
+        Figure::Rate,
+        AtLeast { must: 0.80, aim: 0.90 },
+    ),
+    target(
+        16,
+        "fire on RabbitMQ, 256 callers",
+        of("bus.fire.one-task", 256, 100),
+        of(AMQP_FIRE, 256, 100),
+        Figure::Rate,
+        AtLeast { must: 0.80, aim: 0.90 },
+    ),
+    target(
+        16,
+        "consume on RabbitMQ",
+        of("bus.consume", 1, 100),
+        of(AMQP_CONSUME, 1, 100),
+        Figure::Rate,
+        AtLeast { must: 0.70, aim: 0.85 },
     ),
     target(
         18,

@@ -42,6 +42,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Outcome> {
         let processes = site.beneath.processes(None);
         drains.push(self::drain(&bus, events, processes, &latencies).await?);
         bus.close().await?;
+        site.forget(&service(site, drain), LISTENER).await?;
     }
     let duration = drains.iter().map(|drain| drain.duration).sum();
     // Of equally many events each, so that the mean of the drains is that of all events.

@@ -25,6 +25,13 @@ pub(crate) async fn measure(
 ) -> Result<Outcome> {
     let bus = site.bus().await?;
     bus.register(BenchClient::contract()).await?;
+    let listening = format!("{}-listener", site.service);
+    if site.keeps_only_for_listeners() {
+        // One that goes away: its queue is there, as that of the raw measurement.
+        let listener = site.bus_of(&listening).await?;
+        listener.listen("listener", |_: Changed| async { Ok(()) }).await?;
+        listener.close().await?;
+    }
     let firer = || Firer { bus: bus.clone(), payload: payload::text(site.bytes) };
     let firers = std::iter::repeat_with(firer).take(callers).collect();
     let processes = site.beneath.processes(None);
@@ -33,6 +40,9 @@ pub(crate) async fn measure(
         Tasks::One => closed_loop_in_one_task(firers, load, processes).await?,
     };
     bus.close().await?;
+    if site.keeps_only_for_listeners() {
+        site.forget(&listening, "listener").await?;
+    }
     Ok(outcome)
 }
 

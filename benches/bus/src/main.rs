@@ -82,9 +82,16 @@ fn measure(cli: Cli, redis_is_given: bool) -> Result<()> {
         }
         place.redis = Some(options.redis.clone());
     }
+    if let Some(url) = &options.amqp {
+        if redis_is_given || place.config.is_some() {
+            return Err("either --amqp, --redis or --config: they name the same thing".into());
+        }
+        place.amqp = Some(url.clone());
+    }
     let place = place.or_from_env();
     let redis = place.redis()?;
-    let brokers = Brokers { shared: place.is_shared(), redis: redis.is_some() };
+    let brokers =
+        Brokers { shared: place.is_shared(), redis: redis.is_some(), amqp: options.amqp.is_some() };
     if let Some(url) = redis {
         options.redis = url;
     }

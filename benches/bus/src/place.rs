@@ -17,12 +17,15 @@ pub(crate) struct Place {
     /// A Redis to use with default options, instead of a configuration.
     #[arg(skip)]
     pub(crate) redis: Option<String>,
+    /// A RabbitMQ to use with default options, instead of a configuration.
+    #[arg(skip)]
+    pub(crate) amqp: Option<String>,
 }
 
 impl Place {
     /// What the environment says, unless something was asked for.
     pub(crate) fn or_from_env(mut self) -> Self {
-        if self.config.is_none() && self.redis.is_none() {
+        if self.config.is_none() && self.redis.is_none() && self.amqp.is_none() {
             self.config = std::env::var("LIGHTBUS_CONFIG").ok().filter(|paths| !paths.is_empty());
         }
         self
@@ -34,12 +37,13 @@ impl Place {
 
     /// The settings for all APIs.
     fn settings(&self) -> Result<Config> {
-        if let Some(url) = &self.redis {
-            let redis = json!({"redis": {"url": url}});
+        let redis = self.redis.as_ref().map(|url| json!({"redis": {"url": url}}));
+        let amqp = self.amqp.as_ref().map(|url| json!({"amqp": {"url": url}}));
+        if let Some(broker) = redis.or(amqp) {
             let all = json!({
-                "bus": {"schema": {"transport": redis}},
+                "bus": {"schema": {"transport": broker}},
                 "apis": {"default": {
-                    "rpc_transport": redis, "result_transport": redis, "event_transport": redis,
+                    "rpc_transport": broker, "result_transport": broker, "event_transport": broker,
                 }},
             });
             return Ok(Config::from_yaml(&all.to_string())?);
@@ -61,7 +65,7 @@ impl Place {
 
     /// Whether there is a broker at all.
     pub(crate) fn is_shared(&self) -> bool {
-        self.config.is_some() || self.redis.is_some()
+        self.config.is_some() || self.redis.is_some() || self.amqp.is_some()
     }
 
     /// The Redis that carries calls, if one does.
@@ -87,7 +91,9 @@ impl Place {
     /// The arguments that say the same to the other process.
     pub(crate) fn args(&self) -> Vec<String> {
         let config = self.config.iter().map(|paths| format!("--config={paths}"));
-        config.chain(self.redis.iter().map(|url| format!("--redis={url}"))).collect()
+        let redis = self.redis.iter().map(|url| format!("--redis={url}"));
+        let amqp = self.amqp.iter().map(|url| format!("--amqp={url}"));
+        config.chain(redis).chain(amqp).collect()
     }
 }
 

@@ -29,14 +29,26 @@ const GROUPS: [&[Side]; 7] = [
     &[
         Raw(Case::RedisRpcNaive),
         Raw(Case::RedisRpcBatch),
+        Raw(Case::AmqpRpc(false)),
+        Raw(Case::AmqpRpc(true)),
         Bus(BusCase::Rpc(Text, Off)),
         Bus(BusCase::Rpc(Text, On)),
         Bus(BusCase::Rpc(Items, Off)),
         Bus(BusCase::Rpc(Items, On)),
     ],
     &[Bus(BusCase::RpcMany)],
-    &[Raw(Case::RedisEventXadd), Bus(BusCase::Fire(Tasks::One)), Bus(BusCase::Fire(Tasks::Each))],
-    &[Raw(Case::RedisEventConsume(100)), Raw(Case::RedisEventConsume(1000)), Bus(BusCase::Consume)],
+    &[
+        Raw(Case::RedisEventXadd),
+        Raw(Case::AmqpEventPublish),
+        Bus(BusCase::Fire(Tasks::One)),
+        Bus(BusCase::Fire(Tasks::Each)),
+    ],
+    &[
+        Raw(Case::RedisEventConsume(100)),
+        Raw(Case::RedisEventConsume(1000)),
+        Raw(Case::AmqpEventConsume),
+        Bus(BusCase::Consume),
+    ],
     &[Raw(Case::RedisEventLatency), Bus(BusCase::Latency)],
     &[
         Raw(Case::MemoryRpc),
@@ -76,12 +88,18 @@ pub(crate) struct Brokers {
     pub(crate) shared: bool,
     /// Whether it is Redis, so that there is something to compare with.
     pub(crate) redis: bool,
+    /// Whether it is RabbitMQ, likewise.
+    pub(crate) amqp: bool,
 }
 
 /// The measurements of a round, in order.
 pub(crate) fn steps(options: &Options, brokers: Brokers) -> Vec<Step> {
     let possible = |side: &Side| match side {
-        Raw(case) => brokers.redis || case.name().starts_with("memory."),
+        Raw(case) => match case.name().split('.').next() {
+            Some("redis") => brokers.redis,
+            Some("amqp") => brokers.amqp,
+            _ => true,
+        },
         Bus(case) => brokers.shared || !case.needs_broker(),
     };
     let mut steps = Vec::new();
@@ -119,9 +137,9 @@ mod tests {
 
     #[test]
     fn all_is_measured_and_without_a_broker_only_memory() {
-        let options = Cli::parse_from(["bench"]).options;
+        let options = Cli::parse_from(["bench", "--amqp", "amqp://somewhere"]).options;
         let names = |shared, redis| -> Vec<String> {
-            let steps = steps(&options, Brokers { shared, redis });
+            let steps = steps(&options, Brokers { shared, redis, amqp: redis });
             steps.iter().map(|step| step.side.name()).collect()
         };
         let all = names(true, true);
@@ -132,6 +150,10 @@ mod tests {
             assert!(all.iter().any(|name| name == case.name()), "{} is missing", case.name());
         }
         assert!(names(false, false).iter().all(|name| name.contains("memory.")));
-        assert!(names(true, false).iter().all(|name| !name.starts_with("redis.")));
+        assert!(
+            names(true, false)
+                .iter()
+                .all(|name| !name.starts_with("redis.") && !name.starts_with("amqp."))
+        );
     }
 }

@@ -50,6 +50,9 @@ pub(crate) struct Serve {
     /// A Redis to use with default options, instead of a configuration.
     #[arg(long)]
     pub(crate) redis: Option<String>,
+    /// A RabbitMQ to use with default options, instead of a configuration.
+    #[arg(long)]
+    pub(crate) amqp: Option<String>,
     /// The name of the service on the bus.
     #[arg(long)]
     pub(crate) service: String,
@@ -77,6 +80,27 @@ impl Site {
     /// A bus of the measurement's service.
     pub(crate) async fn bus(&self) -> Result<Bus> {
         self.bus_of(&self.service).await
+    }
+
+    /// Whether events that nobody has asked for are kept nowhere.
+    pub(crate) fn keeps_only_for_listeners(&self) -> bool {
+        self.place.amqp.is_some()
+    }
+
+    /// Deletes what the broker keeps for a listener that is not needed any more: it would get all
+    /// events of the measurements that follow.
+    pub(crate) async fn forget(&self, service: &str, listener: &str) -> Result<()> {
+        let Some(url) = &self.place.amqp else { return Ok(()) };
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(url, properties).await?;
+        let channel = connection.create_channel().await?;
+        for queue in [format!("{service}-{listener}"), format!("{service}-{listener}.dead_letters")]
+        {
+            channel
+                .queue_delete(queue.into(), lapin::options::QueueDeleteOptions::default())
+                .await?;
+        }
+        Ok(connection.close(200, "forgotten".into()).await?)
     }
 
     /// A bus of this service.
@@ -237,7 +261,7 @@ pub(crate) fn serve(serve: Serve) -> Result<()> {
     let case =
         BusCase::from_name(&serve.name).ok_or_else(|| format!("no measurement {}", serve.name))?;
     runtime(serve.threads)?.block_on(async {
-        let place = Place { redis: serve.redis, ..serve.place };
+        let place = Place { redis: serve.redis, amqp: serve.amqp, ..serve.place };
         let site = case.site(&place, &serve.service, serve.bytes).await?;
         // In a task, as on a multi-threaded runtime what is blocked on runs beside the workers.
         tokio::spawn(async move {

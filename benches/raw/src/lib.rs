@@ -1,7 +1,7 @@
 //! What a bus costs is only to be seen next to what its broker's client can do.
 //!
-//! This package measures the `redis` crate sending the commands that lightbus sends and doing
-//! nothing else, and the same calls within one process over channels. Its binary prints a JSON
+//! This package measures the crates `redis` and `lapin` sending the commands that lightbus sends and
+//! doing nothing else, and the same calls within one process over channels. Its binary prints a JSON
 //! line for each measurement.
 //!
 //! The pieces to measure with are public, so that the benchmarks of the bus itself give lines of
@@ -51,6 +51,7 @@ pub mod peer;
 pub mod record;
 pub mod suite;
 
+mod amqp;
 mod memory_event;
 mod memory_rpc;
 mod redis_event;

@@ -13,6 +13,9 @@ pub struct Options {
     /// The Redis server to measure with.
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:6379/0")]
     pub redis: String,
+    /// The RabbitMQ to measure with; without it nothing on RabbitMQ is measured.
+    #[arg(long, value_name = "URL")]
+    pub amqp: Option<String>,
     /// Callers at the same time, a list.
     #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,32,256")]
     pub callers: Vec<usize>,
@@ -47,7 +50,8 @@ impl Options {
 
     /// Whether a measurement of this name is wanted.
     pub fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|pattern| name.contains(pattern))
+        let possible = self.amqp.is_some() || !name.starts_with("amqp.");
+        possible && (self.only.is_empty() || self.only.iter().any(|pattern| name.contains(pattern)))
     }
 }
 
@@ -59,6 +63,9 @@ pub struct Serve {
     /// The Redis server to use.
     #[arg(long)]
     pub redis: String,
+    /// The RabbitMQ to use.
+    #[arg(long)]
+    pub amqp: Option<String>,
     /// What the names of keys begin with.
     #[arg(long)]
     pub prefix: String,
@@ -80,6 +87,7 @@ impl Serve {
             format!("--prefix={}", self.prefix),
             format!("--bytes={}", self.bytes),
         ];
+        args.extend(self.amqp.as_ref().map(|url| format!("--amqp={url}")));
         args.extend(self.threads.map(|threads| format!("--threads={threads}")));
         args
     }

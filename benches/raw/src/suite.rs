@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::amqp::{self, AmqpSite};
 use crate::options::runtime;
 use crate::redis_rpc::{batch, naive};
 use crate::{Broker, Label, Load, Measurement, Options, Outcome, Peer, Processes, Result, Serve};
@@ -20,6 +21,12 @@ pub enum Case {
     RedisEventConsume(usize),
     /// From firing to receipt, at a steady rate well below the limit.
     RedisEventLatency,
+    /// Calls with direct reply-to, confirmed or not; the server acknowledges.
+    AmqpRpc(bool),
+    /// Publishing into a quorum queue, confirmed.
+    AmqpEventPublish,
+    /// Consuming from a quorum queue, acknowledging a hundred at a time.
+    AmqpEventConsume,
     /// A channel to a serving task, a oneshot back.
     MemoryRpc,
     /// The same with a task for each call.
@@ -65,13 +72,17 @@ impl Site {
 
 impl Case {
     /// All measurements.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::RedisRpcNaive,
         Self::RedisRpcBatch,
         Self::RedisEventXadd,
         Self::RedisEventConsume(100),
         Self::RedisEventConsume(1000),
         Self::RedisEventLatency,
+        Self::AmqpRpc(false),
+        Self::AmqpRpc(true),
+        Self::AmqpEventPublish,
+        Self::AmqpEventConsume,
         Self::MemoryRpc,
         Self::MemoryRpcSpawn,
         Self::MemoryRpcJson,
@@ -88,6 +99,10 @@ impl Case {
                 format!("redis.event.consume.count{count}.ack+read-pipelined")
             }
             Self::RedisEventLatency => "redis.event.latency".into(),
+            Self::AmqpRpc(false) => "amqp.rpc.reply-to.ack".into(),
+            Self::AmqpRpc(true) => "amqp.rpc.reply-to.ack+confirm".into(),
+            Self::AmqpEventPublish => "amqp.event.publish.quorum.confirm".into(),
+            Self::AmqpEventConsume => "amqp.event.consume.quorum.multiple100".into(),
             Self::MemoryRpc => "memory.rpc.mpsc+oneshot".into(),
             Self::MemoryRpcSpawn => "memory.rpc.mpsc+spawn+oneshot".into(),
             Self::MemoryRpcJson => "memory.rpc.json+spawn".into(),
@@ -104,7 +119,10 @@ impl Case {
     /// sense.
     pub fn callers(self, asked: &[usize]) -> &[usize] {
         match self {
-            Self::RedisEventConsume(_) | Self::RedisEventLatency | Self::MemoryEventFanout => &[1],
+            Self::RedisEventConsume(_)
+            | Self::RedisEventLatency
+            | Self::AmqpEventConsume
+            | Self::MemoryEventFanout => &[1],
             _ => asked,
         }
     }
@@ -133,6 +151,7 @@ impl Case {
         let serve = Serve {
             name: self.name(),
             redis: options.redis.clone(),
+            amqp: options.amqp.clone(),
             prefix: unique_prefix(),
             bytes,
             threads: options.threads,
@@ -167,6 +186,14 @@ impl Case {
                 )
                 .await
             }
+            Self::AmqpRpc(confirmed) => {
+                let (site, peer) = (AmqpSite::of(serve)?, Peer::start(serve.args())?);
+                amqp::rpc::measure(&site, &peer, confirmed, callers, load).await
+            }
+            Self::AmqpEventPublish => {
+                amqp::fire::measure(&AmqpSite::of(serve)?, callers, load).await
+            }
+            Self::AmqpEventConsume => amqp::consume::measure(&AmqpSite::of(serve)?).await,
             Self::MemoryRpc => memory_rpc::measure_inline(callers, serve.bytes, load).await,
             Self::MemoryRpcSpawn => memory_rpc::measure_spawn(callers, serve.bytes, load).await,
             Self::MemoryRpcJson => memory_rpc::measure_json(callers, serve.bytes, load).await,
@@ -180,6 +207,10 @@ pub fn serve(serve: &Serve) -> Result<()> {
     let case =
         Case::from_name(&serve.name).ok_or_else(|| format!("no measurement {}", serve.name))?;
     runtime(serve.threads)?.block_on(async {
+        if matches!(case, Case::AmqpRpc(_)) {
+            let site = AmqpSite::of(serve)?;
+            return tokio::spawn(async move { amqp::rpc::serve(&site).await }).await?;
+        }
         let site = Site::of(serve).await?;
         // In a task, as on a multi-threaded runtime what is blocked on runs beside the workers.
         tokio::spawn(async move {

@@ -3,7 +3,7 @@
 //! Each promise in the documentation of the [transport traits](crate::transport) names a case of this
 //! suite. A transport's whole `tests/conformance.rs` is a [`Harness`] and one line:
 //!
-//! ```ignore
+//! ```text
 //! lightbus_core::conformance!(RedisHarness::new().await);
 //! ```
 //!

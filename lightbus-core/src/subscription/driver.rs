@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Backoff, Delivery, Outcome, Source,
+    Backoff, Delivery, Outcome, Pulse, Source,
     delivery::{AckHandle, Fate, Settlement},
     slots::{Slot, Slots},
 };
@@ -37,7 +37,7 @@ const LONGEST_REDELIVERY: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
-type Fetched<S> = Result<Vec<(<S as Source>::Message, <S as Source>::Token)>>;
+type Fetched<S> = Result<Vec<(Arc<<S as Source>::Message>, <S as Source>::Token)>>;
 type Batch<S> = Vec<(<S as Source>::Token, Outcome)>;
 
 pub(super) async fn run<S: Source>(
@@ -45,9 +45,10 @@ pub(super) async fn run<S: Source>(
     flow: Flow,
     out: mpsc::Sender<Result<Delivery<S::Message>>>,
     stopped: oneshot::Receiver<()>,
+    pulse: Pulse,
 ) -> Result<()> {
     let report = out.clone();
-    let driver = Driver::new(source, flow, out);
+    let driver = Driver::new(source, flow, out, pulse);
     match AssertUnwindSafe(driver.run(stopped)).catch_unwind().await {
         Ok(end) => end,
         Err(panic) => {
@@ -79,11 +80,14 @@ struct Driver<S: Source> {
     slots: Slots<S::Message, S::Token>,
     /// Settled here, not yet at the broker.
     unsettled: Batch<S>,
+    /// The room of a batch that is settled, for the next one.
+    spare: Batch<S>,
     confirms: Vec<oneshot::Sender<Result<()>>>,
     /// Dropped deliveries, by the time at which they come again.
     again: BinaryHeap<Reverse<(Instant, usize)>>,
     fetches: Backoff,
     settles: Backoff,
+    pulse: Pulse,
 }
 
 struct Settling<S: Source> {
@@ -92,7 +96,12 @@ struct Settling<S: Source> {
 }
 
 impl<S: Source> Driver<S> {
-    fn new(source: Arc<S>, flow: Flow, out: mpsc::Sender<Result<Delivery<S::Message>>>) -> Self {
+    fn new(
+        source: Arc<S>,
+        flow: Flow,
+        out: mpsc::Sender<Result<Delivery<S::Message>>>,
+        pulse: Pulse,
+    ) -> Self {
         let (handle, settlements) = mpsc::channel(flow.max_in_flight);
         let retry = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         Self {
@@ -103,10 +112,12 @@ impl<S: Source> Driver<S> {
             handle,
             slots: Slots::new(),
             unsettled: Vec::new(),
+            spare: Vec::new(),
             confirms: Vec::new(),
             again: BinaryHeap::new(),
             fetches: retry.clone(),
             settles: retry,
+            pulse,
         }
     }
 
@@ -149,6 +160,7 @@ impl<S: Source> Driver<S> {
                         }
                         Err(error) if error.is_temporary() => {
                             let wait = self.fetches.failed();
+                            self.pulse.set_interrupted(true);
                             if self.fetches.failures() == 1 {
                                 tracing::warn!(%error, "consuming was interrupted, trying again");
                             }
@@ -204,12 +216,12 @@ impl<S: Source> Driver<S> {
     fn fetched(&mut self) {
         if self.fetches.failures() > 0 {
             tracing::info!(failures = self.fetches.failures(), "consuming goes on");
+            self.pulse.set_interrupted(false);
         }
         self.fetches.succeeded();
     }
 
-    fn hand_out(&mut self, message: S::Message, token: S::Token) {
-        let message = Arc::new(message);
+    fn hand_out(&mut self, message: Arc<S::Message>, token: S::Token) {
         let kept = S::REDELIVERS.then(|| Arc::clone(&message));
         let slot = self.slots.insert(Slot { token, message: kept, drops: 0 });
         self.deliver(slot, message);
@@ -271,7 +283,7 @@ impl<S: Source> Driver<S> {
 
     fn start_settling(&mut self, wait: Duration) -> Settling<S> {
         let source = Arc::clone(&self.source);
-        let batch = std::mem::take(&mut self.unsettled);
+        let batch = std::mem::replace(&mut self.unsettled, std::mem::take(&mut self.spare));
         let work = Box::pin(async move {
             if !wait.is_zero() {
                 sleep(wait).await;
@@ -309,6 +321,8 @@ impl<S: Source> Driver<S> {
                 for confirm in confirms {
                     let _ = confirm.send(result.clone());
                 }
+                self.spare = batch;
+                self.spare.clear();
                 None
             }
         }

@@ -7,6 +7,8 @@
 mod backoff;
 mod delivery;
 mod driver;
+mod pulse;
+mod rejection;
 mod slots;
 
 use std::{fmt, sync::Arc};
@@ -16,6 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use backoff::Backoff;
 pub use delivery::{AckHandle, Delivery};
+pub use pulse::Pulse;
+pub use rejection::Rejection;
 
 use crate::{Error, ErrorKind, Flow, Result};
 
@@ -27,7 +31,7 @@ pub enum Outcome {
     /// Not handled: again, after a wait, to this consumer or another.
     Retry,
     /// Cannot be handled, for this reason: set aside, never again to this listener.
-    Reject(Arc<str>),
+    Reject(Rejection),
 }
 
 /// What a transport writes to be consumed from: how to get messages, and how to settle them.
@@ -47,7 +51,8 @@ pub trait Source: Send + Sync + 'static {
     const REDELIVERS: bool = true;
 
     /// Waits for messages and takes at most `max`. May return fewer, and none at all as a sign of
-    /// life. The driver never asks for more than there is room for.
+    /// life. The driver never asks for more than there is room for. A message may be shared: nobody
+    /// changes it.
     ///
     /// After a [temporary](Error::is_temporary) error the driver waits and asks again; any other
     /// error ends the subscription.
@@ -56,7 +61,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// The driver drops it only when closing, and only if [`interrupt`](Self::interrupt) says
     /// `false`. Then it must lose nothing.
-    async fn fetch(&self, max: usize) -> Result<Vec<(Self::Message, Self::Token)>>;
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<Self::Message>, Self::Token)>>;
 
     /// Tells the broker what became of messages. [`Outcome::Retry`] gives a message back, so that
     /// any consumer may have it at once.
@@ -85,6 +90,7 @@ pub struct Subscription<M> {
     deliveries: mpsc::Receiver<Result<Delivery<M>>>,
     stop: Option<oneshot::Sender<()>>,
     driver: tokio::task::JoinHandle<Result<()>>,
+    pulse: Pulse,
 }
 
 impl<M: Send + Sync + 'static> Subscription<M> {
@@ -94,8 +100,15 @@ impl<M: Send + Sync + 'static> Subscription<M> {
         // Bounded by credit: never more in it than may be in flight, and an error at the end.
         let (sender, deliveries) = mpsc::channel(flow.max_in_flight + 1);
         let (stop, stopped) = oneshot::channel();
-        let driver = tokio::spawn(driver::run(Arc::new(source), flow, sender, stopped));
-        Self { deliveries, stop: Some(stop), driver }
+        let pulse = Pulse::default();
+        let work = driver::run(Arc::new(source), flow, sender, stopped, pulse.clone());
+        Self { deliveries, stop: Some(stop), driver: tokio::spawn(work), pulse }
+    }
+
+    /// Tells whether the broker answers.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// The next delivery. `None` after [`stop`](Self::stop), when all has been handed out; an error

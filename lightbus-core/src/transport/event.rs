@@ -112,7 +112,9 @@ pub struct DeadLetter {
     pub group: Name,
     /// Why.
     pub reason: String,
-    /// How often it was tried.
+    /// How often it was tried: within the last delivery as often as the listener says
+    /// ([`Rejection::attempts`](crate::Rejection::attempts)), and once for each delivery before, where
+    /// the broker counts them (case `a_rejected_delivery_never_comes_again`).
     pub attempts: u32,
     /// When it was set aside.
     pub time: SystemTime,
@@ -136,7 +138,8 @@ pub trait EventTransport: Transport {
     /// # Errors
     ///
     /// On an error any part of them may have been stored: [`Retry::MayDuplicate`](crate::Retry).
-    /// Sent again under the same ids, a listener can tell. Nothing is sent again by itself.
+    /// Sent again under the same ids, a listener can tell. By itself a transport sends again at most
+    /// what a lost connection left in doubt, under the same ids; its documentation says so.
     ///
     /// # Cancel safety
     ///
@@ -210,6 +213,43 @@ pub trait EventTransport: Transport {
     ) -> Result<Vec<DeadLetter>> {
         let _ = (service, listener, limit);
         Err(Error::unsupported(self.name(), "reading dead letters"))
+    }
+
+    /// What a group set aside after the dead letter of this id, oldest first, at most `limit`:
+    /// the next page. That letter itself may be gone.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` unless the transport can read dead letters page by page.
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let _ = (service, listener, after, limit);
+        Err(Error::unsupported(self.name(), "reading dead letters page by page"))
+    }
+
+    /// Removes dead letters of a group by their ids, for ever. Gives how many there were; ids that
+    /// it does not have are no error.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` unless the transport can remove dead letters one by one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, any of them may be removed.
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        let _ = (service, listener, ids);
+        Err(Error::unsupported(self.name(), "removing dead letters"))
     }
 }
 

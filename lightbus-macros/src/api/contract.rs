@@ -8,7 +8,7 @@ use super::{Api, Procedure};
 
 /// The contract in `__CONTRACT`, and `Event` for each event.
 pub(super) fn expand(api: &Api) -> TokenStream {
-    let Api { root, name, version, description, procedures, events, .. } = api;
+    let Api { root, name, version, description, procedures, events, requires, .. } = api;
     let procedures = procedures.iter().map(|procedure| {
         let Procedure { name, description, arguments, output, .. } = procedure;
         let parameters = arguments.iter().map(|argument| argument.describe(root));
@@ -42,6 +42,7 @@ pub(super) fn expand(api: &Api) -> TokenStream {
             description: #description,
             procedures: &[#(#procedures),*],
             events: &[#(#contracts),*],
+            requires: &[#(#requires),*],
         };
         #(#belonging)*
         #distinct

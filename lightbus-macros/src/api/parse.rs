@@ -22,9 +22,14 @@ const API: Syntax = Syntax {
         ("name", "name = \"auth\""),
         ("version", "version = 1"),
         ("events", "events(UserRegistered)"),
+        ("requires", "requires(durable, ordered)"),
         ("crate", "crate = ::lightbus"),
     ],
 };
+
+/// What an API may rely on: the names of `lightbus_core::Capabilities`.
+const CAPABILITIES: [&str; 7] =
+    ["durable", "ordered", "replay", "history", "lag", "dead_letters", "shared"];
 
 const RPC: Syntax =
     Syntax { attribute: "`#[rpc]`", keys: &[("name", "name = \"check_password\"")] };
@@ -51,6 +56,8 @@ pub(crate) struct Api {
     /// What is in the trait and cannot be in an API, for implementations to find.
     pub(crate) refused: Vec<TraitItem>,
     pub(crate) events: Vec<Type>,
+    /// What the transport must be capable of.
+    pub(crate) requires: Vec<String>,
 }
 
 /// What is known of a procedure.
@@ -127,6 +134,7 @@ fn read(mut keys: Keys, item: ItemTrait, errors: &mut Errors) -> Api {
     };
     let version = keys.number("version", errors).unwrap_or(1);
     let events = distinct(keys.types("events", errors), errors);
+    let requires = capabilities(keys.types("requires", errors), errors);
     let root = root(keys.path("crate", errors));
     let description = docs::text(&item.attrs);
     let mut procedures: Vec<Procedure> = Vec::new();
@@ -155,7 +163,25 @@ fn read(mut keys: Keys, item: ItemTrait, errors: &mut Errors) -> Api {
         procedures,
         refused,
         events,
+        requires,
     }
+}
+
+/// What an API relies on, each once.
+fn capabilities(named: Vec<Type>, errors: &mut Errors) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::new();
+    for capability in named {
+        let text = capability.to_token_stream().to_string();
+        if !CAPABILITIES.contains(&text.as_str()) {
+            let known = CAPABILITIES.map(|name| format!("`{name}`")).join(", ");
+            errors.at(&capability, format!("no transport can be `{text}`: there are {known}"));
+        } else if kept.contains(&text) {
+            errors.at(&capability, format!("`{text}` is there twice: write it once"));
+        } else {
+            kept.push(text);
+        }
+    }
+    kept
 }
 
 fn check_trait(item: &ItemTrait, errors: &mut Errors) {

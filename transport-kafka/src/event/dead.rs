@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lightbus_core::{EventMessage, Name, Result, transport::DeadLetter};
+use lightbus_core::{EventMessage, Name, Rejection, Result, transport::DeadLetter};
 use rdkafka::{Message, message::OwnedHeaders};
 
 use super::record;
@@ -49,11 +49,11 @@ impl Raw {
 }
 
 /// The record that sets an event aside.
-pub(super) fn outgoing(topic: &Name, event: &EventMessage, reason: &str) -> Outgoing {
+pub(super) fn outgoing(topic: &Name, event: &EventMessage, why: &Rejection) -> Outgoing {
     let mut record = record::outgoing(topic, event);
     let headers = record.headers.take().unwrap_or_default();
     let origin = event.native_id.as_deref().unwrap_or_default();
-    record.headers = Some(explain(headers, reason, event.attempt.max(1), origin));
+    record.headers = Some(explain(headers, why.reason(), why.attempts(event.attempt), origin));
     record.partition = Some(0);
     record
 }

@@ -159,7 +159,7 @@ impl EventSource {
 /// An event that was handed out: where it came from, and itself, should it be set aside.
 pub(super) struct Token {
     place: Place,
-    event: Box<EventMessage>,
+    event: Arc<EventMessage>,
 }
 
 impl Token {
@@ -173,7 +173,7 @@ impl Source for EventSource {
     type Message = EventMessage;
     type Token = Token;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(EventMessage, Token)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, Token)>> {
         self.set_aside_spoiled().await;
         let taken = tokio::select! {
             biased;
@@ -184,7 +184,8 @@ impl Source for EventSource {
         for taken in taken {
             match taken {
                 Taken::Event(place, event) => {
-                    events.push(((*event).clone(), Token { place, event }));
+                    let event: Arc<EventMessage> = event.into();
+                    events.push((Arc::clone(&event), Token { place, event }));
                 }
                 Taken::Malformed(place, reason, raw) => self.spoiled().push((place, reason, raw)),
             }

@@ -187,11 +187,11 @@ impl Queues {
 impl Source for CallSource {
     type Message = RpcMessage;
     /// To be sent again if nobody has seen it.
-    type Token = Box<RpcMessage>;
+    type Token = Arc<RpcMessage>;
 
     const REDELIVERS: bool = false;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(RpcMessage, Box<RpcMessage>)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<RpcMessage>, Arc<RpcMessage>)>> {
         let taken = tokio::select! {
             biased;
             taken = self.desk.fetch(max) => taken?,
@@ -203,14 +203,17 @@ impl Source for CallSource {
             match taken {
                 // It may have waited for its offset to be committed.
                 Taken::Call(call) if call.deadline <= now => {}
-                Taken::Call(call) => calls.push(((*call).clone(), call)),
+                Taken::Call(call) => {
+                    let call: Arc<RpcMessage> = call.into();
+                    calls.push((Arc::clone(&call), call));
+                }
                 Taken::Malformed(reason, id, path) => self.refuse(&reason, id, &path),
             }
         }
         Ok(calls)
     }
 
-    async fn settle(&self, settled: &[(Box<RpcMessage>, Outcome)]) -> Result<()> {
+    async fn settle(&self, settled: &[(Arc<RpcMessage>, Outcome)]) -> Result<()> {
         let unseen = settled.iter().filter(|(_, outcome)| *outcome == Outcome::Retry);
         self.give_back(unseen.map(|(call, _)| &**call)).await
     }

@@ -22,7 +22,9 @@ use rdkafka::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+#[allow(unused_imports, reason = "each test uses a part of it")]
 pub use proxy::Proxy;
+#[allow(unused_imports, reason = "each test uses a part of it")]
 pub use server::{Server, free_port};
 
 /// Long enough for anything; only a failing test waits for it.

@@ -1,6 +1,8 @@
 //! Dead letters: entries that could not be handled, kept with the reason.
 
-use lightbus_core::{EventMessage, Fields, Headers, Name, Result, transport::DeadLetter};
+use lightbus_core::{
+    EventMessage, Fields, Headers, Name, Rejection, Result, transport::DeadLetter,
+};
 use redis::{Cmd, Pipeline, Value};
 
 use super::entry::{self, EntryId, RawEntry, Read};
@@ -12,6 +14,8 @@ use crate::{
 
 /// About how many dead letters a group keeps.
 const KEPT: u32 = 10_000;
+/// The most letters that are removed by one command.
+const AT_ONCE: usize = 1000;
 /// The most bytes of a reason that are kept.
 const LONGEST_REASON: usize = 4096;
 
@@ -33,7 +37,7 @@ pub(super) async fn set_aside(
     stream: &str,
     group: &str,
     id: EntryId,
-    reason: &str,
+    rejection: &Rejection,
     fields: Option<Vec<Value>>,
 ) -> Result<()> {
     let link = client.shared().await?;
@@ -53,12 +57,13 @@ pub(super) async fn set_aside(
         None => None,
     };
     let Some(pending) = pending.and_then(value::items) else { return Ok(()) };
-    let attempts = pending.get(3).and_then(value::int).unwrap_or(0);
+    let delivery = pending.get(3).and_then(value::int).unwrap_or(0);
+    let attempts = rejection.attempts(u32::try_from(delivery).unwrap_or(0));
     let fields = fields.or_else(|| {
         let entries = value::items(answers.next()?)?;
         RawEntry::new(entries.into_iter().next()?)?.fields
     });
-    let mut reason = reason;
+    let mut reason = rejection.reason();
     if reason.len() > LONGEST_REASON {
         let end = (0..=LONGEST_REASON).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason = &reason[..end];
@@ -80,13 +85,35 @@ pub(super) async fn set_aside(
         .map_err(|error| client.explain(&link, error, Sent::Harmless))
 }
 
+/// Removes letters by their ids; gives how many there were.
+pub(super) async fn remove(client: &Client, group: &str, ids: &[EntryId]) -> Result<usize> {
+    let mut removed = 0;
+    // One command each: it holds up all others for as long as it takes.
+    for ids in ids.chunks(AT_ONCE) {
+        let mut delete = redis::cmd("XDEL");
+        delete.arg(key(group));
+        for id in ids {
+            delete.arg(id.to_string());
+        }
+        let answer = client.command(&delete, Sent::Harmless).await?;
+        removed += value::int(&answer).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+    }
+    Ok(removed)
+}
+
 /// What a group set aside, oldest first.
-pub(super) async fn list(client: &Client, group: &str, limit: usize) -> Result<Vec<DeadLetter>> {
+pub(super) async fn list(
+    client: &Client,
+    group: &str,
+    after: Option<EntryId>,
+    limit: usize,
+) -> Result<Vec<DeadLetter>> {
     if limit == 0 {
         return Ok(Vec::new());
     }
+    let first = after.map_or_else(|| "-".to_owned(), |after| after.next().to_string());
     let mut range = Cmd::new();
-    range.arg("XRANGE").arg(key(group)).arg("-").arg("+").arg("COUNT").arg(limit);
+    range.arg("XRANGE").arg(key(group)).arg(first).arg("+").arg("COUNT").arg(limit);
     let answer = client.command(&range, Sent::Harmless).await?;
     let entries = value::items(answer).ok_or_else(|| odd_answer("XRANGE", &Value::Nil))?;
     Ok(entries.into_iter().filter_map(RawEntry::new).filter_map(|raw| read(raw, group)).collect())

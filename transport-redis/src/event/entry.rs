@@ -44,6 +44,14 @@ impl EntryId {
         ms.checked_sub(1).map_or(Self::ZERO, |ms| Self { ms, seq: u64::MAX })
     }
 
+    /// The lowest id after this one.
+    pub(super) fn next(self) -> Self {
+        match self.seq.checked_add(1) {
+            Some(seq) => Self { seq, ..self },
+            None => Self { ms: self.ms.saturating_add(1), seq: 0 },
+        }
+    }
+
     pub(super) fn time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.ms)
     }

@@ -23,6 +23,7 @@ use crate::{
     client::{Client, Handle},
     collector::Collector,
 };
+use entry::EntryId;
 use held::Holdings;
 use send::{EventSender, Outgoing};
 use source::{EventSource, Listener, Reclaim, Stream};
@@ -134,9 +135,45 @@ impl EventTransport for RedisEventTransport {
         listener: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.set_aside(service, listener, limit).await.map_err(|error| {
+        self.set_aside(service, listener, None, limit).await.map_err(|error| {
             error.during(format!("reading the dead letters of {service}-{listener}"))
         })
+    }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let letters = async {
+            let Some(after) = EntryId::parse(after) else {
+                return Err(Error::new(ErrorKind::Invalid, "this is not the id of a dead letter")
+                    .with("id", after));
+            };
+            self.set_aside(service, listener, Some(after), limit).await
+        };
+        letters.await.map_err(|error| {
+            error.during(format!("reading the dead letters of {service}-{listener}"))
+        })
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        // What is no id is none of a letter.
+        let ids: Vec<_> = ids.iter().filter_map(|id| EntryId::parse(id)).collect();
+        let removed = async {
+            let client = self.handle.client(WHAT)?;
+            dead::remove(client, &self.group(service, listener), &ids).await
+        };
+        removed
+            .await
+            .map_err(|error| error.during(format!("removing dead letters of {service}-{listener}")))
     }
 }
 
@@ -210,10 +247,11 @@ impl RedisEventTransport {
         &self,
         service: &str,
         listener: &str,
+        after: Option<EntryId>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         let client = self.handle.client(WHAT)?;
-        dead::list(client, &self.group(service, listener), limit).await
+        dead::list(client, &self.group(service, listener), after, limit).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{EventMessage, Outcome, Result, Source, transport::EventSelector};
+use lightbus_core::{EventMessage, Outcome, Rejection, Result, Source, transport::EventSelector};
 use redis::{Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
@@ -62,7 +62,7 @@ pub(super) struct EventSource {
 struct State {
     streams: Vec<Position>,
     /// Read, and not yet handed out.
-    ready: VecDeque<(EventMessage, EventToken)>,
+    ready: VecDeque<(Arc<EventMessage>, EventToken)>,
     /// To be acknowledged with the next read.
     skipped: Vec<EventToken>,
     next_reclaim: Instant,
@@ -363,7 +363,7 @@ impl EventSource {
             let attempt = attempts.get(&id).copied().unwrap_or(usual_attempt);
             match fields.map(|fields| entry::read(id, fields, attempt, select)) {
                 Some(Read::Event(event)) => {
-                    state.ready.push_back((*event, token));
+                    state.ready.push_back((Arc::new(*event), token));
                     continue;
                 }
                 // Without fields: deleted or trimmed while it was pending.
@@ -381,7 +381,7 @@ impl EventSource {
                 &stream.key,
                 &self.listener.group,
                 id,
-                &reason,
+                &Rejection::from(reason),
                 Some(fields),
             )
             .await?;
@@ -462,7 +462,7 @@ impl Source for EventSource {
     type Message = EventMessage;
     type Token = EventToken;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(EventMessage, EventToken)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, EventToken)>> {
         self.reader.check_open(WHAT)?;
         let mut state = self.take_state();
         let filled = if state.ready.is_empty() { self.fill(&mut state, max).await } else { Ok(()) };

@@ -96,10 +96,13 @@ impl ResultTransport for RedisResultTransport {
     }
 
     async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
-        let id = Name::clone(&result.rpc_id);
-        self.push(to, result)
-            .await
-            .map_err(|error| error.during(format!("sending the result of the call {id}")))
+        let sent = match self.encode(to, &result) {
+            Ok(outgoing) => self.results.send(outgoing).await,
+            Err(error) => Err(error),
+        };
+        sent.map_err(|error| {
+            error.during(format!("sending the result of the call {}", result.rpc_id))
+        })
     }
 }
 
@@ -107,22 +110,20 @@ impl RedisResultTransport {
     async fn register(&self, id: &Name) -> Result<PendingResult> {
         let client = self.handle.client(WHAT)?;
         if !self.is_receiving() {
-            self.start(client).await?;
+            // In a box: it happens once, and would be part of every call's future otherwise.
+            Box::pin(self.start(client)).await?;
         }
         self.pending.register(Name::clone(id), self.return_path.clone())
     }
 
-    async fn push(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
+    fn encode(&self, to: &ReturnPath, result: &ResultMessage) -> Result<Outgoing> {
         self.handle.client(WHAT)?;
-        let key =
-            to.as_str().strip_prefix(RETURN_SCHEME).filter(|key| !key.is_empty()).ok_or_else(
-                || {
-                    wire::malformed("the return path is not one of Redis")
-                        .with("return path", wire::excerpt(to.as_str().as_bytes()))
-                },
-            )?;
-        let payload = wire::encode_result(&result);
-        self.results.send(Outgoing { key: key.into(), payload }).await
+        let key = to.as_str().strip_prefix(RETURN_SCHEME).filter(|key| !key.is_empty());
+        if key.is_none() {
+            return Err(wire::malformed("the return path is not one of Redis")
+                .with("return path", wire::excerpt(to.as_str().as_bytes())));
+        }
+        Ok(Outgoing { to: to.clone(), payload: wire::encode_result(result) })
     }
 }
 

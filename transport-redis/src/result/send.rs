@@ -2,15 +2,22 @@
 
 use std::sync::Arc;
 
-use lightbus_core::{Name, Result};
+use lightbus_core::{Result, ReturnPath};
 use redis::{Cmd, Pipeline};
 
-use crate::{client::Client, collector::Carry, error::Sent, link};
+use crate::{client::Client, collector::Carry, error::Sent, link, wire::RETURN_SCHEME};
 
 /// A result, ready to be sent.
 pub(super) struct Outgoing {
-    pub(super) key: Name,
+    pub(super) to: ReturnPath,
     pub(super) payload: Vec<u8>,
+}
+
+impl Outgoing {
+    /// The list that its caller reads.
+    fn key(&self) -> &str {
+        self.to.as_str().strip_prefix(RETURN_SCHEME).unwrap_or_default()
+    }
 }
 
 /// Sends results: one `LPUSH` and one `EXPIRE` for each list.
@@ -28,15 +35,17 @@ impl ResultSender {
         // The lists, and whose results go into them. Mostly few.
         let mut lists: Vec<(&str, Cmd, Vec<usize>)> = Vec::new();
         for (index, result) in results.iter().enumerate() {
-            match lists.iter_mut().find(|(key, ..)| *key == &*result.key) {
+            match lists.iter_mut().find(|(key, ..)| *key == result.key()) {
                 Some((_, push, members)) => {
                     push.arg(&result.payload);
                     members.push(index);
                 }
                 None => {
-                    let mut push = redis::cmd("LPUSH");
-                    push.arg(&*result.key).arg(&result.payload);
-                    lists.push((&result.key, push, vec![index]));
+                    let rest = &results[index..];
+                    let size = rest.iter().map(|result| result.payload.len()).sum::<usize>();
+                    let mut push = Cmd::with_capacity(2 + rest.len(), 64 + size);
+                    push.arg("LPUSH").arg(result.key()).arg(&result.payload);
+                    lists.push((result.key(), push, vec![index]));
                 }
             }
         }

@@ -42,32 +42,57 @@ impl RedisRpcTransport {
     }
 
     /// Sends until it worked, it may have worked, or there is no time for another try.
-    async fn send(&self, call: Outgoing) -> Result<()> {
-        let deadline = call.deadline;
+    async fn send(&self, call: &Arc<Outgoing>) -> Result<()> {
         let mut tries = 1;
         loop {
-            let error = match self.calls.send(call.clone()).await {
+            let error = match self.calls.send(Arc::clone(call)).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             let again = Instant::now() + self.config.rpc_retry_delay.0;
-            if error.retryable() != Retry::Safe || tries == TRIES || again >= deadline {
+            if error.retryable() != Retry::Safe || tries == TRIES || again >= call.deadline {
                 return Err(error);
             }
             tracing::debug!(%error, "a call could not be sent, trying again");
             tries += 1;
-            sleep_until(again).await;
+            // In a box: it is rare, and would be part of every call's future otherwise.
+            Box::pin(sleep_until(again)).await;
         }
+    }
+
+    /// The call as it is sent.
+    fn encode(&self, call: RpcMessage) -> Result<Arc<Outgoing>> {
+        self.handle.client(WHAT)?;
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(send::too_late());
+        }
+        Ok(Arc::new(Outgoing {
+            payload: wire::encode_call(&call, left),
+            deadline: call.deadline,
+            api: call.api,
+            id: call.id,
+        }))
+    }
+
+    fn late(&self) -> Error {
+        Error::new(ErrorKind::Unavailable, "Redis did not take the call before its deadline")
+            .with("broker", format_args!("redis {}", self.handle.broker()))
+            .retry(Retry::MayDuplicate)
     }
 }
 
 #[async_trait]
 impl RpcTransport for RedisRpcTransport {
     async fn call(&self, call: RpcMessage) -> Result<()> {
-        let names = (Name::clone(&call.api), Name::clone(&call.procedure));
-        self.queue(call)
-            .await
-            .map_err(|error| error.during(format!("queueing a call of {}.{}", names.0, names.1)))
+        let (api, procedure) = (Name::clone(&call.api), Name::clone(&call.procedure));
+        let sent = match self.encode(call) {
+            Ok(call) => timeout_at(call.deadline, self.send(&call))
+                .await
+                .unwrap_or_else(|_| Err(self.late())),
+            Err(error) => Err(error),
+        };
+        sent.map_err(|error| error.during(format!("queueing a call of {api}.{procedure}")))
     }
 
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
@@ -77,29 +102,6 @@ impl RpcTransport for RedisRpcTransport {
 }
 
 impl RedisRpcTransport {
-    async fn queue(&self, call: RpcMessage) -> Result<()> {
-        self.handle.client(WHAT)?;
-        let left = call.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(send::too_late());
-        }
-        let outgoing = Outgoing {
-            payload: wire::encode_call(&call, left).into(),
-            deadline: call.deadline,
-            api: call.api,
-            id: call.id,
-        };
-        match timeout_at(call.deadline, self.send(outgoing)).await {
-            Ok(sent) => sent,
-            Err(_) => Err(Error::new(
-                ErrorKind::Unavailable,
-                "Redis did not take the call before its deadline",
-            )
-            .with("broker", format_args!("redis {}", self.handle.broker()))
-            .retry(Retry::MayDuplicate)),
-        }
-    }
-
     async fn take(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
         let client = self.handle.client(WHAT)?;
         if spec.apis.is_empty() {
@@ -164,6 +166,11 @@ fn queue_key(api: &str) -> String {
 }
 
 /// The key that lives as long as the caller waits.
-fn expiry_key(id: &str) -> String {
-    format!("rpc_expiry_key:{id}")
+struct ExpiryKey<'a>(&'a str);
+
+impl fmt::Display for ExpiryKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("rpc_expiry_key:")?;
+        f.write_str(self.0)
+    }
 }

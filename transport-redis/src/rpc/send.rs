@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use lightbus_core::{Error, ErrorKind, Name, Result};
-use redis::{Cmd, Pipeline, RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisWrite, Value};
 use tokio::time::Instant;
 
-use super::{expiry_key, queue_key};
+use super::{ExpiryKey, queue_key};
 use crate::{
     client::Client,
     collector::Carry,
@@ -16,11 +15,10 @@ use crate::{
 };
 
 /// A call, ready to be sent.
-#[derive(Clone)]
 pub(super) struct Outgoing {
     pub(super) api: Name,
     pub(super) id: Name,
-    pub(super) payload: Bytes,
+    pub(super) payload: Vec<u8>,
     pub(super) deadline: Instant,
 }
 
@@ -34,7 +32,7 @@ impl CallSender {
     }
 
     /// `SET`s for all, then one `RPUSH` for each queue. The answers are one a call.
-    async fn push(&self, link: &Arc<Link>, calls: &[Outgoing]) -> Vec<Result<()>> {
+    async fn push(&self, link: &Arc<Link>, calls: &[Arc<Outgoing>]) -> Vec<Result<()>> {
         let now = Instant::now();
         let mut answers: Vec<Result<()>> = Vec::with_capacity(calls.len());
         let mut pipeline = Pipeline::with_capacity(calls.len() + 1);
@@ -52,12 +50,14 @@ impl CallSender {
         for (index, call) in calls.iter().enumerate().filter(|(index, _)| answers[*index].is_ok()) {
             match queues.iter_mut().find(|(api, ..)| *api == &*call.api) {
                 Some((_, push, members)) => {
-                    push.arg(&*call.payload);
+                    push.arg(&call.payload);
                     members.push(index);
                 }
                 None => {
-                    let mut push = redis::cmd("RPUSH");
-                    push.arg(queue_key(&call.api)).arg(&*call.payload);
+                    let rest = &calls[index..];
+                    let size = rest.iter().map(|call| call.payload.len()).sum::<usize>();
+                    let mut push = Cmd::with_capacity(2 + rest.len(), 32 + call.api.len() + size);
+                    push.arg("RPUSH").arg(queue_key(&call.api)).arg(&call.payload);
                     queues.push((&call.api, push, vec![index]));
                 }
             }
@@ -135,20 +135,20 @@ impl CallSender {
 }
 
 impl Carry for CallSender {
-    type Item = Outgoing;
+    type Item = Arc<Outgoing>;
     type Answer = ();
 
-    fn size(item: &Outgoing) -> usize {
+    fn size(item: &Arc<Outgoing>) -> usize {
         item.payload.len()
     }
 
-    async fn one(&self, call: Outgoing) -> Result<()> {
+    async fn one(&self, call: Arc<Outgoing>) -> Result<()> {
         let link = self.0.shared().await?;
         let call = std::slice::from_ref(&call);
         self.push(&link, call).await.pop().unwrap_or_else(|| Err(too_late()))
     }
 
-    async fn many(&self, calls: Vec<Outgoing>) -> Vec<Result<()>> {
+    async fn many(&self, calls: Vec<Arc<Outgoing>>) -> Vec<Result<()>> {
         match self.0.shared().await {
             Ok(link) => self.push(&link, &calls).await,
             Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
@@ -158,8 +158,11 @@ impl Carry for CallSender {
 
 /// The key that says that a call is waited for, for so many milliseconds.
 pub(super) fn set_expiry(id: &str, left: u64) -> Cmd {
-    let mut set = redis::cmd("SET");
-    set.arg(expiry_key(id)).arg(1).arg("PX").arg(left);
+    // Room for all of it: there is one for each call.
+    let mut set = Cmd::with_capacity(5, 48 + id.len());
+    set.arg("SET");
+    set.write_arg_fmt(ExpiryKey(id));
+    set.arg(1).arg("PX").arg(left);
     set
 }
 

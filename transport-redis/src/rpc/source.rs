@@ -12,11 +12,11 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use lightbus_core::{Name, Outcome, RemoteError, Result, ResultMessage, RpcMessage, Source};
-use redis::{Pipeline, Value};
+use redis::{Pipeline, RedisWrite, Value};
 use tokio::time::Instant;
 
 use super::{
-    WHAT, expiry_key, queue_key,
+    ExpiryKey, WHAT, queue_key,
     send::{milliseconds_until, set_expiry},
 };
 use crate::{
@@ -57,6 +57,25 @@ pub(super) struct CallToken {
     id: Name,
     message: Bytes,
     deadline: Instant,
+}
+
+/// Which calls of a batch are waited for.
+struct Wanted {
+    wanted: Vec<bool>,
+    /// Whether one of them may be there twice: fewer keys than calls.
+    twice: bool,
+}
+
+/// A command about the expiry keys of calls.
+fn of_expiry_keys<'a>(
+    command: &str,
+    ids: impl ExactSizeIterator<Item = &'a Name> + Clone,
+) -> redis::Cmd {
+    let size: usize = ids.clone().map(|id| 16 + id.len()).sum();
+    let mut keys = redis::Cmd::with_capacity(1 + ids.len(), command.len() + size);
+    keys.arg(command);
+    ids.for_each(|id| keys.write_arg_fmt(ExpiryKey(id)));
+    keys
 }
 
 impl CallSource {
@@ -168,7 +187,7 @@ impl CallSource {
     }
 
     /// Reads what was popped, and leaves out the calls that nobody waits for any more.
-    async fn check(&self, link: &Link, max: usize) -> Result<Vec<(RpcMessage, CallToken)>> {
+    async fn check(&self, link: &Link, max: usize) -> Result<Vec<(Arc<RpcMessage>, CallToken)>> {
         let batch: Vec<Raw> = {
             let mut popped = self.popped();
             let count = popped.len().min(max);
@@ -191,7 +210,7 @@ impl CallSource {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
-        let wanted = match self.take_expiry_keys(link, &calls).await {
+        let Wanted { wanted, twice } = match self.take_expiry_keys(link, &calls).await {
             Ok(wanted) => wanted,
             Err(error) => {
                 // Checked again on the next connection. If the keys went with this one, the calls
@@ -206,9 +225,9 @@ impl CallSource {
         let now = Instant::now();
         let mut fetched = Vec::with_capacity(calls.len());
         let mut dropped = 0;
-        let mut seen = HashSet::with_capacity(calls.len());
+        let mut seen = HashSet::new();
         for ((call, raw), wanted) in calls.into_iter().zip(wanted) {
-            if !(wanted && seen.insert(Name::clone(&call.id))) {
+            if !wanted || (twice && !seen.insert(Name::clone(&call.id))) {
                 dropped += 1;
                 continue;
             }
@@ -216,7 +235,7 @@ impl CallSource {
             let message = call.into_message(now, self.usual_timeout);
             let deadline = message.deadline;
             fetched.push((
-                message,
+                Arc::new(message),
                 CallToken { queue: raw.queue, id, message: raw.message, deadline },
             ));
         }
@@ -229,39 +248,29 @@ impl CallSource {
 
     /// Which calls are still waited for. Their keys are gone afterwards, so that no other worker
     /// runs them.
-    async fn take_expiry_keys(
-        &self,
-        link: &Link,
-        calls: &[(DecodedCall, Raw)],
-    ) -> Result<Vec<bool>> {
+    async fn take_expiry_keys(&self, link: &Link, calls: &[(DecodedCall, Raw)]) -> Result<Wanted> {
         let mut pipeline = Pipeline::with_capacity(2);
         if self.reader.client().is_cluster() || calls.len() == 1 {
             for (call, _) in calls {
-                pipeline.cmd("DEL").arg(expiry_key(&call.id));
+                pipeline.add_command(of_expiry_keys("DEL", [&call.id].into_iter()));
             }
             let answers = self.run(link, &pipeline).await?;
-            return answers
-                .into_iter()
-                .map(|answer| match link::answer(answer) {
-                    Ok(answer) => Ok(value::int(&answer) == Some(1)),
-                    Err(error) => {
-                        Err(from_redis(error, self.reader.client().broker(), Sent::Harmless))
-                    }
-                })
-                .collect();
+            let wanted = answers.into_iter().map(|answer| match link::answer(answer) {
+                Ok(answer) => Ok(value::int(&answer) == Some(1)),
+                Err(error) => Err(from_redis(error, self.reader.client().broker(), Sent::Harmless)),
+            });
+            return Ok(Wanted { wanted: wanted.collect::<Result<_>>()?, twice: false });
         }
-        let (mut get, mut del) = (redis::cmd("MGET"), redis::cmd("DEL"));
-        for (call, _) in calls {
-            let key = expiry_key(&call.id);
-            get.arg(&key);
-            del.arg(&key);
-        }
-        pipeline.add_command(get).add_command(del);
+        pipeline.add_command(of_expiry_keys("MGET", calls.iter().map(|(call, _)| &call.id)));
+        pipeline.add_command(of_expiry_keys("DEL", calls.iter().map(|(call, _)| &call.id)));
         let mut answers =
             self.reader.prompt(link, link.transaction(&mut pipeline)).await?.into_iter();
         match answers.next() {
             Some(Value::Array(found)) if found.len() == calls.len() => {
-                Ok(found.into_iter().map(|value| value != Value::Nil).collect())
+                let wanted: Vec<_> = found.into_iter().map(|value| value != Value::Nil).collect();
+                let found = wanted.iter().filter(|wanted| **wanted).count();
+                let deleted = answers.next().as_ref().and_then(value::int);
+                Ok(Wanted { twice: deleted != i64::try_from(found).ok(), wanted })
             }
             other => Err(odd_answer("MGET", &other.unwrap_or(Value::Nil))),
         }
@@ -291,7 +300,7 @@ impl CallSource {
                     ..RemoteError::default()
                 }),
             });
-            answers.cmd("DEL").arg(expiry_key(&id));
+            answers.add_command(of_expiry_keys("DEL", [&id].into_iter()));
             answers.cmd("LPUSH").arg(key).arg(result);
             answers.cmd("EXPIRE").arg(key).arg(ANSWER_TTL);
         }
@@ -339,7 +348,7 @@ impl Source for CallSource {
 
     const REDELIVERS: bool = false;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(RpcMessage, CallToken)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<RpcMessage>, CallToken)>> {
         self.reader.check_open(WHAT)?;
         let (link, _) = self.reader.take().await?;
         if self.popped().is_empty() {
@@ -356,7 +365,11 @@ impl Source for CallSource {
             .filter(|(_, outcome)| *outcome == Outcome::Retry)
             .map(|(token, _)| token)
             .collect();
-        if unseen.is_empty() { Ok(()) } else { self.put_back(&unseen).await }
+        if unseen.is_empty() {
+            return Ok(());
+        }
+        // In a box: it is rare, and would be part of every settlement's future otherwise.
+        Box::pin(self.put_back(&unseen)).await
     }
 
     async fn interrupt(&self) -> bool {

@@ -1,0 +1,137 @@
+//! A service and its tests in one file: `cargo test --example testing`. `docs/testing.md` explains it.
+
+use lightbus::prelude::*;
+
+/// Another team's service.
+#[lightbus::api(name = "auth", events(UserRegistered))]
+pub trait Auth {
+    /// Where the user reads mail.
+    async fn email_of(&self, username: String) -> Result<String, String>;
+}
+
+/// Somebody has signed up.
+#[derive(Clone, Debug, PartialEq, lightbus::Event)]
+pub struct UserRegistered {
+    username: String,
+}
+
+/// Our service.
+#[lightbus::api(name = "mail", events(WelcomeSent))]
+pub trait Mail {}
+
+/// Somebody has been welcomed.
+#[derive(Clone, Debug, PartialEq, lightbus::Event)]
+pub struct WelcomeSent {
+    to: String,
+}
+
+/// The code under test: it takes a bus, and knows of no test.
+async fn start(bus: &Bus) -> lightbus::Result<()> {
+    bus.register(MailClient::contract()).await?;
+    let handle = bus.clone();
+    bus.listen("welcome", move |user: UserRegistered| {
+        let bus = handle.clone();
+        async move {
+            let to = AuthClient::new(&bus).email_of(user.username).await?;
+            bus.fire(WelcomeSent { to }).await?;
+            Ok(())
+        }
+    })
+    .await
+}
+
+struct Fixed;
+
+impl Auth for Fixed {
+    async fn email_of(&self, username: String) -> Result<String, String> {
+        Ok(format!("{username}@example.com"))
+    }
+}
+
+#[tokio::main]
+async fn main() -> lightbus::Result<()> {
+    let bus = Bus::in_memory().await?;
+    bus.serve(AuthApi(Fixed)).await?;
+    start(&bus).await?;
+    bus.listen("print", |sent: WelcomeSent| async move {
+        println!("{} has been welcomed", sent.to);
+        Ok(())
+    })
+    .await?;
+    bus.fire(UserRegistered { username: "sally".into() }).await?;
+    bus.settle().await?;
+    bus.close().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lightbus::testing::{Fault, Faults, Reply, TestBus};
+
+    fn sally() -> UserRegistered {
+        UserRegistered { username: "sally".into() }
+    }
+
+    #[tokio::test]
+    async fn who_registers_is_welcomed() -> lightbus::Result<()> {
+        let test = TestBus::start().await?;
+        start(&test).await?;
+        test.mock::<AuthClient>()
+            .call(|auth| auth.email_of("sally"))
+            .returns("sally@example.com".into());
+
+        test.fire_from_outside(UserRegistered { username: "sally".into() }).await?;
+        test.settle().await?;
+
+        test.assert_fired_event(WelcomeSent { to: "sally@example.com".into() });
+        test.assert_rpc_called_times("auth.email_of", 1);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_slow_is_asked_again() -> lightbus::Result<()> {
+        let test = TestBus::start().await?;
+        start(&test).await?;
+        test.mock::<AuthClient>().any_call(|auth| auth.email_of("")).in_turn([
+            Reply::never(),
+            Reply::error("we are closed".into()),
+            Reply::value("sally@example.com".into()),
+        ]);
+        test.fire_from_outside(sally()).await?;
+        test.settle().await?;
+        test.assert_fired::<WelcomeSent>(1);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_welcomed_is_set_aside() -> lightbus::Result<()> {
+        let test = TestBus::builder().service_name("mail").start().await?;
+        start(&test).await?;
+        test.mock_rpc_call("auth.email_of").fails_with("no such user");
+        test.fire_from_outside(sally()).await?;
+        test.settle().await?;
+        test.assert_event_not_fired("mail.welcome_sent");
+        let letters = test.dead_letters("mail", "welcome", 10).await?;
+        assert!(letters[0].reason.contains("no such user"));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn nobody_is_forgotten_whatever_goes_wrong() -> lightbus::Result<()> {
+        let faults = Faults::seeded(42).drops(0.1).duplicates(0.2).delays(0.2);
+        let test = TestBus::builder().faults(faults).start().await?;
+        start(&test).await?;
+        test.mock::<AuthClient>()
+            .any_call(|auth| auth.email_of(""))
+            .answers(|called| called.arg("username").map_err(|error| error.to_string()));
+        for number in 0..50 {
+            test.fire_from_outside(UserRegistered { username: format!("user{number}") }).await?;
+        }
+        test.settle().await?;
+        let welcomed: std::collections::BTreeSet<_> =
+            test.fired::<WelcomeSent>().into_iter().map(|sent| sent.to).collect();
+        assert_eq!(welcomed.len(), 50);
+        assert!(test.faults().is_some_and(|faults| faults.count(Fault::Drop) > 0));
+        Ok(())
+    }
+}

@@ -1,0 +1,294 @@
+//! The keys of the configuration, their types and defaults.
+//!
+//! The JSON Schema is made from these types: what is said of a key here is what an editor shows.
+
+use std::{borrow::Cow, collections::BTreeMap, num::NonZeroU32, time::Duration};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize, Serializer, de::Error as _};
+
+use super::{PluginsConfig, Selector, Sources};
+
+/// The settings of a process.
+///
+/// The fields may be changed after loading; what says where each value came from
+/// ([`settings`](Self::settings), [`warnings`](Self::warnings)) then still speaks of what was loaded.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "Configuration of lightbus")]
+pub struct Config {
+    /// Groups processes: the first half of each consumer group's name. Keep it over restarts.
+    /// Placeholders: `{hostname}`, `{pid}`, `{random4}`, `{random8}`, `{random16}`, `{friendly}`.
+    #[schemars(extend("default" = "{friendly}"))]
+    pub service_name: Option<String>,
+    /// Names this process: the consumer in its groups. The same placeholders.
+    #[schemars(extend("default" = "{random4}"))]
+    pub process_name: Option<String>,
+    /// What concerns the bus as a whole.
+    pub bus: BusConfig,
+    /// Settings by API. `default` is for all APIs that have no entry of their own.
+    pub apis: BTreeMap<String, ApiConfig>,
+    /// Settings of plugins, by name.
+    pub plugins: PluginsConfig,
+    #[serde(skip)]
+    pub(crate) sources: Sources,
+}
+
+/// What concerns the bus as a whole.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BusConfig {
+    /// The least severe level that is logged by programs that let lightbus set up their log.
+    pub log_level: LogLevel,
+    /// The most calls of this process that wait for their results at once: 32,768. Further ones
+    /// wait for a place, within their own time. Only Rust knows this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub max_calls_in_flight: NonZeroU32,
+    /// The most calls of one API that run in this process at once, unless the program says it in
+    /// code: 256. Further ones stay with the broker. Only Rust knows this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub max_calls_at_work: NonZeroU32,
+    /// The exchange of schemas.
+    pub schema: SchemaConfig,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        const fn at_most(number: u32) -> NonZeroU32 {
+            NonZeroU32::MIN.saturating_add(number - 1)
+        }
+        Self {
+            log_level: LogLevel::default(),
+            max_calls_in_flight: at_most(32_768),
+            max_calls_at_work: at_most(256),
+            schema: SchemaConfig::default(),
+        }
+    }
+}
+
+/// A severity, by Python's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Debug,
+    #[default]
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+/// The exchange of schemas over the bus.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SchemaConfig {
+    /// How long a schema lives on the bus unless it is renewed, in seconds: 60. Renewed and read
+    /// again after four fifths of it.
+    #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
+    #[schemars(schema_with = "seconds_schema")]
+    pub ttl: Duration,
+    /// Whether a dump of schemas is indented: true.
+    pub human_readable: bool,
+    /// What happens if this process is about to publish the schema of an API that breaks users of
+    /// the one that is on the bus: `warn`. Only Rust knows this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub on_incompatible: OnIncompatible,
+    /// What carries schemas.
+    #[schemars(schema_with = "selector_schema")]
+    pub transport: Option<Selector>,
+}
+
+impl Default for SchemaConfig {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(60),
+            human_readable: true,
+            on_incompatible: OnIncompatible::default(),
+            transport: None,
+        }
+    }
+}
+
+/// What happens at start if the schema of an API breaks users of the one on the bus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum OnIncompatible {
+    /// Nothing, it is not even looked at.
+    Ignore,
+    /// Each breaking change is logged as a warning.
+    #[default]
+    Warn,
+    /// Serving or registering the API fails, and nothing is published.
+    Refuse,
+}
+
+/// What happens at start if a transport cannot do what an API relies on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum OnMissing {
+    /// Serving or registering the API fails.
+    #[default]
+    Refuse,
+    /// It is logged as a warning.
+    Warn,
+}
+
+/// The settings of an API. An entry inherits nothing from `default` but the transports that it
+/// leaves out, as in Python.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// How long a caller waits for a result, in seconds: 5. Also when the call expires.
+    #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
+    #[schemars(schema_with = "seconds_schema")]
+    pub rpc_timeout: Duration,
+    /// How long firing an event may take, in seconds: 5.
+    #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
+    #[schemars(schema_with = "seconds_schema")]
+    pub event_fire_timeout: Duration,
+    /// How long setting up a listener may take, in seconds: 5. (Python's default is 1, and nothing
+    /// reads it.)
+    #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
+    #[schemars(schema_with = "seconds_schema")]
+    pub event_listener_setup_timeout: Duration,
+    /// What is checked against schemas: everything.
+    #[schemars(extend("default" = true))]
+    pub validate: Validate,
+    /// Whether it is an error if there is no schema to check with: false.
+    pub strict_validation: bool,
+    /// The largest message, in bytes: 16,777,216 (16 MiB). What is larger is neither sent nor handed to
+    /// a procedure or a handler: arguments of a call or an event together, or a result. Only Rust knows
+    /// this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub max_message_size: u64,
+    /// What happens at start if the configured transport cannot do what the API relies on: `refuse`.
+    /// Only Rust knows this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub on_missing: OnMissing,
+    /// Accepted for Python's sake: typed code always decodes into its types.
+    #[schemars(extend("x-without-effect" = "typed code decodes into its types, and accepts what they accept"))]
+    pub cast_values: bool,
+    /// What carries calls.
+    #[schemars(schema_with = "selector_schema")]
+    pub rpc_transport: Option<Selector>,
+    /// What carries results.
+    #[schemars(schema_with = "selector_schema")]
+    pub result_transport: Option<Selector>,
+    /// What carries events.
+    #[schemars(schema_with = "selector_schema")]
+    pub event_transport: Option<Selector>,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        let five = Duration::from_secs(5);
+        Self {
+            rpc_timeout: five,
+            event_fire_timeout: five,
+            event_listener_setup_timeout: five,
+            validate: Validate::default(),
+            strict_validation: false,
+            max_message_size: 16 << 20,
+            on_missing: OnMissing::default(),
+            cast_values: true,
+            rpc_transport: None,
+            result_transport: None,
+            event_transport: None,
+        }
+    }
+}
+
+/// In which directions messages are checked against schemas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validate {
+    /// What this process sends.
+    pub outgoing: bool,
+    /// What this process receives.
+    pub incoming: bool,
+}
+
+impl Default for Validate {
+    fn default() -> Self {
+        Self { outgoing: true, incoming: true }
+    }
+}
+
+/// Both directions by name, as they may be written.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+struct Directions {
+    /// What this process sends.
+    outgoing: bool,
+    /// What this process receives.
+    incoming: bool,
+}
+
+impl Default for Directions {
+    fn default() -> Self {
+        Self { outgoing: true, incoming: true }
+    }
+}
+
+impl<'de> Deserialize<'de> for Validate {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::Bool(on) => Ok(Self { outgoing: on, incoming: on }),
+            value @ serde_json::Value::Object(_) => {
+                let both: Directions = serde_json::from_value(value).map_err(D::Error::custom)?;
+                Ok(Self { outgoing: both.outgoing, incoming: both.incoming })
+            }
+            _ => Err(D::Error::custom(
+                "expected true, false, or a mapping of `outgoing` and `incoming` to true or false",
+            )),
+        }
+    }
+}
+
+impl JsonSchema for Validate {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Validate".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let both = generator.subschema_for::<Directions>();
+        json_schema!({ "anyOf": [{ "type": "boolean" }, both] })
+    }
+}
+
+pub(super) fn seconds<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let seconds = f64::deserialize(deserializer)?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| D::Error::custom("expected a number of seconds above zero"))
+}
+
+pub(super) fn in_seconds<S: Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match duration.subsec_nanos() {
+        0 => serializer.serialize_u64(duration.as_secs()),
+        _ => serializer.serialize_f64(duration.as_secs_f64()),
+    }
+}
+
+pub(super) fn seconds_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "number", "exclusiveMinimum": 0 })
+}
+
+/// A place that is filled in with the transports of a registry.
+fn selector_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["object", "null"] })
+}

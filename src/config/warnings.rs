@@ -1,0 +1,81 @@
+//! What is accepted and does not do what its author may think.
+
+use std::fmt;
+
+use lightbus_core::Registry;
+use serde_json::Value;
+
+use super::{Config, Origin, json_schema_for, schema};
+
+/// Something in the configuration that is allowed, and worth knowing about.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Warning {
+    /// The keys that lead to it, with dots between them.
+    pub path: String,
+    /// What is so, and what is used instead.
+    pub message: String,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)?;
+        match self.origin.fact() {
+            Some((key, name)) => write!(f, " ({key} {name})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Config {
+    /// Keys that were set and have no effect, such as those that only mean something in Python, and
+    /// values that contradict each other. A bus logs them when it connects.
+    #[must_use]
+    pub fn warnings(&self, registry: &Registry) -> Vec<Warning> {
+        let known = json_schema_for(registry);
+        let mut warnings = Vec::new();
+        let mut idle = Vec::new();
+        self.sources.tree.each_leaf(&mut Vec::new(), &mut |path, leaf| {
+            let why = schema::at(&known, path)
+                .and_then(|known| schema::keyword(known, "x-without-effect"))
+                .and_then(Value::as_str);
+            if let (Some(why), false) = (why, leaf.value.is_null()) {
+                idle.push(Warning {
+                    path: path.join("."),
+                    message: format!("has no effect here: {why}"),
+                    origin: leaf.origin.clone(),
+                });
+            }
+        });
+        warnings.append(&mut idle);
+        for (api, settings) in &self.apis {
+            if settings.strict_validation
+                && !settings.validate.outgoing
+                && !settings.validate.incoming
+            {
+                let message = "has no effect while `validate` is off".to_owned();
+                warnings.push(self.warning(&format!("apis.{api}.strict_validation"), message));
+            }
+            let path = format!("apis.{api}.rpc_transport");
+            if let Some(selector) = &settings.rpc_transport {
+                let limit = selector.option("rpc_timeout").and_then(Value::as_f64);
+                let allowed = settings.rpc_timeout.as_secs_f64();
+                if let Some(limit) = limit.filter(|limit| *limit < allowed) {
+                    let path = format!("{path}.{}.rpc_timeout", selector.name());
+                    let message = format!(
+                        "is {limit} s and shorter than the {allowed} s of `apis.{api}.rpc_timeout`: calls of Python services expire while their callers still wait"
+                    );
+                    warnings.push(self.warning(&path, message));
+                }
+            }
+        }
+        warnings
+    }
+
+    fn warning(&self, path: &str, message: String) -> Warning {
+        let origin = self.sources.tree.find(path).0.origin().clone();
+        Warning { path: path.to_owned(), message, origin }
+    }
+}

@@ -1,0 +1,78 @@
+//! The APIs of the plugins that come with lightbus, and sending their events.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use lightbus_core::{EventMessage, Fields, Headers, Name, Result, codec};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+
+use crate::{
+    Bus,
+    contract::{Contract, EventContract, Parameter},
+};
+
+/// Describes an argument.
+pub(super) const fn parameter<T: JsonSchema>(name: &'static str) -> Parameter {
+    fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<T>()
+    }
+    Parameter { name, description: "", schema: schema::<T>, required: true, default: None }
+}
+
+/// Describes an event.
+pub(super) const fn event(
+    name: &'static str,
+    description: &'static str,
+    parameters: &'static [Parameter],
+) -> EventContract {
+    EventContract { name, description, parameters }
+}
+
+/// Adds an argument.
+pub(super) fn put<T: Serialize + ?Sized>(fields: &mut Fields, name: &str, value: &T) -> Result<()> {
+    fields.push(name, codec::encode(value)?);
+    Ok(())
+}
+
+/// Seconds since 1970, with a fraction.
+pub(super) fn timestamp() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Publishes the API, unless somebody has: a Python process publishes documents of its own for these,
+/// and each would take the other's for a change.
+pub(super) async fn publish(bus: &Bus, contract: &'static Contract) {
+    let schema = &bus.inner().schema;
+    let published = async {
+        if schema.on_the_bus(contract.name).await?.is_none() {
+            schema.publish(contract).await?;
+        }
+        Ok::<_, lightbus_core::Error>(())
+    };
+    if let Err(error) = published.await {
+        tracing::warn!(api = contract.name, %error, "the schema of a plugin's events is not published");
+    }
+}
+
+/// An event of an internal API.
+pub(super) fn message(bus: &Bus, api: &Name, event: &'static str, fields: Fields) -> EventMessage {
+    let id = bus.inner().ids.next();
+    EventMessage {
+        headers: Headers::new(),
+        ..EventMessage::new(id, Name::clone(api), event, 1, fields)
+    }
+}
+
+/// Sends events of an internal API, past all plugins.
+pub(super) async fn send(bus: &Bus, api: &str, events: &[EventMessage]) -> Result<()> {
+    let entry = bus.inner().apis.entry(api);
+    let sending = async {
+        entry.open().await?;
+        entry.event.send(events).await
+    };
+    let limit = entry.config.event_fire_timeout;
+    match tokio::time::timeout(limit, sending).await {
+        Ok(sent) => sent.map(drop),
+        Err(_) => Err(lightbus_core::Error::timeout("the broker did not confirm in time", limit)),
+    }
+}

@@ -1,0 +1,272 @@
+//! Says on the bus what is called, fired and handled.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use lightbus_core::{EventMessage, Fields, Name, Result, ResultMessage, RpcMessage};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Plugin,
+    internal::{event, message, parameter, publish, put, send, timestamp},
+};
+use crate::{
+    Bus,
+    contract::{Contract, Parameter},
+};
+
+const API: &str = "internal.metrics";
+/// What waits to be sent, at most. What comes then is left out: measuring never holds work up.
+const QUEUE: usize = 4096;
+/// What is sent at once, at most.
+const BATCH: usize = 256;
+
+type Any = serde_json::Map<String, serde_json::Value>;
+
+macro_rules! parameters {
+    ($($name:literal: $type:ty),* $(,)?) => {
+        &[
+            $(parameter::<$type>($name),)*
+            parameter::<f64>("timestamp"),
+            parameter::<String>("service_name"),
+            parameter::<String>("process_name"),
+        ]
+    };
+}
+
+const CALL: &[Parameter] = parameters!("id": String, "api_name": String, "procedure_name": String);
+const EVENT: &[Parameter] =
+    parameters!("event_id": String, "api_name": String, "event_name": String, "kwargs": Any);
+
+static CONTRACT: Contract = Contract {
+    name: API,
+    version: 1,
+    description: "What processes do.",
+    procedures: &[],
+    events: &[
+        event(
+            "rpc_call_sent",
+            "A process is about to call.",
+            parameters!("id": String, "api_name": String, "procedure_name": String, "kwargs": Any),
+        ),
+        event("rpc_call_received", "A process is about to execute a call.", CALL),
+        event(
+            "rpc_response_sent",
+            "A process has executed a call.",
+            parameters!("id": String, "api_name": String, "procedure_name": String, "result": serde_json::Value),
+        ),
+        event("rpc_response_received", "A call was answered.", CALL),
+        event("event_fired", "A process has fired an event.", EVENT),
+        event("event_received", "A process is about to handle an event.", EVENT),
+        event("event_processed", "A process has handled an event.", EVENT),
+    ],
+    requires: &[],
+};
+
+/// Fires the events of `internal.metrics`, as Python's plugin does: seven, around every call and
+/// event. Nothing is fired for internal APIs.
+///
+/// They are sent in the background, in their order, many at once; of more than 4096 that wait, the
+/// newest are left out, which is logged. `event_id` is the event's id: in Python it is a constant text
+/// by mistake. Arguments and results go along, [sensitive](crate::Sensitive) ones redacted.
+#[derive(Debug, Default)]
+pub struct MetricsPlugin {
+    sender: OnceLock<mpsc::Sender<Job>>,
+    left_out: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Send(EventMessage),
+    /// Tell when all before it are sent.
+    Flush(oneshot::Sender<()>),
+}
+
+impl MetricsPlugin {
+    /// Hands an event over to be sent.
+    fn fire(&self, bus: &Bus, event: &'static str, mut fields: Fields) -> Result<()> {
+        put(&mut fields, "timestamp", &timestamp())?;
+        put(&mut fields, "service_name", bus.service_name())?;
+        put(&mut fields, "process_name", bus.process_name())?;
+        let sender = self.sender.get_or_init(|| {
+            let (sender, jobs) = mpsc::channel(QUEUE);
+            tokio::spawn(send_all(Arc::downgrade(bus.inner()), jobs, Arc::clone(&self.left_out)));
+            sender
+        });
+        if sender.try_send(Job::Send(message(bus, &Name::from(API), event, fields))).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn fire_call(
+        &self,
+        bus: &Bus,
+        event: &'static str,
+        call: &RpcMessage,
+        add: impl FnOnce(&mut Fields) -> Result<()>,
+    ) -> Result<()> {
+        if is_internal(&call.api) {
+            return Ok(());
+        }
+        let mut fields = Fields::with_capacity(7);
+        put(&mut fields, "id", &*call.id)?;
+        put(&mut fields, "api_name", &*call.api)?;
+        put(&mut fields, "procedure_name", &*call.procedure)?;
+        add(&mut fields)?;
+        self.fire(bus, event, fields)
+    }
+
+    fn fire_event(&self, bus: &Bus, name: &'static str, event: &EventMessage) -> Result<()> {
+        if is_internal(&event.api) {
+            return Ok(());
+        }
+        let mut fields = Fields::with_capacity(7);
+        put(&mut fields, "event_id", &*event.id)?;
+        put(&mut fields, "api_name", &*event.api)?;
+        put(&mut fields, "event_name", &*event.event)?;
+        let schema = bus.inner().schema.get(&event.api);
+        match schema.and_then(|schema| schema.shown_event(&event.event, &event.fields)) {
+            Some(shown) => put(&mut fields, "kwargs", &shown)?,
+            None => fields.push("kwargs", object(&event.fields)?),
+        }
+        self.fire(bus, name, fields)
+    }
+}
+
+fn is_internal(api: &str) -> bool {
+    api.starts_with("internal.")
+}
+
+/// All arguments as one object.
+fn object(arguments: &Fields) -> Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(arguments.size() + 8 * arguments.len() + 2);
+    text.push(b'{');
+    for (index, (name, value)) in arguments.iter().enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(&lightbus_core::codec::encode(&**name)?);
+        text.push(b':');
+        text.extend_from_slice(value);
+    }
+    text.push(b'}');
+    Ok(text)
+}
+
+async fn send_all(
+    bus: std::sync::Weak<crate::bus::Inner>,
+    mut jobs: mpsc::Receiver<Job>,
+    left_out: Arc<AtomicU64>,
+) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut published = false;
+    while jobs.recv_many(&mut batch, BATCH).await > 0 {
+        let Some(bus) = bus.upgrade().map(Bus::from_inner) else { return };
+        if !std::mem::replace(&mut published, true) {
+            publish(&bus, &CONTRACT).await;
+        }
+        let (mut events, mut flushed) = (Vec::with_capacity(batch.len()), Vec::new());
+        for job in batch.drain(..) {
+            match job {
+                Job::Send(event) => events.push(event),
+                Job::Flush(done) => flushed.push(done),
+            }
+        }
+        if !events.is_empty()
+            && let Err(error) = send(&bus, API, &events).await
+        {
+            tracing::warn!(%error, events = events.len(), "metrics are lost");
+        }
+        let left_out = left_out.swap(0, Ordering::Relaxed);
+        if left_out > 0 {
+            tracing::warn!(left_out, "there were more metrics than could be sent");
+        }
+        for done in flushed {
+            let _ = done.send(());
+        }
+    }
+}
+
+#[async_trait]
+impl Plugin for MetricsPlugin {
+    fn name(&self) -> &str {
+        "internal_metrics"
+    }
+
+    fn priority(&self) -> u32 {
+        110
+    }
+
+    async fn before_rpc_call(&self, bus: &Bus, call: &mut RpcMessage) -> Result<()> {
+        self.fire_call(bus, "rpc_call_sent", call, |fields| {
+            let schema = bus.inner().schema.get(&call.api);
+            match schema.and_then(|schema| schema.shown_call(&call.procedure, &call.fields)) {
+                Some(shown) => put(fields, "kwargs", &shown)?,
+                None => fields.push("kwargs", object(&call.fields)?),
+            }
+            Ok(())
+        })
+    }
+
+    async fn after_rpc_call(
+        &self,
+        bus: &Bus,
+        call: &RpcMessage,
+        _: &mut ResultMessage,
+    ) -> Result<()> {
+        self.fire_call(bus, "rpc_response_received", call, |_| Ok(()))
+    }
+
+    async fn before_rpc_execution(&self, bus: &Bus, call: &mut RpcMessage) -> Result<()> {
+        self.fire_call(bus, "rpc_call_received", call, |_| Ok(()))
+    }
+
+    async fn after_rpc_execution(
+        &self,
+        bus: &Bus,
+        call: &RpcMessage,
+        result: &mut ResultMessage,
+    ) -> Result<()> {
+        self.fire_call(bus, "rpc_response_sent", call, |fields| match &result.body {
+            Ok(value) => {
+                let schema = bus.inner().schema.get(&call.api);
+                match schema.and_then(|schema| schema.shown_result(&call.procedure, value)) {
+                    Some(shown) => put(fields, "result", &shown)?,
+                    None => fields.push("result", value.clone()),
+                }
+                Ok(())
+            }
+            Err(error) => put(fields, "result", &error.message),
+        })
+    }
+
+    async fn after_event_sent(&self, bus: &Bus, event: &EventMessage) -> Result<()> {
+        self.fire_event(bus, "event_fired", event)
+    }
+
+    async fn before_event_execution(
+        &self,
+        bus: &Bus,
+        event: &mut EventMessage,
+        _: &str,
+    ) -> Result<()> {
+        self.fire_event(bus, "event_received", event)
+    }
+
+    async fn after_event_execution(&self, bus: &Bus, event: &EventMessage, _: &str) -> Result<()> {
+        self.fire_event(bus, "event_processed", event)
+    }
+
+    async fn after_stop(&self, _: &Bus) -> Result<()> {
+        let Some(sender) = self.sender.get() else { return Ok(()) };
+        let (done, flushed) = oneshot::channel();
+        if sender.send(Job::Flush(done)).await.is_ok() {
+            let _ = flushed.await;
+        }
+        Ok(())
+    }
+}

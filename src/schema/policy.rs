@@ -1,0 +1,45 @@
+//! What happens at start if an API is about to break its users.
+
+use lightbus_core::{Error, ErrorKind, Result};
+
+use super::{Change, Schema};
+use crate::config::OnIncompatible;
+
+/// Decides whether a schema may take the place of the one on the bus.
+///
+/// # Errors
+///
+/// [`ErrorKind::Config`] that lists what breaks, if that is refused.
+pub(super) fn apply(policy: OnIncompatible, old: &Schema, new: &Schema) -> Result<()> {
+    if policy == OnIncompatible::Ignore || old.document() == new.document() {
+        return Ok(());
+    }
+    let api = new.api();
+    let (users, others): (Vec<Change>, Vec<Change>) =
+        Schema::compare(old, new).into_iter().partition(Change::breaks_users);
+    for change in others {
+        tracing::debug!(%api, "the schema differs from the one on the bus: {change}");
+    }
+    match policy {
+        OnIncompatible::Refuse if !users.is_empty() => {
+            let list: Vec<_> = users.iter().map(ToString::to_string).collect();
+            Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "the schema of {api} breaks users of the one that is on the bus: {}",
+                    list.join("; ")
+                ),
+            )
+            .with("config", "bus.schema.on_incompatible: refuse")
+            .hint(
+                "Keep what they use beside what is new until none of them is left, or set `warn`",
+            ))
+        }
+        _ => {
+            for change in users {
+                tracing::warn!(%api, "the schema breaks users of the one that is on the bus: {change}");
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A procedure that was called, as a test sees it.
+
+use lightbus_core::{Fields, Name, Result, RpcMessage, codec};
+use serde::de::DeserializeOwned;
+
+/// A call that was made during a test.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Called {
+    /// The API, by its full dotted name.
+    pub api: Name,
+    /// The procedure.
+    pub procedure: Name,
+    /// The arguments, each encoded.
+    pub fields: Fields,
+    /// Whether a mock answered it, or was to.
+    pub mocked: bool,
+}
+
+impl Called {
+    pub(super) fn new(call: &RpcMessage, mocked: bool) -> Self {
+        Self {
+            api: Name::clone(&call.api),
+            procedure: Name::clone(&call.procedure),
+            fields: call.fields.clone(),
+            mocked,
+        }
+    }
+
+    /// API and procedure with a dot between.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.api, self.procedure)
+    }
+
+    /// An argument. One that was not sent counts as `null`, so that it may be an `Option`.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](lightbus_core::ErrorKind::Invalid) that names the argument, if it is missing or of
+    /// another type.
+    pub fn arg<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        codec::decode_field(&self.fields, name)
+    }
+}
+
+/// The arguments as people write them: `username: "admin", tries: 3`.
+pub(super) fn shown(fields: &Fields) -> String {
+    const LONGEST: usize = 200;
+    let mut text = String::new();
+    for (name, value) in fields.iter() {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(name);
+        text.push_str(": ");
+        text.push_str(&String::from_utf8_lossy(value));
+    }
+    if text.chars().count() > LONGEST {
+        text = text.chars().take(LONGEST).collect();
+        text.push('…');
+    }
+    text
+}
+
+/// Whether two messages carry the same values, in whatever order and however they are written.
+pub(super) fn same(one: &Fields, other: &Fields) -> bool {
+    let values = |fields: &Fields| -> Option<serde_json::Map<String, serde_json::Value>> {
+        let decoded = fields.iter().map(|(name, value)| {
+            Ok::<_, serde_json::Error>((name.to_string(), serde_json::from_slice(value)?))
+        });
+        decoded.collect::<Result<_, _>>().ok()
+    };
+    one == other || values(one).is_some_and(|one| Some(one) == values(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &[(&str, &str)]) -> Fields {
+        text.iter().map(|(name, value)| (Name::from(*name), value.to_string().into())).collect()
+    }
+
+    #[test]
+    fn the_same_values_are_the_same_in_any_order_and_writing() {
+        let one = fields(&[("a", "1"), ("b", r#"{"x":1,"y":2}"#)]);
+        assert!(same(&one, &fields(&[("b", r#"{ "y": 2, "x": 1 }"#), ("a", "1")])));
+        assert!(!same(&one, &fields(&[("a", "1")])));
+        assert!(!same(&one, &fields(&[("a", "2"), ("b", r#"{"x":1,"y":2}"#)])));
+    }
+
+    #[test]
+    fn long_arguments_are_cut_when_shown() {
+        let long = format!("\"{}\"", "é".repeat(1000));
+        let text = shown(&fields(&[("a", &long)]));
+        assert!(text.ends_with('…') && text.chars().count() < 210, "{text}");
+    }
+}

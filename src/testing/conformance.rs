@@ -1,0 +1,90 @@
+//! The layers keep every promise of the transport below: all of them together pass its suite.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lightbus_core::{
+    Capabilities, Registry, Section,
+    conformance::{Able, Breakable, Harness, Transports},
+};
+
+use super::{
+    Faults,
+    hub::{Hub, Policy},
+    isolate::Isolate,
+    layer::{all_in_memory, over},
+    record::KEEP,
+    tap::Tap,
+};
+
+/// Layers in which nothing goes wrong.
+mod nothing_wrong {
+    lightbus_core::conformance!(super::Layered::over_memory(super::Faults::seeded(1)));
+}
+
+/// With what no promise forbids: late messages, others' messages first, breaks that pass.
+mod wrong_within_promises {
+    lightbus_core::conformance!(super::Layered::over_memory(
+        super::Faults::seeded(1)
+            .delays(0.2)
+            .reorders(0.2)
+            .longest_delay(std::time::Duration::from_millis(20))
+    ));
+}
+
+struct Layered(Registry);
+
+const TYPED: &str = "messages are not written to a wire: there is nothing that cannot be read";
+const NO_BROKER: &str = "there is no broker outside the process, and no connection";
+
+impl Layered {
+    fn over_memory(faults: Faults) -> Self {
+        let isolated = over(&all_in_memory(), &Isolate::fresh());
+        let hub = Arc::new(Hub::new(KEEP, Policy::Everything));
+        Self(over(&faults.around(&isolated), &Tap { hub, outside: false }))
+    }
+}
+
+#[async_trait]
+impl Harness for Layered {
+    fn capabilities(&self) -> Capabilities {
+        let section = Section::empty("test");
+        let memory = self.0.get("memory").and_then(|memory| memory.event(&section));
+        memory.expect("memory").capabilities()
+    }
+
+    async fn connect(&self) -> Transports {
+        let section = Section::empty("test");
+        let memory = self.0.get("memory").expect("memory");
+        Transports {
+            rpc: memory.rpc(&section).expect("the transport"),
+            result: memory.result(&section).expect("the transport"),
+            event: memory.event(&section).expect("the transport"),
+            schema: memory.schema(&section).expect("the transport"),
+        }
+    }
+
+    fn taken_over_after(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn nowhere(&self, _password: &str) -> Able<Transports> {
+        Able::NotApplicable(NO_BROKER)
+    }
+
+    async fn malformed_call(&self, _api: &str) -> Able {
+        Able::NotApplicable(TYPED)
+    }
+
+    async fn malformed_event(&self, _api: &str, _event: &str) -> Able {
+        Able::NotApplicable(TYPED)
+    }
+
+    async fn malformed_schema(&self, _api: &str) -> Able {
+        Able::NotApplicable(TYPED)
+    }
+
+    async fn own_broker(&self) -> Able<Box<dyn Breakable>> {
+        Able::NotApplicable(NO_BROKER)
+    }
+}

@@ -1,0 +1,92 @@
+//! Events that are late, stored twice, or meet a broker that is away. What was confirmed is stored.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use lightbus_core::{
+    EventMessage, Name, Result, Retry, Subscription,
+    transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec},
+};
+
+use super::{At, Fault, Faults, away, listening::Listening, path};
+use crate::testing::layer::delegate_transport;
+
+#[derive(Debug)]
+pub(super) struct Events {
+    pub(super) inner: Arc<dyn EventTransport>,
+    pub(super) faults: Faults,
+}
+
+delegate_transport!(Events);
+
+#[async_trait]
+impl EventTransport for Events {
+    async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
+        let paths: Vec<_> = events.iter().map(|event| path(&event.api, &event.event)).collect();
+        let numbers = events.iter().zip(&paths);
+        let numbers: Vec<_> =
+            numbers.map(|(event, path)| self.faults.numbers.of(&event.id, path)).collect();
+        // What happens to the first happens to those that are sent with it.
+        let (Some(path), Some(number)) = (paths.first(), numbers.first().copied()) else {
+            return self.inner.send(events).await;
+        };
+        let at = |what| At { what, path, group: "", number, attempt: 1 };
+        if self.faults.happens(Fault::Disconnect, &at("event")) {
+            return Err(away(Retry::MayDuplicate));
+        }
+        self.faults.hold_up(&at("event")).await;
+        let sent = self.inner.send(events).await?;
+        if self.faults.happens(Fault::Duplicate, &at("event")) {
+            self.inner.send(events).await?;
+        }
+        if self.faults.happens(Fault::Disconnect, &at("confirming the event")) {
+            return Err(away(Retry::MayDuplicate));
+        }
+        Ok(sent)
+    }
+
+    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
+        let (flow, group) = (spec.flow, spec.group());
+        let subscription = self.inner.listen(spec).await?;
+        let ordered = self.inner.capabilities().ordered;
+        let source = Listening::new(subscription, self.faults.clone(), group, ordered);
+        Ok(Subscription::spawn(source, flow))
+    }
+
+    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        self.inner.history(spec).await
+    }
+
+    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
+        self.inner.lag(spec).await
+    }
+
+    async fn dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.inner.dead_letters(service, listener, limit).await
+    }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.inner.dead_letters_after(service, listener, after, limit).await
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.inner.remove_dead_letters(service, listener, ids).await
+    }
+}

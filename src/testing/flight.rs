@@ -1,0 +1,326 @@
+//! Work in flight: calls that wait, procedures that run, events that are on their way or handled.
+//!
+//! Everything is counted where it begins and where it ends, so that a test can wait for the end of
+//! all of it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lightbus_core::{EventMessage, Name, transport::ListenSpec};
+use tokio::sync::{Notify, futures::Notified};
+
+/// How many are named in an error, of each kind.
+const NAMED: usize = 10;
+
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many pieces of work have begun so far.
+    begun: u64,
+    work: BTreeMap<u64, (Work, String)>,
+    groups: BTreeMap<Name, Group>,
+}
+
+/// Work that begins and ends in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A caller waits for a result.
+    Call,
+    /// A worker has taken a call.
+    Procedure,
+    /// An event is on its way to the broker.
+    Fire,
+}
+
+/// Ends a piece of work when it is dropped.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    flight: Arc<Flight>,
+    number: u64,
+}
+
+/// A listener of the test, in all its processes.
+#[derive(Debug, Default)]
+struct Group {
+    consumers: usize,
+    wanted: Vec<ListenSpec>,
+    /// What was fired for it and is not settled, by the event's id.
+    expected: HashMap<Name, Expected>,
+}
+
+#[derive(Debug)]
+struct Expected {
+    number: u64,
+    path: String,
+    /// How often it was handed out.
+    deliveries: u32,
+    /// How many of those are not settled.
+    held: u32,
+}
+
+impl Group {
+    fn wants(&self, event: &EventMessage) -> bool {
+        self.wanted.iter().any(|spec| spec.wants(&event.api, &event.event))
+    }
+}
+
+impl Flight {
+    pub(super) fn begin(self: &Arc<Self>, work: Work, what: String) -> Ticket {
+        let mut state = self.lock();
+        state.begun += 1;
+        let number = state.begun;
+        state.work.insert(number, (work, what));
+        Ticket { flight: Arc::clone(self), number }
+    }
+
+    /// Events are about to be sent: every listener is to get them. Counted before, because they may be
+    /// handled before sending returns.
+    pub(super) fn expect(&self, events: &[EventMessage]) {
+        let mut state = self.lock();
+        let State { begun, groups, .. } = &mut *state;
+        for event in events {
+            for group in groups.values_mut().filter(|group| group.wants(event)) {
+                *begun += 1;
+                let number = *begun;
+                group.expected.entry(Name::clone(&event.id)).or_insert_with(|| Expected {
+                    number,
+                    path: path(event),
+                    deliveries: 0,
+                    held: 0,
+                });
+            }
+        }
+    }
+
+    /// The events were not confirmed. Those that no listener got by now may never come; one that comes
+    /// after all is counted then.
+    pub(super) fn unexpect(&self, events: &[EventMessage]) {
+        let mut state = self.lock();
+        for group in state.groups.values_mut() {
+            for event in events {
+                if group.expected.get(&event.id).is_some_and(|expected| expected.deliveries == 0) {
+                    group.expected.remove(&event.id);
+                }
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn joined(&self, spec: &ListenSpec) {
+        let mut state = self.lock();
+        let group = state.groups.entry(spec.group()).or_default();
+        group.consumers += 1;
+        // A listener that comes back has the same events: kept once.
+        if group.wanted.iter().all(|known| known.events != spec.events) {
+            group.wanted.push(spec.clone());
+        }
+    }
+
+    pub(super) fn left(&self, spec: &ListenSpec) {
+        let mut state = self.lock();
+        if let Some(group) = state.groups.get_mut(&spec.group()) {
+            group.consumers -= 1;
+            if group.consumers == 0 {
+                // What it held comes again to whoever is next.
+                group.expected.values_mut().for_each(|expected| expected.held = 0);
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn delivered(&self, group: &Name, event: &EventMessage) {
+        let mut state = self.lock();
+        state.begun += 1;
+        let number = state.begun;
+        let Some(group) = state.groups.get_mut(group) else { return };
+        let expected = group.expected.entry(Name::clone(&event.id)).or_insert_with(|| Expected {
+            number,
+            path: path(event),
+            deliveries: 0,
+            held: 0,
+        });
+        expected.deliveries += 1;
+        expected.held += 1;
+    }
+
+    /// A delivery ended: for good, or to come again.
+    pub(super) fn settled(&self, group: &Name, id: &Name, for_good: bool) {
+        let mut state = self.lock();
+        if let Some(group) = state.groups.get_mut(group)
+            && let Some(expected) = group.expected.get_mut(id)
+        {
+            expected.held = expected.held.saturating_sub(1);
+            if for_good && expected.held == 0 {
+                group.expected.remove(id);
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// How much work has begun so far.
+    pub(super) fn begun(&self) -> u64 {
+        self.lock().begun
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.work.is_empty()
+            && state.groups.values().all(|group| group.consumers == 0 || group.expected.is_empty())
+    }
+
+    /// Ends with the next piece of work that ends.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// What is in flight, for people: a line for each kind.
+    pub(super) fn describe(&self) -> String {
+        let state = self.lock();
+        let mut text = String::new();
+        for (work, what) in [
+            (Work::Call, "calls that wait for their results"),
+            (Work::Procedure, "procedures that run"),
+            (Work::Fire, "events that are being sent"),
+        ] {
+            let named = state.work.values().filter(|(kind, _)| *kind == work);
+            list(&mut text, what, named.map(|(_, name)| name.clone()));
+        }
+        for (name, group) in state.groups.iter().filter(|(_, group)| group.consumers > 0) {
+            let mut expected: Vec<_> = group.expected.iter().collect();
+            expected.sort_unstable_by_key(|(_, expected)| expected.number);
+            let named = expected.into_iter().map(|(id, expected)| {
+                let Expected { path, deliveries, held, .. } = expected;
+                let state = match (deliveries, held) {
+                    (0, _) => "not delivered yet".to_owned(),
+                    (count, 0) => format!("delivered {count} times, to come again"),
+                    (count, _) => format!("delivered {count} times, not acknowledged"),
+                };
+                format!("{path} {id} ({state})")
+            });
+            list(&mut text, &format!("events for the listener {name}"), named);
+        }
+        text
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn path(event: &EventMessage) -> String {
+    format!("{}.{}", event.api, event.event)
+}
+
+fn list(text: &mut String, what: &str, mut names: impl Iterator<Item = String>) {
+    let named: Vec<_> = names.by_ref().take(NAMED).collect();
+    if named.is_empty() {
+        return;
+    }
+    let more = names.count();
+    let _ = write!(text, "\n  {what}: {}", named.join(", "));
+    if more > 0 {
+        let _ = write!(text, ", and {more} more");
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.flight.lock().work.remove(&self.number);
+        self.flight.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lightbus_core::{
+        Fields, Flow,
+        transport::{EventSelector, Start},
+    };
+
+    fn spec() -> ListenSpec {
+        ListenSpec {
+            service: "mail".into(),
+            listener: "watch".into(),
+            process: "one".into(),
+            events: vec![EventSelector::one("auth", "seen")],
+            start: Start::New,
+            flow: Flow::new(1, 1),
+        }
+    }
+
+    fn event(id: &str) -> EventMessage {
+        EventMessage::new(id, "auth", "seen", 1, Fields::new())
+    }
+
+    #[test]
+    fn work_ends_with_its_ticket() {
+        let flight = Arc::new(Flight::default());
+        let call = flight.begin(Work::Call, "auth.slow".to_owned());
+        assert!(!flight.is_idle());
+        assert!(flight.describe().contains("wait for their results: auth.slow"));
+        drop(call);
+        assert!(flight.is_idle());
+    }
+
+    #[test]
+    fn an_event_is_in_flight_until_every_group_has_settled_it() {
+        let flight = Flight::default();
+        flight.expect(&[event("0")]);
+        assert!(flight.is_idle(), "nobody listens");
+        let (spec, group) = (spec(), Name::from("mail-watch"));
+        flight.joined(&spec);
+        flight.expect(&[event("1")]);
+        assert!(flight.describe().contains("auth.seen 1 (not delivered yet)"));
+        flight.delivered(&group, &event("1"));
+        assert!(flight.describe().contains("not acknowledged"));
+        flight.settled(&group, &"1".into(), false);
+        assert!(!flight.is_idle(), "it comes again");
+        flight.delivered(&group, &event("1"));
+        flight.delivered(&group, &event("1"));
+        flight.settled(&group, &"1".into(), true);
+        assert!(!flight.is_idle(), "a second delivery is being handled");
+        flight.settled(&group, &"1".into(), true);
+        assert!(flight.is_idle());
+    }
+
+    #[test]
+    fn a_listener_that_is_away_holds_nobody_up_until_it_is_back() {
+        let flight = Flight::default();
+        let spec = spec();
+        flight.joined(&spec);
+        flight.left(&spec);
+        flight.expect(&[event("1")]);
+        assert!(flight.is_idle());
+        flight.joined(&spec);
+        assert!(!flight.is_idle());
+    }
+
+    #[test]
+    fn what_was_not_confirmed_is_not_waited_for() {
+        let flight = Flight::default();
+        flight.joined(&spec());
+        flight.expect(&[event("1")]);
+        flight.unexpect(&[event("1")]);
+        assert!(flight.is_idle());
+    }
+
+    #[test]
+    fn only_some_are_named() {
+        let flight = Arc::new(Flight::default());
+        let _tickets: Vec<_> =
+            (0..25).map(|n| flight.begin(Work::Fire, format!("auth.e{n}"))).collect();
+        assert!(flight.describe().ends_with("auth.e9, and 15 more"), "{}", flight.describe());
+    }
+}

@@ -1,0 +1,284 @@
+//! What all processes of a test share, and the part of it that each process' bus knows.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use lightbus_core::{
+    Error, ErrorKind, EventMessage, Fields, Name, Result, ResultMessage, ReturnPath, RpcMessage,
+    transport::{EventTransport, LagSpec, ListenSpec, ResultTransport},
+};
+
+use super::{
+    called::shown,
+    flight::{Flight, Ticket, Work},
+    mocks::Mocks,
+    record::Record,
+};
+use crate::schema::SchemaStore;
+
+/// What all processes of a test share.
+pub(super) struct Hub {
+    pub(super) flight: Arc<Flight>,
+    pub(super) record: Record,
+    pub(super) mocks: Mocks,
+    pub(super) policy: Policy,
+    state: Mutex<State>,
+}
+
+/// What is allowed that no mock knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// What the test serves, and every event.
+    #[default]
+    Served,
+    /// Everything: somebody outside of the test may answer.
+    Everything,
+    /// Nothing, as in Python.
+    Nothing,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many workers each API has in the test.
+    served: BTreeMap<Name, usize>,
+    results: Vec<Arc<dyn ResultTransport>>,
+    listeners: HashMap<u64, (Arc<dyn EventTransport>, ListenSpec)>,
+    last_listener: u64,
+}
+
+impl Hub {
+    pub(super) fn new(keep: usize, policy: Policy) -> Self {
+        Self {
+            flight: Arc::default(),
+            record: Record::new(keep),
+            mocks: Mocks::default(),
+            policy,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Refuses a call that nobody in the test will answer.
+    fn check_call(&self, api: &Name, procedure: &Name, fields: &Fields) -> Result<()> {
+        let path = format!("{api}.{procedure}");
+        let why = match self.mocks.knows(&path, fields) {
+            Known::Fits => return Ok(()),
+            _ if self.policy == Policy::Everything => return Ok(()),
+            _ if self.policy == Policy::Served && self.state().served.contains_key(api) => {
+                return Ok(());
+            }
+            Known::Otherwise => "no mock fits these arguments",
+            Known::Exhausted => "the mock has given all its answers",
+            Known::No if self.policy == Policy::Nothing => "it is not mocked",
+            Known::No => "it is neither mocked nor served in this test",
+        };
+        self.record.refused(format!("the call {path}({})", shown(fields)));
+        let served: Vec<_> = self.state().served.keys().cloned().collect();
+        let mocked = self.mocks.describe();
+        Err(Error::new(ErrorKind::Unknown, why)
+            .with("arguments", or_none(&shown(fields)))
+            .with("mocked", or_none(&mocked.join("; ")))
+            .with("served", or_none(&served.join(", ")))
+            .hint(format!(
+                "Mock it with `test.mock_rpc_call(\"{path}\").returns(…)`, or serve the API in the test"
+            )))
+    }
+
+    /// Refuses an event that no mock allows, where they must.
+    pub(super) fn check_event(&self, event: &EventMessage) -> Result<()> {
+        let path = format!("{}.{}", event.api, event.event);
+        if self.policy != Policy::Nothing || self.mocks.allows_event(&path) {
+            return Ok(());
+        }
+        self.record.refused(format!("the event {path}({})", shown(&event.fields)));
+        Err(Error::new(ErrorKind::Unknown, "the event is not mocked")
+            .with("arguments", or_none(&shown(&event.fields)))
+            .with("mocked", or_none(&self.mocks.events().join(", ")))
+            .hint(format!("Expect it with `test.mock_event_firing(\"{path}\")`")))
+    }
+
+    pub(super) fn serves(&self, apis: &[Name]) {
+        let mut state = self.state();
+        for api in apis {
+            *state.served.entry(Name::clone(api)).or_default() += 1;
+        }
+    }
+
+    pub(super) fn serves_no_more(&self, apis: &[Name]) {
+        let mut state = self.state();
+        for api in apis {
+            if let Some(workers) = state.served.get_mut(api) {
+                *workers -= 1;
+                if *workers == 0 {
+                    state.served.remove(api);
+                }
+            }
+        }
+    }
+
+    pub(super) fn add_results(&self, transport: Arc<dyn ResultTransport>) {
+        self.state().results.push(transport);
+    }
+
+    /// Sends the answer of a mock the way that a worker's goes: by the transport that knows the path.
+    pub(super) async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
+        let transports = self.state().results.clone();
+        let mut last = Error::new(ErrorKind::Unexpected, "no transport carries results");
+        for transport in transports {
+            match transport.reply(to, result.clone()).await {
+                Err(error) if matches!(error.kind(), ErrorKind::Malformed | ErrorKind::Closed) => {
+                    last = error;
+                }
+                sent => return sent,
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) fn add_listener(&self, transport: Arc<dyn EventTransport>, spec: ListenSpec) -> u64 {
+        self.flight.joined(&spec);
+        let mut state = self.state();
+        state.last_listener += 1;
+        let number = state.last_listener;
+        state.listeners.insert(number, (transport, spec));
+        number
+    }
+
+    pub(super) fn remove_listener(&self, number: u64) {
+        let removed = self.state().listeners.remove(&number);
+        if let Some((_, spec)) = removed {
+            self.flight.left(&spec);
+        }
+    }
+
+    /// A listener that is behind although nothing is known to be in flight: it reads the past, or
+    /// somebody outside of the test has fired.
+    pub(super) async fn lagging(&self) -> Result<Option<String>> {
+        let listeners: Vec<_> = self.state().listeners.values().cloned().collect();
+        for (transport, spec) in listeners {
+            if !transport.capabilities().lag {
+                continue;
+            }
+            let lag = transport.lag(LagSpec {
+                service: Name::clone(&spec.service),
+                listener: Name::clone(&spec.listener),
+                events: spec.events.clone(),
+            });
+            let lag = lag.await?;
+            if lag.waiting + lag.pending > 0 {
+                return Ok(Some(format!(
+                    "\n  at the broker for the listener {}: {} waiting, {} taken",
+                    spec.group(),
+                    lag.waiting,
+                    lag.pending
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the mocks know of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// One answers it.
+    Fits,
+    /// Only with other arguments.
+    Otherwise,
+    /// One fits, and has nothing left to say.
+    Exhausted,
+    /// Nothing.
+    No,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "none" } else { text }
+}
+
+/// A process' view of the test that it is part of: held by its bus.
+pub(crate) struct Watch {
+    hub: Arc<Hub>,
+    /// Which mocks this process' bus has the schemas of.
+    seen: AtomicU64,
+}
+
+impl Watch {
+    pub(super) fn new(hub: &Arc<Hub>) -> Self {
+        Self { hub: Arc::clone(hub), seen: AtomicU64::new(0) }
+    }
+
+    /// A call begins; it ends when what this gives is dropped.
+    pub(crate) async fn begin_call(
+        &self,
+        api: &Name,
+        procedure: &Name,
+        fields: &Fields,
+        schema: &SchemaStore,
+    ) -> Result<impl Sized + Send + use<>> {
+        self.hub.check_call(api, procedure, fields)?;
+        let ticket = self.hub.flight.begin(Work::Call, format!("{api}.{procedure}"));
+        // Mocks that came since the schemas were read have brought theirs.
+        let now = self.hub.mocks.generation();
+        if self.seen.load(Ordering::Acquire) != now {
+            schema.load().await?;
+            self.seen.store(now, Ordering::Release);
+        }
+        Ok(ticket)
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
+/// The procedures that a worker's process has taken, each counted until it is settled.
+pub(super) struct Running {
+    hub: Arc<Hub>,
+    apis: Vec<Name>,
+    tickets: Mutex<HashMap<Name, Ticket>>,
+}
+
+impl Running {
+    pub(super) fn new(hub: &Arc<Hub>, apis: Vec<Name>) -> Self {
+        hub.serves(&apis);
+        Self { hub: Arc::clone(hub), apis, tickets: Mutex::default() }
+    }
+
+    pub(super) fn begin(&self, call: &RpcMessage) {
+        let what = format!("{}.{}", call.api, call.procedure);
+        let ticket = self.hub.flight.begin(Work::Procedure, what);
+        self.lock().insert(Name::clone(&call.id), ticket);
+    }
+
+    pub(super) fn end(&self, call: &RpcMessage) {
+        let ended = self.lock().remove(&call.id);
+        drop(ended);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Ticket>> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.hub.serves_no_more(&self.apis);
+    }
+}

@@ -1,0 +1,234 @@
+//! A part of a broker for one test alone: the names of APIs and services carry a prefix on the wire.
+//!
+//! The code under test sees nothing of it, and no broker has to know of it, be flushed or be empty.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream::BoxStream};
+use lightbus_core::{
+    EventMessage, Name, Result, RpcMessage, Subscription,
+    transport::{
+        DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec,
+        ResultTransport, RpcTransport, SchemaTransport, ServeSpec,
+    },
+};
+use serde_json::value::RawValue;
+
+use super::{
+    layer::{Layer, delegate_transport},
+    relay::{self, Pass},
+};
+
+/// The layer; `prefix` ends with a dot.
+#[derive(Clone, Debug)]
+pub(super) struct Isolate {
+    prefix: Name,
+}
+
+impl Isolate {
+    /// A prefix that no other test has.
+    pub(super) fn fresh() -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        Self { prefix: format!("test-{:x}-{random:016x}.", std::process::id()).into() }
+    }
+
+    fn put(&self, name: &str) -> Name {
+        format!("{}{name}", self.prefix).into()
+    }
+
+    fn strip<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_prefix(&*self.prefix)
+    }
+
+    /// Without the prefix; a name that has none stays.
+    fn take(&self, name: &Name) -> Name {
+        self.strip(name).map_or_else(|| Name::clone(name), Name::from)
+    }
+
+    fn take_event(&self, event: EventMessage) -> EventMessage {
+        EventMessage { api: self.take(&event.api), ..event }
+    }
+
+    fn put_all(&self, events: Vec<EventSelector>) -> Vec<EventSelector> {
+        let put = |selector: EventSelector| EventSelector {
+            api: self.put(&selector.api),
+            event: selector.event,
+        };
+        events.into_iter().map(put).collect()
+    }
+}
+
+impl Layer for Isolate {
+    fn rpc(&self, inner: Arc<dyn RpcTransport>) -> Arc<dyn RpcTransport> {
+        Arc::new(Calls { inner, names: self.clone() })
+    }
+
+    /// A result finds its caller by an id that is unique anyway.
+    fn result(&self, inner: Arc<dyn ResultTransport>) -> Arc<dyn ResultTransport> {
+        inner
+    }
+
+    fn event(&self, inner: Arc<dyn EventTransport>) -> Arc<dyn EventTransport> {
+        Arc::new(Events { inner, names: self.clone() })
+    }
+
+    fn schema(&self, inner: Arc<dyn SchemaTransport>) -> Arc<dyn SchemaTransport> {
+        Arc::new(Schemas { inner, names: self.clone() })
+    }
+}
+
+#[derive(Debug)]
+struct Calls {
+    inner: Arc<dyn RpcTransport>,
+    names: Isolate,
+}
+
+#[derive(Debug)]
+struct Events {
+    inner: Arc<dyn EventTransport>,
+    names: Isolate,
+}
+
+#[derive(Debug)]
+struct Schemas {
+    inner: Arc<dyn SchemaTransport>,
+    names: Isolate,
+}
+
+delegate_transport!(Calls, Events, Schemas);
+
+impl Pass<RpcMessage> for Isolate {
+    fn arrived(&self, call: Arc<RpcMessage>) -> Arc<RpcMessage> {
+        Arc::new(RpcMessage { api: self.take(&call.api), ..RpcMessage::clone(&call) })
+    }
+}
+
+impl Pass<EventMessage> for Isolate {
+    fn arrived(&self, event: Arc<EventMessage>) -> Arc<EventMessage> {
+        Arc::new(self.take_event(EventMessage::clone(&event)))
+    }
+}
+
+#[async_trait]
+impl RpcTransport for Calls {
+    async fn call(&self, call: RpcMessage) -> Result<()> {
+        self.inner.call(RpcMessage { api: self.names.put(&call.api), ..call }).await
+    }
+
+    async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
+        let flow = spec.flow;
+        let apis = spec.apis.iter().map(|api| self.names.put(api)).collect();
+        let subscription = self.inner.serve(ServeSpec { apis, ..spec }).await?;
+        Ok(relay::calls(subscription, Arc::clone(&self.inner), flow, self.names.clone()))
+    }
+}
+
+#[async_trait]
+impl EventTransport for Events {
+    async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
+        let put = |event: &EventMessage| EventMessage {
+            api: self.names.put(&event.api),
+            ..event.clone()
+        };
+        let events: Vec<_> = events.iter().map(put).collect();
+        self.inner.send(&events).await
+    }
+
+    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
+        let flow = spec.flow;
+        let spec = ListenSpec {
+            service: self.names.put(&spec.service),
+            events: self.names.put_all(spec.events),
+            ..spec
+        };
+        Ok(relay::events(self.inner.listen(spec).await?, flow, self.names.clone()))
+    }
+
+    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        let api = self.names.put(&spec.events.api);
+        let spec = HistorySpec { events: EventSelector { api, ..spec.events }, ..spec };
+        let (history, names) = (self.inner.history(spec).await?, self.names.clone());
+        Ok(Box::pin(history.map(move |event| event.map(|event| names.take_event(event)))))
+    }
+
+    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
+        let events = self.names.put_all(spec.events);
+        self.inner.lag(LagSpec { service: self.names.put(&spec.service), events, ..spec }).await
+    }
+
+    async fn dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let letters = self.inner.dead_letters(&self.names.put(service), listener, limit).await?;
+        Ok(letters.into_iter().map(|letter| self.take_letter(letter)).collect())
+    }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let service = self.names.put(service);
+        let letters = self.inner.dead_letters_after(&service, listener, after, limit).await?;
+        Ok(letters.into_iter().map(|letter| self.take_letter(letter)).collect())
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.inner.remove_dead_letters(&self.names.put(service), listener, ids).await
+    }
+}
+
+impl Events {
+    fn take_letter(&self, letter: DeadLetter) -> DeadLetter {
+        DeadLetter {
+            group: self.names.take(&letter.group),
+            event: self.names.take_event(letter.event),
+            ..letter
+        }
+    }
+}
+
+#[async_trait]
+impl SchemaTransport for Schemas {
+    async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
+        self.inner.store(&self.names.put(api), schema, ttl).await
+    }
+
+    async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
+        self.inner.ping(&self.names.put(api), ttl).await
+    }
+
+    async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
+        let schemas = self.inner.load().await?.into_iter();
+        let own =
+            schemas.filter_map(|(api, schema)| Some((self.names.strip(&api)?.to_owned(), schema)));
+        Ok(own.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_goes_out_with_the_prefix_and_comes_back_without() {
+        let (one, other) = (Isolate::fresh(), Isolate::fresh());
+        let name = one.put("shop.till");
+        assert_eq!(&*one.take(&name), "shop.till");
+        assert_eq!(one.strip("shop.till"), None);
+        assert_eq!(other.strip(&name), None);
+        lightbus_core::name::check_api(&name).unwrap();
+    }
+}

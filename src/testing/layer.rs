@@ -1,0 +1,129 @@
+//! Layers over transports: each decorates all transports of a registry, whatever they are.
+
+use std::{fmt, sync::Arc};
+
+use lightbus_core::{
+    Registry, Result, Section, TransportFactory,
+    transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
+};
+
+/// Decorates transports. What it leaves alone it gives back as it is.
+pub(super) trait Layer: Clone + fmt::Debug + Send + Sync + 'static {
+    fn rpc(&self, inner: Arc<dyn RpcTransport>) -> Arc<dyn RpcTransport>;
+    fn result(&self, inner: Arc<dyn ResultTransport>) -> Arc<dyn ResultTransport>;
+    fn event(&self, inner: Arc<dyn EventTransport>) -> Arc<dyn EventTransport>;
+    fn schema(&self, inner: Arc<dyn SchemaTransport>) -> Arc<dyn SchemaTransport>;
+}
+
+/// The same transports with a layer over each.
+pub(super) fn over<L: Layer>(registry: &Registry, layer: &L) -> Registry {
+    registry.names().fold(Registry::new(), |whole, name| {
+        whole.with(Layered { name, registry: registry.clone(), layer: layer.clone() })
+    })
+}
+
+#[derive(Debug)]
+struct Layered<L> {
+    name: &'static str,
+    registry: Registry,
+    layer: L,
+}
+
+impl<L: Layer> TransportFactory for Layered<L> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
+        Ok(self.layer.rpc(self.registry.get(self.name)?.rpc(section)?))
+    }
+
+    fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
+        Ok(self.layer.result(self.registry.get(self.name)?.result(section)?))
+    }
+
+    fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {
+        Ok(self.layer.event(self.registry.get(self.name)?.event(section)?))
+    }
+
+    fn schema(&self, section: &Section) -> Result<Arc<dyn SchemaTransport>> {
+        Ok(self.layer.schema(self.registry.get(self.name)?.schema(section)?))
+    }
+}
+
+/// All transports that are compiled in, each replaced by the one in memory. So the configuration of
+/// production, with all its options, runs without a broker. They share one broker in memory.
+pub(super) fn all_in_memory() -> Registry {
+    let memory = crate::transport::memory::MemoryFactory::default();
+    crate::registry()
+        .names()
+        .fold(Registry::new(), |whole, name| whole.with(InMemory { name, memory: memory.clone() }))
+}
+
+#[derive(Debug)]
+struct InMemory {
+    name: &'static str,
+    memory: crate::transport::memory::MemoryFactory,
+}
+
+impl InMemory {
+    /// Options for memory count; those of another transport mean nothing to it.
+    fn section(&self, section: &Section) -> Section {
+        if self.name == self.memory.name() {
+            section.clone()
+        } else {
+            Section::empty(section.path())
+        }
+    }
+}
+
+impl TransportFactory for InMemory {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
+        self.memory.rpc(&self.section(section))
+    }
+
+    fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
+        self.memory.result(&self.section(section))
+    }
+
+    fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {
+        self.memory.event(&self.section(section))
+    }
+
+    fn schema(&self, section: &Section) -> Result<Arc<dyn SchemaTransport>> {
+        self.memory.schema(&self.section(section))
+    }
+}
+
+/// What all four kinds of decorated transports have in common: they are who they decorate.
+macro_rules! delegate_transport {
+    ($($type:ty),*) => {$(
+        #[async_trait::async_trait]
+        impl lightbus_core::Transport for $type {
+            fn name(&self) -> &'static str {
+                self.inner.name()
+            }
+
+            fn broker(&self) -> String {
+                self.inner.broker()
+            }
+
+            fn capabilities(&self) -> lightbus_core::Capabilities {
+                self.inner.capabilities()
+            }
+
+            async fn open(&self) -> lightbus_core::Result<()> {
+                self.inner.open().await
+            }
+
+            async fn close(&self) -> lightbus_core::Result<()> {
+                self.inner.close().await
+            }
+        }
+    )*};
+}
+pub(super) use delegate_transport;

@@ -1,0 +1,69 @@
+//! Testing services: without a broker, without waiting, and with things going wrong.
+//!
+//! A [`TestBus`] is a bus in memory on which time stands still while anything runs. Procedures of
+//! other services are [mocked](TestBus::mock), events are [captured](TestBus::fired), and
+//! [`settle`](TestBus::settle) waits until nothing is in flight any more. [`Faults`] lets messages come
+//! late, twice or again, the same ones for the same seed. With `LIGHTBUS_TEST_CONFIG` set the same
+//! tests run on a broker.
+//!
+//! Needs the cargo feature `testing`:
+//!
+//! ```toml
+//! [dev-dependencies]
+//! lightbus = { version = "0.1", features = ["testing"] }
+//! ```
+//!
+//! ```
+//! use lightbus::{prelude::*, testing::TestBus};
+//! # #[lightbus::api(name = "auth", events(UserRegistered))]
+//! # pub trait Auth { async fn check_password(&self, username: String, password: String) -> bool; }
+//! # #[derive(lightbus::Event)] pub struct UserRegistered { pub username: String }
+//! # #[lightbus::api(name = "mail", events(MailSent))] pub trait Mail {}
+//! # #[derive(lightbus::Event)] pub struct MailSent { pub to: String }
+//! /// The code under test: takes a bus, and knows of no test.
+//! async fn start(bus: &Bus) -> lightbus::Result<()> {
+//!     bus.register(MailClient::contract()).await?;
+//!     let sender = bus.clone();
+//!     bus.listen("welcome", move |user: UserRegistered| {
+//!         let bus = sender.clone();
+//!         async move {
+//!             bus.fire(MailSent { to: user.username }).await?;
+//!             Ok(())
+//!         }
+//!     })
+//!     .await
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> lightbus::Result<()> {
+//! let test = TestBus::start().await?;
+//! start(&test).await?;
+//! test.fire_from_outside(UserRegistered { username: "sally".into() }).await?;
+//! test.settle().await?;
+//! test.assert_fired_event(MailSent { to: "sally".into() });
+//! # Ok(()) }
+//! ```
+
+mod assertions;
+mod called;
+mod clock;
+#[cfg(test)]
+mod conformance;
+mod faults;
+mod flight;
+mod hub;
+mod isolate;
+mod layer;
+mod mock;
+mod mocks;
+mod record;
+mod relay;
+mod settle;
+mod start;
+mod tap;
+
+pub use called::Called;
+pub use faults::{Fault, Faults, SEED_VARIABLE, SeedGuard};
+pub(crate) use hub::Watch;
+pub use mock::{Declared, Mock, MockApi, MockByName, Mocked, Reply};
+pub use start::{CONFIG_VARIABLE, TestBus, TestBusBuilder};

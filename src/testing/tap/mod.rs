@@ -1,0 +1,39 @@
+//! The uppermost layer: sees everything that the processes of a test send and get, and answers calls
+//! in the place of mocks.
+
+mod event;
+mod rpc;
+mod schema;
+
+use std::sync::Arc;
+
+use lightbus_core::transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport};
+
+use super::{hub::Hub, layer::Layer};
+
+/// Looks on, for one process of a test.
+#[derive(Clone, Debug)]
+pub(super) struct Tap {
+    pub(super) hub: Arc<Hub>,
+    /// Whether what it sends counts as done by the test itself: not recorded, never refused.
+    pub(super) outside: bool,
+}
+
+impl Layer for Tap {
+    fn rpc(&self, inner: Arc<dyn RpcTransport>) -> Arc<dyn RpcTransport> {
+        Arc::new(rpc::Calls { inner, tap: self.clone() })
+    }
+
+    fn result(&self, inner: Arc<dyn ResultTransport>) -> Arc<dyn ResultTransport> {
+        self.hub.add_results(Arc::clone(&inner));
+        inner
+    }
+
+    fn event(&self, inner: Arc<dyn EventTransport>) -> Arc<dyn EventTransport> {
+        Arc::new(event::Events { inner, tap: self.clone() })
+    }
+
+    fn schema(&self, inner: Arc<dyn SchemaTransport>) -> Arc<dyn SchemaTransport> {
+        Arc::new(schema::Schemas { inner, tap: self.clone() })
+    }
+}

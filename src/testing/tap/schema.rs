@@ -1,0 +1,36 @@
+//! Schemas: those of the mocks stand beside those on the bus.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lightbus_core::{Result, transport::SchemaTransport};
+use serde_json::value::RawValue;
+
+use super::Tap;
+use crate::testing::layer::delegate_transport;
+
+#[derive(Debug)]
+pub(super) struct Schemas {
+    pub(super) inner: Arc<dyn SchemaTransport>,
+    pub(super) tap: Tap,
+}
+
+delegate_transport!(Schemas);
+
+#[async_trait]
+impl SchemaTransport for Schemas {
+    async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
+        self.inner.store(api, schema, ttl).await
+    }
+
+    async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
+        self.inner.ping(api, ttl).await
+    }
+
+    async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
+        let mut schemas = self.tap.hub.mocks.schemas()?;
+        // Who really serves an API knows better.
+        schemas.extend(self.inner.load().await?);
+        Ok(schemas)
+    }
+}

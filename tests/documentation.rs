@@ -1,0 +1,106 @@
+//! Code in the documentation that cannot be compiled where it stands, held to code that is.
+//!
+//! All other code there compiles as documentation tests do: the guide's through `src/lib.rs`.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
+#![allow(missing_docs, unreachable_pub, dead_code, reason = "what the documentation shows")]
+
+use std::path::Path;
+
+use lightbus::prelude::*;
+
+#[lightbus::api(name = "auth", events(UserRegistered))]
+pub trait Auth {
+    async fn check_password(&self, username: String, password: String) -> bool;
+}
+
+#[derive(Debug, lightbus::Event)]
+pub struct UserRegistered {
+    pub username: String,
+    pub email: String,
+}
+
+async fn readme(bus: Bus) -> lightbus::Result<()> {
+    let auth = AuthClient::new(&bus);
+    if auth.check_password("admin", "secret").await? {
+        println!("Password valid!");
+    }
+
+    bus.listen("print_on_new_registration", |user: UserRegistered| async move {
+        println!("{} <{}> registered", user.username, user.email);
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}
+
+mod pigeon {
+    pub use lightbus::transport::memory::MemoryFactory as PigeonFactory;
+}
+
+fn write_a_transport() -> lightbus::Registry {
+    let registry = lightbus::registry().with(pigeon::PigeonFactory::default());
+    registry
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The blocks of a page that are not compiled.
+fn ignored(page: &str) -> Vec<String> {
+    let text = read(page);
+    let blocks = text.split("```rust,ignore\n").skip(1);
+    blocks.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+fn squeezed(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_the_pages_show_compiles() {
+    let here = squeezed(include_str!("documentation.rs"));
+    let mut blocks = ignored("README.md");
+    assert_eq!(blocks.len(), 1);
+    let mut transport = ignored("docs/write-a-transport.md");
+    assert_eq!(transport.len(), 2);
+    blocks.push(transport.remove(0));
+    for block in &blocks {
+        assert!(here.contains(&squeezed(block)), "not compiled here:\n{block}");
+    }
+
+    // The rest is a harness with its bodies left out: its signatures are the trait's.
+    let kit = squeezed(&read("lightbus-core/src/conformance/mod.rs"));
+    let signatures: Vec<_> =
+        transport[0].lines().filter_map(|line| line.trim().strip_suffix(" { … }")).collect();
+    assert!(signatures.len() > 8, "{signatures:?}");
+    for signature in signatures {
+        assert!(kit.contains(&squeezed(signature)), "the trait has no `{signature}`");
+    }
+}
+
+#[test]
+fn no_other_page_has_code_that_is_not_compiled() {
+    let allowed = ["README.md", "write-a-transport.md"];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in
+        ["", "docs", "docs/decisions", "transport-memory", "transport-redis", "transport-amqp"]
+    {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let is_root_readme = name != "README.md" || folder.is_empty();
+            if path.extension().is_none_or(|kind| kind != "md")
+                || (allowed.contains(&name) && is_root_readme)
+            {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(
+                !text.contains("rust,ignore"),
+                "{} has code that is not compiled",
+                path.display()
+            );
+        }
+    }
+}

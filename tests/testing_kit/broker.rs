@@ -1,0 +1,71 @@
+//! The same tests on a broker, and what keeps them apart there.
+
+use std::{process::Command, time::Duration};
+
+use lightbus::{
+    config::Config,
+    prelude::*,
+    testing::{CONFIG_VARIABLE, TestBus},
+};
+
+use crate::{
+    contracts::*,
+    support::{RedisServer, redis_yaml},
+};
+
+#[test]
+fn all_of_these_tests_pass_on_redis_too() {
+    if std::env::var(CONFIG_VARIABLE).is_ok() {
+        return;
+    }
+    let Some(redis) = RedisServer::start() else { return };
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--skip", "broker::"])
+        .env(CONFIG_VARIABLE, redis.config_file())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}");
+    let keys = redis.command(&["--scan"]);
+    assert!(keys.lines().any(|key| key.contains("auth")), "it was used: {keys}");
+    // Results find their callers by ids; the set has the names of all APIs.
+    let shared = |key: &&str| key.contains("result") || *key == "schemas";
+    let strays: Vec<_> =
+        keys.lines().filter(|key| !key.contains("test-") && !shared(key)).collect();
+    assert!(strays.is_empty(), "not a test's own: {strays:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tests_on_one_broker_do_not_meet_unless_they_want_to() {
+    let Some(redis) = RedisServer::start() else { return };
+    let config = Config::from_yaml(&redis_yaml(&redis.url(), "")).unwrap();
+    let isolated = || TestBus::builder().broker(config.clone()).start();
+    let (one, other) = (isolated().await.unwrap(), isolated().await.unwrap());
+    assert!(!one.is_in_memory());
+    let began = tokio::time::Instant::now();
+    std::thread::sleep(Duration::from_millis(1));
+    assert!(!began.elapsed().is_zero(), "time runs, as the broker's does");
+
+    let open = || TestBus::builder().broker(config.clone()).not_isolated().allow_unmocked().start();
+    let (open, friend) = (open().await.unwrap(), open().await.unwrap());
+    for test in [&one, &other, &open, &friend] {
+        test.register(AuthClient::contract()).await.unwrap();
+        test.listen("watch", |_: UserRegistered| async { Ok(()) })
+            .start(Start::Earliest)
+            .await
+            .unwrap();
+    }
+    one.fire(sally()).await.unwrap();
+    one.settle().await.unwrap();
+    assert_eq!(one.lag("auth", "test", "watch").await.unwrap(), lightbus::Lag::default());
+    let history = one.history("auth.*", None, None).await.unwrap();
+    let events: Vec<_> = futures_util::StreamExt::collect(history).await;
+    assert_eq!(&*events[0].as_ref().unwrap().api, "auth", "nobody sees the prefix");
+    let history = other.history("auth.*", None, None).await.unwrap();
+    assert!(futures_util::StreamExt::collect::<Vec<_>>(history).await.is_empty());
+    assert_eq!(one.remote_apis().await.unwrap().len(), 1);
+
+    open.fire(sally()).await.unwrap();
+    let history = friend.history("auth.*", None, None).await.unwrap();
+    assert_eq!(futures_util::StreamExt::collect::<Vec<_>>(history).await.len(), 1);
+}

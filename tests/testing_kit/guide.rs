@@ -1,0 +1,49 @@
+//! What `docs/testing.md` shows is what runs.
+
+use std::path::Path;
+
+/// The lines, without what only indents them.
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn the_code_of_the_guide_is_that_of_the_example() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let (guide, example) = (read("docs/testing.md"), lines(&read("examples/testing.rs")));
+    let blocks = guide.split("```rust\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let mut count = 0;
+    for block in blocks {
+        let block = lines(block);
+        assert!(
+            example.windows(block.len()).any(|part| part == block),
+            "not in examples/testing.rs:\n{}",
+            block.join("\n")
+        );
+        count += 1;
+    }
+    assert!(count >= 4, "{count}");
+}
+
+#[test]
+fn the_guide_names_no_method_that_is_not_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guide = std::fs::read_to_string(root.join("docs/testing.md")).unwrap();
+    let table = guide.split("## From Python's `BusMocker`").nth(1).unwrap();
+    let table = table.split("## Faults").next().unwrap();
+    let mut sources = String::new();
+    for file in ["assertions.rs", "mock.rs", "start.rs"] {
+        sources += &std::fs::read_to_string(root.join("src/testing").join(file)).unwrap();
+    }
+    let rust = table.lines().filter_map(|line| line.split(" | ").nth(1));
+    let mut count = 0;
+    for code in rust.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+        let name = code.trim_start_matches('.').split(['(', ':']).next().unwrap();
+        if name.starts_with("assert_") || name.ends_with("_fired") || name.contains("mock") {
+            assert!(sources.contains(&format!("fn {name}")), "there is no `{name}`: {code}");
+            count += 1;
+        }
+    }
+    assert!(count >= 12, "{count}");
+}

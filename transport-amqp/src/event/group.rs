@@ -1,0 +1,195 @@
+//! The queue of a listener's group: made, bound, and, if it is new, filled with the past.
+
+use std::{sync::Arc, time::SystemTime};
+
+use lapin::{
+    Channel,
+    options::{QueueDeclareOptions, QueueDeleteOptions},
+    types::FieldTable,
+};
+use lightbus_core::{
+    Error, ErrorKind, Name, Result,
+    transport::{ListenSpec, Start},
+};
+
+use super::{
+    history,
+    raw::{Read, wanted},
+};
+use crate::{
+    EventConfig,
+    client::Client,
+    error::Sent,
+    link::Link,
+    publisher::{Message, Publisher},
+    stream::{Entry, Reader},
+    topology::{self, QueueSpec, history_of, queue_of, routing_key, short},
+    wire,
+};
+
+/// How many past events are published in one go.
+const BATCH: usize = 256;
+
+/// Makes what a group needs, or finds that it is there. When this returns, nothing that is fired
+/// later is missed.
+pub(super) async fn ensure(
+    client: &Arc<Client>,
+    publisher: &Publisher,
+    config: &EventConfig,
+    spec: &ListenSpec,
+) -> Result<()> {
+    let link = client.consumes().await?;
+    let group = spec.group();
+    if spec.start != Start::New {
+        fill(client, publisher, config, spec, &link).await?;
+    }
+    let channel = link.channel().await?;
+    declare(&link, &channel, config, &group).await?;
+    bind_all(&link, &channel, config, spec).await
+}
+
+/// Makes the queues of a group and the exchange.
+async fn declare(link: &Link, channel: &Channel, config: &EventConfig, group: &str) -> Result<()> {
+    topology::declare_exchange(link, channel, &topology::exchange_of(config)).await?;
+    QueueSpec::dead_letters(group, config).declare(link, channel).await?;
+    QueueSpec::group(group, config).declare(link, channel).await
+}
+
+async fn bind_all(
+    link: &Link,
+    channel: &Channel,
+    config: &EventConfig,
+    spec: &ListenSpec,
+) -> Result<()> {
+    let queue = queue_of(config, &spec.group());
+    for selector in &spec.events {
+        let key = routing_key(&selector.api, selector.event.as_ref());
+        topology::bind(link, channel, &topology::exchange_of(config), &queue, &key).await?;
+    }
+    Ok(())
+}
+
+/// The mark of a group that is being filled: found later, whoever filled it did not come to the end.
+fn filling(queue: &str) -> String {
+    format!("{queue}.filling")
+}
+
+/// Fills the queue of a new group with the past. A group that is there is left alone.
+async fn fill(
+    client: &Arc<Client>,
+    publisher: &Publisher,
+    config: &EventConfig,
+    spec: &ListenSpec,
+    link: &Arc<Link>,
+) -> Result<()> {
+    let group = spec.group();
+    let queue = queue_of(config, &group);
+    let mark = filling(&queue);
+    let is_there = topology::waiting(link, &queue).await?.is_some();
+    if is_there && topology::waiting(link, &mark).await?.is_none() {
+        return Ok(());
+    }
+    let channel = link.channel().await?;
+    // One process at a time: another gets an error that passes, and finds the group filled.
+    let lock = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let name = short("the name of a queue", &format!("{queue}.lock"))?;
+    let locked = channel.queue_declare(name.clone(), lock, FieldTable::default());
+    link.answered(locked, Sent::Harmless).await?;
+    let filled = async {
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let mark = short("the name of a queue", &mark)?;
+        let marked = channel.queue_declare(mark.clone(), durable, FieldTable::default());
+        link.answered(marked, Sent::Harmless).await?;
+        if is_there {
+            let delete = channel
+                .queue_delete(short("the name of a queue", &queue)?, QueueDeleteOptions::default());
+            link.answered(delete, Sent::Harmless).await?;
+        }
+        declare(link, &channel, config, &group).await?;
+        let mut places = Vec::new();
+        for api in apis(spec) {
+            let end = copy(client, publisher, config, spec, &api, None).await?;
+            places.push((api, end));
+        }
+        bind_all(link, &channel, config, spec).await?;
+        // What was fired between the end of the past and the binding.
+        for (api, end) in places {
+            copy(client, publisher, config, spec, &api, end).await?;
+        }
+        let delete = channel.queue_delete(mark, QueueDeleteOptions::default());
+        link.answered(delete, Sent::Harmless).await.map(drop)
+    };
+    let filled = filled.await;
+    if channel.status().connected() {
+        let unlock = channel.queue_delete(name, QueueDeleteOptions::default());
+        let _ = link.answered(unlock, Sent::Harmless).await;
+    }
+    filled
+}
+
+fn apis(spec: &ListenSpec) -> Vec<Name> {
+    let mut apis: Vec<Name> = spec.events.iter().map(|event| Name::clone(&event.api)).collect();
+    apis.sort_unstable();
+    apis.dedup();
+    apis
+}
+
+/// Copies an API's past events, from this place on or else as the listener asked, into the group's
+/// queue. Gives the place after the last.
+async fn copy(
+    client: &Arc<Client>,
+    publisher: &Publisher,
+    config: &EventConfig,
+    spec: &ListenSpec,
+    api: &Name,
+    from: Option<u64>,
+) -> Result<Option<u64>> {
+    let stream = history_of(config, api);
+    let queue = queue_of(config, &spec.group());
+    let Some(end) = history::mark(client, publisher, &stream).await? else {
+        return Ok(None);
+    };
+    let since = match spec.start {
+        Start::Since(since) => Some(since),
+        _ => None,
+    };
+    let key = short("the name of a queue", &queue)?;
+    let mut reader = Reader::open(client, &stream, from.unwrap_or(0)).await?;
+    let mut batch = Vec::new();
+    loop {
+        let Entry { offset, raw } = reader.next().await?;
+        let over = offset >= end;
+        if !over && is_wanted(spec, &raw, since) {
+            batch.push(Message {
+                exchange: "".into(),
+                key: key.clone(),
+                mandatory: true,
+                properties: raw.properties,
+                body: raw.body,
+            });
+        }
+        if batch.len() >= BATCH || (over && !batch.is_empty()) {
+            let outlet = publisher.outlet().await?;
+            let messages = std::mem::take(&mut batch);
+            for published in publisher.publish_all(&outlet, messages, publisher.deadline()).await {
+                if published?.is_some() {
+                    return Err(Error::new(ErrorKind::Unavailable, "the queue has vanished")
+                        .with("queue", &queue));
+                }
+            }
+        }
+        if over {
+            return Ok(Some(end + 1));
+        }
+    }
+}
+
+fn is_wanted(spec: &ListenSpec, raw: &super::raw::Raw, since: Option<SystemTime>) -> bool {
+    let select = |api: &str, event: &str| wanted(&spec.events, api, event);
+    match raw.read(0, select) {
+        Read::Event(event) => since.is_none_or(|since| {
+            event.time.is_some_and(|time| wire::epoch_ms(time) >= wire::epoch_ms(since))
+        }),
+        Read::Other | Read::Malformed(_) => false,
+    }
+}

@@ -1,0 +1,156 @@
+//! Looking back: the stream of an API, read page by page from its end.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, stream};
+use lightbus_core::{EventMessage, Result, transport::HistorySpec};
+
+use super::raw::{Read, wanted};
+use crate::{
+    EventConfig,
+    client::Client,
+    publisher::Publisher,
+    stream::{Entry, Reader, publish_mark},
+    topology::{self, history_of},
+    wire,
+};
+
+/// How many entries are read at once.
+const PAGE: u64 = 200;
+/// By how much the clocks of two senders may differ, so that an old event does not hide that there
+/// are newer ones before it.
+const DISORDER: Duration = Duration::from_secs(600);
+
+/// Marks the end of a stream, and gives the place of the mark; nothing if there is no such stream.
+///
+/// Nothing else tells where a stream ends: the broker counts late, and waits for more where there is
+/// none.
+pub(super) async fn mark(
+    client: &Client,
+    publisher: &Publisher,
+    stream: &str,
+) -> Result<Option<u64>> {
+    let outlet = publisher.outlet().await?;
+    if topology::waiting(&outlet.link, stream).await?.is_none() {
+        return Ok(None);
+    }
+    let name = publish_mark(publisher, &outlet, stream).await?;
+    let mut reader = Reader::open_near_end(client, stream).await?;
+    loop {
+        let entry = reader.next().await?;
+        if entry.mark() == Some(&name) {
+            return Ok(Some(entry.offset));
+        }
+    }
+}
+
+struct History {
+    client: Arc<Client>,
+    stream: String,
+    spec: HistorySpec,
+    /// The place before which the next page ends; nothing is left to read at 0.
+    end: u64,
+    page: VecDeque<EventMessage>,
+}
+
+/// The events of an API, newest first, read page by page as they are asked for.
+pub(super) async fn history(
+    client: &Arc<Client>,
+    publisher: &Publisher,
+    config: &EventConfig,
+    spec: HistorySpec,
+) -> Result<BoxStream<'static, Result<EventMessage>>> {
+    let stream_name = history_of(config, &spec.events.api);
+    let end = mark(client, publisher, &stream_name).await?.unwrap_or(0);
+    let history = History {
+        client: Arc::clone(client),
+        stream: stream_name,
+        spec,
+        end,
+        page: VecDeque::new(),
+    };
+    Ok(stream::unfold(Some(history), |history| async {
+        let mut history = history?;
+        match history.next().await {
+            Ok(Some(event)) => Some((Ok(event), Some(history))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed())
+}
+
+impl History {
+    async fn next(&mut self) -> Result<Option<EventMessage>> {
+        loop {
+            if let Some(event) = self.page.pop_back() {
+                return Ok(Some(event));
+            }
+            if self.end == 0 {
+                return Ok(None);
+            }
+            self.read_page().await?;
+        }
+    }
+
+    /// Reads the page before the last one.
+    async fn read_page(&mut self) -> Result<()> {
+        let begin = self.end.saturating_sub(PAGE);
+        let mut reader = Reader::open(&self.client, &self.stream, begin).await?;
+        let mut first = None;
+        let mut newest = None;
+        loop {
+            let entry = reader.next().await?;
+            first.get_or_insert(entry.offset);
+            if entry.offset >= self.end {
+                break;
+            }
+            let last = entry.offset + 1 == self.end;
+            self.keep(&entry, &mut newest);
+            if last {
+                break;
+            }
+        }
+        // What the stream has dropped meanwhile is no more.
+        let is_first = begin == 0 || first.is_none_or(|first| first > begin);
+        let long_before = self
+            .spec
+            .from
+            .is_some_and(|from| newest.is_some_and(|newest: SystemTime| newest + DISORDER < from));
+        self.end = if is_first || long_before { 0 } else { begin };
+        Ok(())
+    }
+
+    fn keep(&mut self, entry: &Entry, newest: &mut Option<SystemTime>) {
+        if entry.mark().is_some() {
+            return;
+        }
+        let events = std::slice::from_ref(&self.spec.events);
+        match entry.raw.read(0, |api, event| wanted(events, api, event)) {
+            Read::Event(event) => {
+                *newest = event.time.max(*newest);
+                // As exactly as events have a time.
+                let time = event.time.map_or(0, wire::epoch_ms);
+                let late = self.spec.from.is_none_or(|from| time >= wire::epoch_ms(from));
+                let early = self.spec.until.is_none_or(|until| time <= wire::epoch_ms(until));
+                if late && early {
+                    self.page.push_back(*event);
+                }
+            }
+            Read::Other => {}
+            Read::Malformed(reason) => {
+                tracing::debug!(
+                    stream = self.stream,
+                    offset = entry.offset,
+                    reason,
+                    "an event of the past cannot be read"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Events: a topic exchange, a queue for each listener, and streams that keep the past.
+
+mod dead;
+mod group;
+mod history;
+mod raw;
+mod send;
+mod source;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
+
+use async_trait::async_trait;
+use futures_core::stream::BoxStream;
+use lightbus_core::{
+    Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
+    transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start},
+};
+
+use crate::{
+    EventConfig, NAME,
+    client::{Client, Handle},
+    publisher::Publisher,
+    topology,
+};
+pub(crate) use raw::Raw;
+use source::EventSource;
+
+const WHAT: &str = "the event transport";
+
+/// Carries events over RabbitMQ.
+pub struct AmqpEventTransport {
+    handle: Handle,
+    config: Arc<EventConfig>,
+    publisher: Arc<Publisher>,
+    /// On a channel of its own: what comes back there is surely a dead letter.
+    aside: Arc<Publisher>,
+    held: Held,
+}
+
+/// How many events this process holds, by group: the broker tells only what waits.
+#[derive(Debug, Default)]
+struct Held(Mutex<HashMap<Name, Arc<AtomicU64>>>);
+
+impl Held {
+    fn of(&self, group: &Name) -> Arc<AtomicU64> {
+        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(groups.entry(Name::clone(group)).or_default())
+    }
+}
+
+impl AmqpEventTransport {
+    pub(crate) fn new(client: Arc<Client>, config: EventConfig) -> Self {
+        Self {
+            handle: Handle::new(Arc::clone(&client)),
+            publisher: Arc::new(Publisher::new(Arc::clone(&client))),
+            aside: Arc::new(Publisher::new(client)),
+            config: Arc::new(config),
+            held: Held::default(),
+        }
+    }
+
+    async fn start(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
+        let client = self.handle.client(WHAT)?;
+        if spec.events.is_empty() {
+            return Err(Error::new(ErrorKind::Config, "there is no event to listen to"));
+        }
+        if spec.start != Start::New && self.config.history.is_none() {
+            return Err(no_history());
+        }
+        let group = spec.group();
+        group::ensure(client, &self.publisher, &self.config, &spec).await?;
+        let source = EventSource::new(
+            client,
+            self.handle.closing(),
+            &self.publisher,
+            &self.aside,
+            &self.config,
+            self.held.of(&group),
+            &spec,
+        );
+        source.start().await?;
+        Ok(Subscription::spawn(source, spec.flow))
+    }
+
+    async fn past(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        let client = self.handle.client(WHAT)?;
+        if self.config.history.is_none() {
+            return Err(no_history());
+        }
+        history::history(client, &self.publisher, &self.config, spec).await
+    }
+
+    async fn behind(&self, spec: LagSpec) -> Result<Lag> {
+        let client = self.handle.client(WHAT)?;
+        let group = spec.group();
+        let link = client.consumes().await?;
+        let Some(waiting) =
+            topology::waiting(&link, &topology::queue_of(&self.config, &group)).await?
+        else {
+            return Ok(Lag::default());
+        };
+        let pending = self.held.of(&group).load(std::sync::atomic::Ordering::Relaxed);
+        Ok(Lag { waiting: waiting.into(), pending })
+    }
+}
+
+fn no_history() -> Error {
+    Error::unsupported(NAME, "the past")
+        .hint("Give the event transport the option `history` to have it kept")
+}
+
+#[async_trait]
+impl EventTransport for AmqpEventTransport {
+    async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
+        let sent = async {
+            self.handle.client(WHAT)?;
+            send::send(&self.publisher, &self.config, events).await
+        };
+        sent.await.map_err(|error| {
+            let names = events.first().map(|event| (&*event.api, &*event.event));
+            let (api, event) = names.unwrap_or_default();
+            match events.len() {
+                1 => error.during(format!("firing {api}.{event}")),
+                count => error.during(format!("firing {count} events, the first {api}.{event}")),
+            }
+        })
+    }
+
+    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
+        let group = spec.group();
+        self.start(spec).await.map_err(|error| error.during(format!("listening as {group}")))
+    }
+
+    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        let api = Name::clone(&spec.events.api);
+        self.past(spec).await.map_err(|error| error.during(format!("reading the history of {api}")))
+    }
+
+    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
+        let group = spec.group();
+        self.behind(spec)
+            .await
+            .map_err(|error| error.during(format!("measuring the lag of {group}")))
+    }
+
+    async fn dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let group = format!("{service}-{listener}");
+        let read =
+            async { dead::list(self.handle.client(WHAT)?, &self.config, &group, limit).await };
+        read.await.map_err(|error| error.during(format!("reading the dead letters of {group}")))
+    }
+}
+
+#[async_trait]
+impl Transport for AmqpEventTransport {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn broker(&self) -> String {
+        self.handle.broker()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        crate::capabilities(self.config.history.is_some())
+    }
+
+    async fn open(&self) -> Result<()> {
+        self.handle.open(WHAT).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.handle.close();
+        self.publisher.close();
+        self.aside.close();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AmqpEventTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpEventTransport")
+            .field("broker", &self.handle.broker())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,132 @@
+//! Firing: publishing with confirms, and again what a lost connection left in doubt.
+
+use std::time::SystemTime;
+
+use lightbus_core::{Error, ErrorKind, EventMessage, Name, Result, Retry};
+use tokio::time::Instant;
+
+use crate::{
+    EventConfig,
+    publisher::{Message, Outlet, Publisher},
+    topology::{self, QueueSpec, routing_key, short},
+    wire,
+};
+
+/// How often events are published whose confirmation was lost with the connection. A listener can
+/// tell them by their ids.
+const TRIES: u32 = 3;
+/// Known when the exchange is declared; no API is called so.
+const EXCHANGE: &str = "";
+
+/// Sends events, and gives their names.
+pub(super) async fn send(
+    publisher: &Publisher,
+    config: &EventConfig,
+    events: &[EventMessage],
+) -> Result<Vec<Name>> {
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
+    let now = SystemTime::now();
+    let exchange = short("the name of the exchange", &topology::exchange_of(config))?;
+    // Made anew for each try: mostly there is one.
+    let encode = |event: &EventMessage| {
+        let (properties, body) = wire::encode_event(event, now)?;
+        let key = routing_key(&event.api, Some(&event.event));
+        let key = short("the name of an event, with its API,", &key)?;
+        Ok(Message { exchange: exchange.clone(), key, mandatory: false, properties, body })
+    };
+    let mut missing: Vec<&EventMessage> = events.iter().collect();
+    let deadline = publisher.deadline();
+    let mut tries = 1;
+    let mut maybe_stored = false;
+    loop {
+        let messages = missing.iter().copied().map(encode).collect::<Result<Vec<_>>>()?;
+        let tried = attempt(publisher, config, events, messages, deadline).await;
+        let error = match tried {
+            Ok(results) => {
+                let stored = results.iter().filter(|result| result.is_ok()).count();
+                maybe_stored |= stored > 0;
+                let mut results = results.into_iter();
+                let mut last = None;
+                missing.retain(|_| match results.next() {
+                    Some(Err(error)) => {
+                        maybe_stored |= error.retryable() == Retry::MayDuplicate;
+                        last = Some(error);
+                        true
+                    }
+                    _ => false,
+                });
+                match last {
+                    None => return Ok(events.iter().map(|event| Name::clone(&event.id)).collect()),
+                    Some(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        let lost = error.retryable() == Retry::MayDuplicate && publisher.outlet_is_lost();
+        tries += 1;
+        if !lost || tries > TRIES || Instant::now() >= deadline {
+            return Err(if maybe_stored && error.is_temporary() {
+                error.retry(Retry::MayDuplicate)
+            } else {
+                error
+            });
+        }
+        tracing::debug!(%error, events = missing.len(), "events are sent again over a new connection");
+    }
+}
+
+async fn attempt(
+    publisher: &Publisher,
+    config: &EventConfig,
+    events: &[EventMessage],
+    mut messages: Vec<Message>,
+    deadline: Instant,
+) -> Result<Vec<Result<()>>> {
+    let prepare = async {
+        let outlet = publisher.outlet().await?;
+        ensure(&outlet, config, events).await?;
+        Ok(outlet)
+    };
+    let outlet = tokio::time::timeout_at(deadline, prepare)
+        .await
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "RabbitMQ did not answer")))?;
+    if messages.len() == 1
+        && let Some(message) = messages.pop()
+    {
+        return Ok(vec![publisher.publish(&outlet, message, deadline).await.map(drop)]);
+    }
+    let published = publisher.publish_all(&outlet, messages, deadline).await;
+    Ok(published.into_iter().map(|result| result.map(drop)).collect())
+}
+
+/// Makes what events are published to, once for each channel.
+async fn ensure(outlet: &Outlet, config: &EventConfig, events: &[EventMessage]) -> Result<()> {
+    if !outlet.knows(EXCHANGE) {
+        let channel = outlet.link.channel().await?;
+        let exchange = topology::exchange_of(config);
+        topology::declare_exchange(&outlet.link, &channel, &exchange).await?;
+        outlet.learn(EXCHANGE);
+    }
+    let Some(history) = &config.history else { return Ok(()) };
+    let mut last: Option<&Name> = None;
+    for event in events {
+        // Mostly all are of one API.
+        if last.is_some_and(|last| Name::ptr_eq(last, &event.api)) {
+            continue;
+        }
+        last = Some(&event.api);
+        if outlet.knows(&event.api) {
+            continue;
+        }
+        let channel = outlet.link.channel().await?;
+        let spec = QueueSpec::history(&event.api, config, history);
+        spec.declare(&outlet.link, &channel).await?;
+        let key = routing_key(&event.api, None);
+        let exchange = topology::exchange_of(config);
+        topology::bind(&outlet.link, &channel, &exchange, spec.name(), &key).await?;
+        outlet.learn(&event.api);
+    }
+    Ok(())
+}

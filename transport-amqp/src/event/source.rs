@@ -1,0 +1,367 @@
+//! Taking events from the queue of a listener's group.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use lapin::{message::Delivery, options::BasicQosOptions, types::ShortString};
+use lightbus_core::{
+    Error, EventMessage, Name, Outcome, Result, Source,
+    transport::{EventSelector, ListenSpec},
+};
+
+use super::{
+    WHAT, dead, group,
+    raw::{Raw, Read, wanted},
+};
+use crate::{
+    EventConfig, QueueType,
+    client::{Client, Closing},
+    error::Sent,
+    publisher::Publisher,
+    session::{Inbox, Session, at_hand},
+    topology::queue_of,
+};
+
+/// What an event needs to be settled.
+pub(super) struct EventToken {
+    session: Arc<Session>,
+    tag: u64,
+    raw: Raw,
+    attempt: u32,
+    _held: Holding,
+}
+
+/// Counts as held until it is dropped.
+struct Holding(Arc<AtomicU64>);
+
+impl Holding {
+    fn new(held: &Arc<AtomicU64>) -> Self {
+        held.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(held))
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A message that is to be set aside.
+struct Aside {
+    session: Arc<Session>,
+    tag: u64,
+    raw: Raw,
+    reason: String,
+}
+
+/// Takes the events of a group.
+pub(super) struct EventSource {
+    client: Arc<Client>,
+    closing: Arc<Closing>,
+    publisher: Arc<Publisher>,
+    aside: Arc<Publisher>,
+    config: Arc<EventConfig>,
+    spec: ListenSpec,
+    group: Name,
+    prefetch: u16,
+    held: Arc<AtomicU64>,
+    active: tokio::sync::Mutex<Option<Active>>,
+    /// What cannot be read and is not among the dead letters yet.
+    asides: Mutex<VecDeque<Aside>>,
+}
+
+struct Active {
+    session: Arc<Session>,
+    inbox: Inbox,
+    consumer: Option<ShortString>,
+}
+
+impl EventSource {
+    pub(super) fn new(
+        client: &Arc<Client>,
+        closing: &Arc<Closing>,
+        publisher: &Arc<Publisher>,
+        aside: &Arc<Publisher>,
+        config: &Arc<EventConfig>,
+        held: Arc<AtomicU64>,
+        spec: &ListenSpec,
+    ) -> Self {
+        Self {
+            client: Arc::clone(client),
+            closing: Arc::clone(closing),
+            publisher: Arc::clone(publisher),
+            aside: Arc::clone(aside),
+            config: Arc::clone(config),
+            group: spec.group(),
+            // None would be no limit.
+            prefetch: u16::try_from(spec.flow.max_in_flight).unwrap_or(u16::MAX).max(1),
+            spec: spec.clone(),
+            held,
+            active: tokio::sync::Mutex::new(None),
+            asides: Mutex::default(),
+        }
+    }
+
+    /// Begins to consume.
+    pub(super) async fn start(&self) -> Result<()> {
+        let began = self.begin().await?;
+        *self.active.lock().await = Some(began);
+        Ok(())
+    }
+
+    async fn begin(&self) -> Result<Active> {
+        let link = self.client.consumes().await?;
+        let channel = link.channel().await?;
+        let limit = channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
+        link.answered(limit, Sent::Harmless).await?;
+        let session = Arc::new(Session::new(link, channel));
+        let mut inbox = Inbox::new();
+        let queue = queue_of(&self.config, &self.group);
+        let consumer = session.consume(&queue, Name::clone(&self.group), &mut inbox).await?;
+        Ok(Active { session, inbox, consumer: Some(consumer) })
+    }
+
+    /// Begins again after the connection was lost, and makes what may be gone.
+    async fn begin_again(&self) -> Result<Active> {
+        group::ensure(&self.client, &self.publisher, &self.config, &self.spec).await?;
+        self.begin().await
+    }
+
+    fn events(&self) -> &[EventSelector] {
+        &self.spec.events
+    }
+
+    /// Reads a delivery. What is not to be handed out goes to `done`.
+    fn read(
+        &self,
+        session: &Arc<Session>,
+        delivery: Delivery,
+        done: &mut Vec<u64>,
+    ) -> Option<(Arc<EventMessage>, EventToken)> {
+        let tag = delivery.delivery_tag;
+        let raw = Raw::new(delivery);
+        let attempt = raw.attempt(self.config.queue_type == QueueType::Quorum);
+        match raw.read(attempt, |api, event| wanted(self.events(), api, event)) {
+            Read::Event(event) => {
+                let session = Arc::clone(session);
+                let held = Holding::new(&self.held);
+                Some((Arc::from(event), EventToken { session, tag, raw, attempt, _held: held }))
+            }
+            // Bound by an earlier version of the listener, which wanted more.
+            Read::Other => {
+                done.push(tag);
+                None
+            }
+            Read::Malformed(reason) => {
+                tracing::warn!(
+                    listener = &*self.group,
+                    reason,
+                    message = crate::wire::excerpt(&raw.body),
+                    "an event cannot be read, and is set aside"
+                );
+                self.asides().push_back(Aside { session: Arc::clone(session), tag, raw, reason });
+                None
+            }
+        }
+    }
+
+    /// Takes what comes, at most `max`.
+    async fn take(
+        &self,
+        active: &mut Active,
+        max: usize,
+    ) -> Result<Vec<(Arc<EventMessage>, EventToken)>> {
+        let Active { session, inbox, .. } = active;
+        let mut events = Vec::with_capacity(max.min(256));
+        let mut done = Vec::new();
+        let mut next = inbox.next().await;
+        let ended = loop {
+            match next {
+                Some((_, Some(Ok(delivery)))) => {
+                    events.extend(self.read(session, delivery, &mut done));
+                }
+                Some((_, Some(Err(error)))) => break Some(session.ended(Some(error))),
+                Some((_, None)) | None => break Some(session.ended(None)),
+            }
+            if events.len() + done.len() >= max {
+                break None;
+            }
+            next = match at_hand(inbox) {
+                Some(next) => Some(next),
+                None => break None,
+            };
+        };
+        match ended {
+            // Those before the end come again: the broker has taken them back.
+            Some(error) => Err(error),
+            None => {
+                if !done.is_empty() {
+                    session.acknowledge(done.into_iter()).await;
+                }
+                Ok(events)
+            }
+        }
+    }
+
+    /// Sets aside what cannot be read.
+    async fn clear_asides(&self) -> Result<()> {
+        loop {
+            let Some(aside) = self.asides().pop_front() else { return Ok(()) };
+            if !aside.session.is_alive() {
+                // It comes again.
+                continue;
+            }
+            let attempt = aside.raw.attempt(true);
+            let set = dead::set_aside(
+                &self.aside,
+                &self.config,
+                &self.group,
+                &aside.reason,
+                attempt,
+                &aside.raw,
+            );
+            if let Err(error) = set.await {
+                self.asides().push_front(aside);
+                return Err(error);
+            }
+            aside.session.acknowledge(std::iter::once(aside.tag)).await;
+        }
+    }
+
+    fn asides(&self) -> MutexGuard<'_, VecDeque<Aside>> {
+        // Nothing panics while it is locked.
+        self.asides.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the consumer, so that what is given back does not come back here. Gives the tags of what
+    /// had come by then.
+    async fn retire(&self) -> Vec<(Arc<Session>, u64)> {
+        let mut active = self.active.lock().await;
+        let Some(active) = active.as_mut() else { return Vec::new() };
+        let Some(consumer) = active.consumer.take() else { return Vec::new() };
+        active.session.cancel(&[consumer]).await;
+        let mut unseen = Vec::new();
+        while let Some((_, delivery)) = at_hand(&mut active.inbox) {
+            if let Some(Ok(delivery)) = delivery {
+                unseen.push((Arc::clone(&active.session), delivery.delivery_tag));
+            }
+        }
+        unseen
+    }
+}
+
+/// Tags by the channel on which each came.
+#[derive(Default)]
+struct BySession(Vec<(Arc<Session>, Vec<u64>)>);
+
+impl BySession {
+    fn push(&mut self, session: &Arc<Session>, tag: u64) {
+        match self.0.iter_mut().find(|(known, _)| Arc::ptr_eq(known, session)) {
+            Some((_, tags)) => tags.push(tag),
+            None => self.0.push((Arc::clone(session), vec![tag])),
+        }
+    }
+}
+
+#[async_trait]
+impl Source for EventSource {
+    type Message = EventMessage;
+    type Token = EventToken;
+
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, EventToken)>> {
+        if self.closing.is_closed() {
+            return Err(Error::closed(WHAT));
+        }
+        let work = async {
+            let mut active = self.active.lock().await;
+            if active.is_none() {
+                *active = Some(self.begin_again().await?);
+            }
+            let Some(current) = active.as_mut() else { return Ok(Vec::new()) };
+            let taken = self.take(current, max).await;
+            if taken.is_err() {
+                *active = None;
+            }
+            let taken = taken?;
+            if !self.asides().is_empty()
+                && let Err(error) = self.clear_asides().await
+            {
+                // Tried again with the next that come; what was taken must not be lost for it.
+                tracing::warn!(%error, "what cannot be read could not be set aside yet");
+            }
+            Ok(taken)
+        };
+        tokio::select! {
+            biased;
+            () = self.closing.closed() => Err(Error::closed(WHAT)),
+            taken = work => taken,
+        }
+    }
+
+    async fn settle(&self, settled: &[(EventToken, Outcome)]) -> Result<()> {
+        let mut done = BySession::default();
+        let mut back = BySession::default();
+        let mut failed = None;
+        for (token, outcome) in settled {
+            match outcome {
+                Outcome::Done => done.push(&token.session, token.tag),
+                Outcome::Retry => back.push(&token.session, token.tag),
+                // What the broker has taken back comes again, and is rejected then.
+                Outcome::Reject(_) if !token.session.is_alive() => {}
+                Outcome::Reject(reason) if !token.session.is_settled(token.tag) => {
+                    let (raw, attempts) = (&token.raw, reason.attempts(token.attempt));
+                    let set = dead::set_aside(
+                        &self.aside,
+                        &self.config,
+                        &self.group,
+                        reason,
+                        attempts,
+                        raw,
+                    );
+                    match set.await {
+                        // At once: tried again, it must not be there twice.
+                        Ok(()) => token.session.acknowledge(std::iter::once(token.tag)).await,
+                        Err(error) => failed = Some(error),
+                    }
+                }
+                Outcome::Reject(_) => {}
+            }
+        }
+        for (session, tags) in done.0 {
+            session.acknowledge(tags.into_iter()).await;
+        }
+        if !back.0.is_empty() {
+            for (session, tag) in self.retire().await {
+                back.push(&session, tag);
+            }
+            for (session, tags) in back.0 {
+                session.give_back(tags).await;
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn close(&self) -> Result<()> {
+        let mut back = BySession::default();
+        for (session, tag) in self.retire().await {
+            back.push(&session, tag);
+        }
+        for (session, tags) in back.0 {
+            session.give_back(tags).await;
+        }
+        let Some(active) = self.active.lock().await.take() else { return Ok(()) };
+        if active.session.is_alive() {
+            let close = active.session.channel.close(200, "the listener has closed".into());
+            active.session.link.answered(close, Sent::Harmless).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod client;
+mod config;
+mod delivered;
+mod endpoint;
+mod error;
+mod event;
+mod factory;
+mod link;
+mod publisher;
+mod result;
+mod rpc;
+mod schema;
+mod session;
+mod stream;
+mod tls;
+mod topology;
+mod wire;
+
+pub use config::{
+    EventConfig, HistoryConfig, QueueType, ResultConfig, RpcConfig, SchemaConfig, TlsConfig,
+    UnknownApi,
+};
+pub use event::AmqpEventTransport;
+pub use factory::AmqpFactory;
+pub use result::AmqpResultTransport;
+pub use rpc::AmqpRpcTransport;
+pub use schema::AmqpSchemaTransport;
+
+use lightbus_core::Capabilities;
+pub use lightbus_core::option::{Seconds, Secret};
+
+/// The name by which the configuration selects this transport.
+pub const NAME: &str = "amqp";
+
+/// What the transports can do; the past only where streams keep it.
+fn capabilities(history: bool) -> Capabilities {
+    let mut capabilities = Capabilities::default();
+    capabilities.durable = true;
+    capabilities.ordered = true;
+    capabilities.replay = history;
+    capabilities.history = history;
+    capabilities.lag = true;
+    capabilities.dead_letters = true;
+    capabilities.shared = true;
+    capabilities
+}

@@ -1,0 +1,326 @@
+//! Publishing with confirms, many at a time, on one channel.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::join_all};
+use lapin::{
+    BasicProperties, Channel, Confirmation,
+    message::BasicReturnMessage,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::ShortString,
+};
+use lightbus_core::{Error, ErrorKind, Result, Retry};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    client::Client,
+    error::{Sent, answer},
+    link::Link,
+};
+
+/// What may be on its way to the broker and not confirmed, in KiB; who comes then waits.
+const ROOM: usize = 64 << 10;
+/// What a message takes of that at least: so at most this many messages are on their way.
+const SMALLEST: usize = ROOM / 8192;
+/// The most messages published in one go.
+const BATCH: usize = 512;
+/// Without confirms, one of so many waits until it has been written to the connection.
+const UNWRITTEN: u32 = 32;
+/// How long a channel is kept at least, though messages on it are refused.
+///
+/// A channel remembers where the leader of a quorum queue was when it first published to it. If that
+/// node has died since, RabbitMQ 3.10 refuses all that the channel publishes to the queue, for ever: a
+/// new channel finds the new leader (rabbitmq-server pull request 9241 tells of it). A queue that is
+/// full refuses on any channel; a new one each second costs little.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+/// After this many confirms that nobody waits for any more, the client is made to forget them.
+const ABANDONED: u32 = 256;
+
+/// A message, ready to be published.
+#[derive(Clone)]
+pub(crate) struct Message {
+    pub(crate) exchange: ShortString,
+    pub(crate) key: ShortString,
+    /// Whether it comes back if no queue gets it.
+    pub(crate) mandatory: bool,
+    pub(crate) properties: BasicProperties,
+    pub(crate) body: Bytes,
+}
+
+impl Message {
+    /// How many KiB it has, about.
+    fn cost(&self) -> usize {
+        (self.body.len() >> 10).max(SMALLEST)
+    }
+}
+
+/// What became of a message: it is stored, or it came back because no queue was there for it.
+pub(crate) type Published = Option<BasicReturnMessage>;
+
+/// Publishes on a channel of its own, which it replaces when it breaks.
+pub(crate) struct Publisher {
+    client: Arc<Client>,
+    confirms: bool,
+    room: Semaphore,
+    outlet: Mutex<Option<Arc<Outlet>>>,
+    /// Held by the one who opens a channel.
+    opening: tokio::sync::Mutex<()>,
+}
+
+/// A channel to publish on, and what is known to be declared.
+pub(crate) struct Outlet {
+    pub(crate) link: Arc<Link>,
+    pub(crate) channel: Channel,
+    known: Mutex<HashSet<Box<str>>>,
+    confirms: bool,
+    /// How many were published.
+    count: AtomicU32,
+    abandoned: AtomicU32,
+    opened: Instant,
+    /// Nothing more is published on it; it closes when those who use it are done.
+    retired: AtomicBool,
+}
+
+impl Publisher {
+    /// With confirms: what is published is stored when that is said.
+    pub(crate) fn new(client: Arc<Client>) -> Self {
+        Self {
+            client,
+            confirms: true,
+            room: Semaphore::new(ROOM),
+            outlet: Mutex::new(None),
+            opening: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Without: what is published has been handed to the connection when that is said.
+    pub(crate) fn unconfirmed(client: Arc<Client>) -> Self {
+        Self { confirms: false, ..Self::new(client) }
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// The moment until which something that begins now may take.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.client.response_timeout()
+    }
+
+    /// The channel to publish on: the one there is, or a new one.
+    pub(crate) async fn outlet(&self) -> Result<Arc<Outlet>> {
+        if let Some(outlet) = self.live() {
+            return Ok(outlet);
+        }
+        let _turn = self.opening.lock().await;
+        if let Some(outlet) = self.live() {
+            return Ok(outlet);
+        }
+        let link = self.client.sends().await?;
+        let channel = link.channel().await?;
+        if self.confirms {
+            let select = channel.confirm_select(ConfirmSelectOptions::default());
+            link.answered(select, Sent::No).await?;
+        }
+        let outlet = Arc::new(Outlet {
+            link,
+            channel,
+            known: Mutex::default(),
+            confirms: self.confirms,
+            count: AtomicU32::new(0),
+            abandoned: AtomicU32::new(0),
+            opened: Instant::now(),
+            retired: AtomicBool::new(false),
+        });
+        *self.state() = Some(Arc::clone(&outlet));
+        Ok(outlet)
+    }
+
+    fn live(&self) -> Option<Arc<Outlet>> {
+        let state = self.state();
+        state.as_ref().filter(|outlet| outlet.is_alive()).map(Arc::clone)
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<Arc<Outlet>>> {
+        // Nothing panics while it is locked.
+        self.outlet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the channel that was used last is no more.
+    pub(crate) fn outlet_is_lost(&self) -> bool {
+        self.live().is_none()
+    }
+
+    /// Gives the channel back.
+    pub(crate) fn close(&self) {
+        drop(self.state().take());
+    }
+
+    /// Publishes a message.
+    pub(crate) async fn publish(
+        &self,
+        outlet: &Outlet,
+        message: Message,
+        deadline: Instant,
+    ) -> Result<Published> {
+        let _room = self.room(outlet, message.cost(), deadline).await?;
+        outlet.publish(message, deadline).await
+    }
+
+    /// Publishes messages in this order, and says of each what became of it.
+    pub(crate) async fn publish_all(
+        &self,
+        outlet: &Outlet,
+        messages: Vec<Message>,
+        deadline: Instant,
+    ) -> Vec<Result<Published>> {
+        let mut results = Vec::with_capacity(messages.len());
+        let mut messages = messages.into_iter();
+        loop {
+            let batch: Vec<Message> = messages.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                return results;
+            }
+            let count = batch.len();
+            let cost = batch.iter().map(|message| message.cost()).sum::<usize>().min(ROOM);
+            match self.room(outlet, cost, deadline).await {
+                // Each is handed to the client when it is first polled: in their order.
+                Ok(_room) => results.extend(
+                    join_all(batch.into_iter().map(|message| outlet.publish(message, deadline)))
+                        .await,
+                ),
+                Err(error) => results.extend((0..count).map(|_| Err(error.clone()))),
+            }
+        }
+    }
+
+    /// Waits for room, and for a broker that takes messages.
+    async fn room(
+        &self,
+        outlet: &Outlet,
+        cost: usize,
+        deadline: Instant,
+    ) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        let cost = u32::try_from(cost.min(ROOM)).unwrap_or(u32::MAX);
+        // Nearly always there is: without a timer.
+        if let Ok(room) = self.room.try_acquire_many(cost)
+            && outlet.link.is_blocked().is_none()
+        {
+            return Ok(room);
+        }
+        let room = match timeout_at(deadline, self.room.acquire_many(cost)).await {
+            Ok(Ok(room)) => room,
+            Ok(Err(_)) => return Err(Error::closed("the connection")),
+            Err(_) if outlet.link.is_blocked().is_some() => {
+                return Err(outlet.link.blocked_error());
+            }
+            Err(_) => return Err(outlet.link.silent().retry(Retry::Safe)),
+        };
+        outlet.link.unblocked(deadline).await?;
+        Ok(room)
+    }
+}
+
+impl Outlet {
+    pub(crate) fn is_alive(&self) -> bool {
+        self.link.is_alive()
+            && self.channel.status().connected()
+            && !self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Whether this was declared on this channel before.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.known().contains(name)
+    }
+
+    pub(crate) fn learn(&self, name: &str) {
+        self.known().insert(name.into());
+    }
+
+    pub(crate) fn forget(&self, name: &str) {
+        self.known().remove(name);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashSet<Box<str>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn publish(&self, message: Message, deadline: Instant) -> Result<Published> {
+        let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
+        let Message { exchange, key, properties, body, .. } = message;
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        if !self.confirms && !count.is_multiple_of(UNWRITTEN) {
+            // The client takes it when it is polled for the first time. When it is written nobody
+            // needs to know, except now and then, so that they cannot become more and more.
+            let handed_over = self
+                .channel
+                .basic_publish(exchange, key, options, &body, properties)
+                .now_or_never();
+            return match handed_over {
+                None | Some(Ok(_)) => Ok(None),
+                Some(Err(error)) => Err(self.link.explain(error, Sent::No)),
+            };
+        }
+        let mut waited = Waited { outlet: self, over: false };
+        let publish = async {
+            self.channel.basic_publish(exchange, key, options, &body, properties).await?.await
+        };
+        let published = timeout_at(deadline, publish).await;
+        waited.over = published.is_ok();
+        match published {
+            Ok(Ok(Confirmation::Ack(returned))) => Ok(returned),
+            Ok(Ok(Confirmation::NotRequested)) => Ok(None),
+            Ok(Ok(Confirmation::Nack(_))) => {
+                if self.opened.elapsed() > REFUSED_FOR {
+                    self.retired.store(true, Ordering::Relaxed);
+                }
+                Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "RabbitMQ refused the message: the queue is full, or has no leader now",
+                ))
+            }
+            Ok(Err(error)) => {
+                if answer(&error).is_none() {
+                    self.link.mark_broken();
+                }
+                Err(self.link.explain(error, Sent::Maybe))
+            }
+            Err(_) if self.link.is_blocked().is_some() => {
+                Err(self.link.blocked_error().retry(Retry::MayDuplicate))
+            }
+            Err(_) => Err(self.link.silent()),
+        }
+    }
+}
+
+/// Counts a confirm that was not waited for to its end: the client keeps those until it is asked.
+struct Waited<'a> {
+    outlet: &'a Outlet,
+    over: bool,
+}
+
+impl Drop for Waited<'_> {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let abandoned = self.outlet.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
+        if abandoned.is_multiple_of(ABANDONED)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let channel = self.outlet.channel.clone();
+            runtime.spawn(async move { channel.wait_for_confirms().await.map(drop) });
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Results: direct reply-to, one consumer for all results of a process, matched to their calls by id.
+
+mod receive;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use lightbus_core::{
+    Capabilities, Name, PendingResult, PendingResults, Result, ResultMessage, ReturnPath,
+    Transport, transport::ResultTransport,
+};
+
+use crate::{
+    NAME, ResultConfig,
+    client::{Client, Handle},
+    publisher::{Message, Publisher},
+    topology::short,
+    wire::{self, RETURN_PREFIX},
+};
+use receive::Receiver;
+
+const WHAT: &str = "the result transport";
+
+/// Carries results over RabbitMQ's direct reply-to.
+pub struct AmqpResultTransport {
+    handle: Handle,
+    publisher: Publisher,
+    pending: PendingResults,
+    /// Set while results are received.
+    receiver: Mutex<Option<Receiver>>,
+    /// Held by the one who starts to receive.
+    starting: tokio::sync::Mutex<()>,
+}
+
+impl AmqpResultTransport {
+    pub(crate) fn new(client: Arc<Client>, config: &ResultConfig) -> Self {
+        let publisher = if config.confirm { Publisher::new } else { Publisher::unconfirmed };
+        Self {
+            handle: Handle::new(Arc::clone(&client)),
+            publisher: publisher(client),
+            pending: PendingResults::new(),
+            receiver: Mutex::new(None),
+            starting: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Where results go now, if they are received.
+    fn return_path(&self) -> Option<ReturnPath> {
+        let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.as_ref().filter(|receiver| receiver.is_running()).map(Receiver::return_path)
+    }
+
+    /// Starts to receive, once.
+    async fn start(&self, client: &Arc<Client>) -> Result<ReturnPath> {
+        let _turn = self.starting.lock().await;
+        if let Some(path) = self.return_path() {
+            return Ok(path);
+        }
+        let receiver = Receiver::start(client, self.pending.clone()).await?;
+        let path = receiver.return_path();
+        *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+        if self.handle.closing().is_closed() {
+            self.stop();
+        }
+        Ok(path)
+    }
+
+    fn stop(&self) {
+        drop(self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    async fn register(&self, id: &Name) -> Result<PendingResult> {
+        let client = self.handle.client(WHAT)?;
+        let path = match self.return_path() {
+            Some(path) => path,
+            None => self.start(client).await?,
+        };
+        self.pending.register(Name::clone(id), path)
+    }
+
+    async fn publish(&self, to: &ReturnPath, result: &ResultMessage) -> Result<()> {
+        self.handle.client(WHAT)?;
+        if to.as_str().strip_prefix(RETURN_PREFIX).is_none_or(str::is_empty) {
+            return Err(wire::malformed("the return path is not one of RabbitMQ")
+                .with("return path", wire::excerpt(to.as_str().as_bytes())));
+        }
+        let (properties, body) = wire::encode_result(result)?;
+        let key = short("the return path", to.as_str())?;
+        let outlet = self.publisher.outlet().await?;
+        // Not mandatory: that nobody waits any more is no error.
+        let message = Message { exchange: "".into(), key, mandatory: false, properties, body };
+        self.publisher.publish(&outlet, message, self.publisher.deadline()).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl ResultTransport for AmqpResultTransport {
+    async fn expect(&self, id: &Name) -> Result<PendingResult> {
+        self.register(id)
+            .await
+            .map_err(|error| error.during(format!("preparing for the result of the call {id}")))
+    }
+
+    async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
+        self.publish(to, &result).await.map_err(|error| {
+            error.during(format!("sending the result of the call {}", result.rpc_id))
+        })
+    }
+}
+
+#[async_trait]
+impl Transport for AmqpResultTransport {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn broker(&self) -> String {
+        self.handle.broker()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        crate::capabilities(false)
+    }
+
+    async fn open(&self) -> Result<()> {
+        self.handle.open(WHAT).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.handle.close();
+        self.pending.close();
+        self.stop();
+        self.publisher.close();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AmqpResultTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpResultTransport")
+            .field("broker", &self.handle.broker())
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
+    }
+}

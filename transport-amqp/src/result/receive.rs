@@ -1,0 +1,137 @@
+//! Receiving the results of the whole process on one channel.
+//!
+//! Direct reply-to belongs to a channel: the broker writes the channel's name into what is published
+//! on it. So that calls can be published on any, by a transport that knows nothing of this one, a
+//! message to ourselves is published here, and the name is read from it.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use lapin::{
+    BasicProperties, Channel, Consumer,
+    options::{
+        BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
+    },
+    types::{FieldTable, ShortString},
+};
+use lightbus_core::{Error, ErrorKind, PendingResults, Result, ReturnPath};
+use tokio::task::JoinHandle;
+
+use crate::{
+    client::Client,
+    error::Sent,
+    link::Link,
+    wire::{self, RETURN_PREFIX},
+};
+
+/// The queue by which a channel asks for its results, in the words of the broker.
+const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+/// How often our message to ourselves is looked for.
+const LOOKS: usize = 100;
+
+/// The task that receives; dropped, it ends.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    task: JoinHandle<()>,
+    channel: Channel,
+    path: ReturnPath,
+}
+
+impl Receiver {
+    /// Starts to receive.
+    pub(super) async fn start(client: &Client, pending: PendingResults) -> Result<Self> {
+        // On the connection that sends, because it does: only the message to ourselves.
+        let link = client.sends().await?;
+        let channel = link.channel().await?;
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let consume =
+            channel.basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default());
+        let consumer = link.answered(consume, Sent::Harmless).await?;
+        let path = ReturnPath::new(own_name(&link, &channel).await?);
+        let task = tokio::spawn(receive(consumer, pending));
+        Ok(Self { task, channel, path })
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        !self.task.is_finished() && self.channel.status().connected()
+    }
+
+    pub(super) fn return_path(&self) -> ReturnPath {
+        self.path.clone()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the broker calls this channel.
+async fn own_name(link: &Link, channel: &Channel) -> Result<String> {
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declare = channel.queue_declare("".into(), options, FieldTable::default());
+    let queue = link.answered(declare, Sent::Harmless).await?.name().clone();
+    let properties = BasicProperties::default().with_reply_to(REPLY_TO.into());
+    let publish = channel.basic_publish(
+        "".into(),
+        queue.clone(),
+        BasicPublishOptions::default(),
+        &[],
+        properties,
+    );
+    link.answered(publish, Sent::Harmless).await?;
+    let mut name = None;
+    // There at once, as the broker keeps the order of a channel.
+    for _ in 0..LOOKS {
+        let get = channel.basic_get(queue.clone(), BasicGetOptions { no_ack: true });
+        if let Some(message) = link.answered(get, Sent::Harmless).await? {
+            name = message.delivery.properties.reply_to().as_ref().map(ShortString::to_string);
+            break;
+        }
+    }
+    let delete = channel.queue_delete(queue, QueueDeleteOptions::default());
+    link.answered(delete, Sent::Harmless).await?;
+    name.filter(|name| name.starts_with(RETURN_PREFIX)).ok_or_else(|| {
+        Error::new(ErrorKind::Unexpected, "RabbitMQ did not say where results are to go")
+            .with("broker", format_args!("rabbitmq {}", link.broker()))
+            .hint("Is it RabbitMQ? Its direct reply-to is needed")
+    })
+}
+
+async fn receive(mut consumer: Consumer, pending: PendingResults) {
+    let mut malformed = 0_u64;
+    while let Some(delivery) = consumer.next().await {
+        let delivery = match delivery {
+            Ok(delivery) => delivery,
+            Err(error) => {
+                // Whoever calls next starts anew, with another way back.
+                tracing::warn!(
+                    %error,
+                    lost = pending.len(),
+                    "receiving results was interrupted: the results of calls that wait are lost"
+                );
+                return;
+            }
+        };
+        let body = Bytes::from(delivery.data);
+        match wire::decode_result(&delivery.properties, body.clone()) {
+            Ok(result) => {
+                pending.complete(result);
+            }
+            Err(error) => {
+                malformed += 1;
+                tracing::warn!(
+                    %error,
+                    message = wire::excerpt(&body),
+                    total = malformed,
+                    "a result cannot be read"
+                );
+            }
+        }
+    }
+}

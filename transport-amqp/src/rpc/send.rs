@@ -1,0 +1,140 @@
+//! Sending a call: into the queue of its API, which is made if it is not there.
+
+use std::time::Duration;
+
+use lapin::message::BasicReturnMessage;
+use lightbus_core::{Backoff, Error, ErrorKind, Result, Retry, RpcMessage};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    RpcConfig, UnknownApi,
+    client::Closing,
+    publisher::{Message, Outlet, Publisher},
+    topology::{self, QueueSpec, calls_of, short},
+    wire,
+};
+
+/// The waits before a call that could not be sent is tried again.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY: Duration = Duration::from_secs(1);
+
+/// Sends until it worked, it may have worked, or there is no time for another try.
+pub(super) async fn call(
+    publisher: &Publisher,
+    closing: &Closing,
+    config: &RpcConfig,
+    call: &RpcMessage,
+) -> Result<()> {
+    let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+    loop {
+        let error = match once(publisher, config, call).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let again = Instant::now() + backoff.failed();
+        if error.retryable() != Retry::Safe || again >= call.deadline {
+            return Err(error);
+        }
+        tokio::select! {
+            () = sleep_until(again) => {}
+            () = closing.closed() => return Err(Error::closed(super::WHAT)),
+        }
+    }
+}
+
+async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> Result<()> {
+    let refused = || Error::new(ErrorKind::Timeout, "the deadline of the call has passed");
+    if call.deadline <= Instant::now() {
+        return Err(refused());
+    }
+    let late = |what: &'static str| {
+        Error::new(ErrorKind::Timeout, what)
+            .with("broker", format_args!("rabbitmq {}", publisher.client().broker()))
+    };
+    let prepare = async {
+        let outlet = publisher.outlet().await?;
+        ensure(&outlet, config, &call.api).await?;
+        outlet.link.unblocked(call.deadline).await?;
+        Ok(outlet)
+    };
+    let outlet = tokio::time::timeout_at(call.deadline, prepare).await.unwrap_or_else(|_| {
+        Err(late("RabbitMQ could not be reached before the deadline of the call"))
+    })?;
+    let left = call.deadline.saturating_duration_since(Instant::now());
+    // It would expire in the moment in which it comes.
+    if left < Duration::from_millis(1) {
+        return Err(refused());
+    }
+    let (properties, body) = wire::encode_call(call, left)?;
+    let queue = short("the name of the API", &calls_of(config, &call.api))?;
+    let message = Message { exchange: "".into(), key: queue, mandatory: true, properties, body };
+    let deadline = call.deadline.min(publisher.deadline());
+    match publisher.publish(&outlet, message, deadline).await {
+        Ok(None) => Ok(()),
+        Ok(Some(returned)) => returned_call(publisher, &outlet, config, call, returned).await,
+        Err(_) if Instant::now() >= call.deadline => {
+            Err(late("RabbitMQ did not confirm the call before its deadline"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the queue of an API, or finds that it is there, once for each channel.
+async fn ensure(outlet: &Outlet, config: &RpcConfig, api: &str) -> Result<()> {
+    if outlet.knows(api) {
+        return Ok(());
+    }
+    match config.unknown_api {
+        UnknownApi::Wait => declare(outlet, config, api).await?,
+        UnknownApi::Refuse => {
+            if topology::waiting(&outlet.link, &calls_of(config, api)).await?.is_none() {
+                return Err(unknown(config, api));
+            }
+        }
+    }
+    outlet.learn(api);
+    Ok(())
+}
+
+async fn declare(outlet: &Outlet, config: &RpcConfig, api: &str) -> Result<()> {
+    // On a channel of its own: a conflict ends it, and others are sending.
+    let channel = outlet.link.channel().await?;
+    QueueSpec::calls(api, config).declare(&outlet.link, &channel).await
+}
+
+fn unknown(config: &RpcConfig, api: &str) -> Error {
+    Error::new(ErrorKind::Unknown, format!("nobody has ever served the API `{api}`"))
+        .with("queue", calls_of(config, api))
+        .hint("Is its service running, on this broker and vhost? With `unknown_api: wait` calls wait for it")
+}
+
+/// A call came back: its queue has vanished since it was known. Perhaps not this call's: the client
+/// hands out what came back with the next confirmation, and that of several may be another's.
+async fn returned_call(
+    publisher: &Publisher,
+    outlet: &Outlet,
+    config: &RpcConfig,
+    call: &RpcMessage,
+    returned: BasicReturnMessage,
+) -> Result<()> {
+    let queue = returned.routing_key.clone();
+    let name = queue.as_str();
+    let api = name.strip_suffix(".rpc_queue").unwrap_or(name);
+    let api = api.strip_prefix(config.prefix.as_str()).unwrap_or(api).to_owned();
+    outlet.forget(&api);
+    let properties = returned.delivery.properties.clone();
+    let is_own = properties.message_id().as_ref().is_some_and(|id| id.as_str() == &*call.id);
+    if config.unknown_api == UnknownApi::Refuse {
+        return if is_own { Err(unknown(config, &api)) } else { Ok(()) };
+    }
+    declare(outlet, config, &api).await?;
+    outlet.learn(&api);
+    let message = Message {
+        exchange: "".into(),
+        key: queue,
+        mandatory: false,
+        properties,
+        body: returned.delivery.data.into(),
+    };
+    publisher.publish(outlet, message, publisher.deadline()).await.map(drop)
+}

@@ -1,0 +1,107 @@
+//! Schemas: a stream that all write to and read, in which the last of each API counts.
+
+mod view;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lightbus_core::{Capabilities, Result, Transport, transport::SchemaTransport};
+use serde_json::value::RawValue;
+
+use crate::{
+    NAME, SchemaConfig,
+    client::{Client, Handle},
+    publisher::Publisher,
+};
+use view::View;
+
+const WHAT: &str = "the schema transport";
+
+/// Shares schemas in a RabbitMQ stream.
+pub struct AmqpSchemaTransport {
+    handle: Handle,
+    publisher: Publisher,
+    stream: String,
+    /// What has been read; held while it is read on.
+    view: tokio::sync::Mutex<View>,
+}
+
+impl AmqpSchemaTransport {
+    pub(crate) fn new(client: Arc<Client>, config: SchemaConfig) -> Self {
+        let stream = format!("{}{}", config.prefix, config.stream);
+        Self {
+            handle: Handle::new(Arc::clone(&client)),
+            publisher: Publisher::new(client),
+            view: tokio::sync::Mutex::new(View::new(stream.clone())),
+            stream,
+        }
+    }
+}
+
+#[async_trait]
+impl SchemaTransport for AmqpSchemaTransport {
+    async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
+        let store = async {
+            self.handle.client(WHAT)?;
+            view::store(&self.publisher, &self.stream, api, schema, ttl).await
+        };
+        store.await.map_err(|error| error.during(format!("storing the schema of {api}")))
+    }
+
+    async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
+        let ping = async {
+            let client = self.handle.client(WHAT)?;
+            let mut view = self.view.lock().await;
+            view.catch_up(client, &self.publisher).await?;
+            let Some(schema) = view.get(api) else { return Ok(false) };
+            view::store(&self.publisher, &self.stream, api, &schema, ttl).await?;
+            Ok(true)
+        };
+        ping.await.map_err(|error: lightbus_core::Error| {
+            error.during(format!("renewing the schema of {api}"))
+        })
+    }
+
+    async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
+        let load = async {
+            let client = self.handle.client(WHAT)?;
+            let mut view = self.view.lock().await;
+            view.catch_up(client, &self.publisher).await?;
+            Ok(view.all())
+        };
+        load.await.map_err(|error: lightbus_core::Error| error.during("loading the schemas"))
+    }
+}
+
+#[async_trait]
+impl Transport for AmqpSchemaTransport {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn broker(&self) -> String {
+        self.handle.broker()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        crate::capabilities(false)
+    }
+
+    async fn open(&self) -> Result<()> {
+        self.handle.open(WHAT).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.handle.close();
+        self.publisher.close();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AmqpSchemaTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpSchemaTransport")
+            .field("broker", &self.handle.broker())
+            .finish_non_exhaustive()
+    }
+}

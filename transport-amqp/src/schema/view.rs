@@ -1,0 +1,158 @@
+//! The stream of schemas, and what a process has read of it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable},
+};
+use lightbus_core::{Error, Result};
+use serde_json::value::RawValue;
+
+use crate::{
+    client::Client,
+    publisher::{Message, Outlet, Publisher},
+    stream::{self, Entry, Reader},
+    topology::{QueueSpec, short},
+    wire,
+};
+
+/// What has been read of the stream.
+pub(super) struct View {
+    stream: String,
+    /// The place from which to read on.
+    next: u64,
+    schemas: HashMap<String, Known>,
+}
+
+struct Known {
+    schema: Arc<RawValue>,
+    /// By the clock of whoever stored it.
+    until: SystemTime,
+}
+
+impl View {
+    pub(super) fn new(stream: String) -> Self {
+        Self { stream, next: 0, schemas: HashMap::new() }
+    }
+
+    /// Reads what was stored since the last time.
+    pub(super) async fn catch_up(&mut self, client: &Client, publisher: &Publisher) -> Result<()> {
+        let read = self.read_on(client, publisher).await;
+        if read.is_err() {
+            // Perhaps it is another stream by now.
+            self.next = 0;
+        }
+        read
+    }
+
+    async fn read_on(&mut self, client: &Client, publisher: &Publisher) -> Result<()> {
+        let outlet = publisher.outlet().await?;
+        ensure(&outlet, &self.stream).await?;
+        let name = stream::publish_mark(publisher, &outlet, &self.stream).await?;
+        let mut reader = Reader::open(client, &self.stream, self.next).await?;
+        loop {
+            let entry = reader.next().await?;
+            self.next = entry.offset + 1;
+            match entry.mark() {
+                Some(mark) if mark == name => break,
+                Some(_) => {}
+                None => self.take(entry),
+            }
+        }
+        let now = SystemTime::now();
+        self.schemas.retain(|_, known| known.until > now);
+        Ok(())
+    }
+
+    fn take(&mut self, entry: Entry) {
+        let none = FieldTable::default();
+        let headers = entry.raw.properties.headers().as_ref().unwrap_or(&none);
+        let Some(api) = wire::string(headers, wire::API).map(str::to_owned) else { return };
+        let time = wire::int(headers, wire::TIME).and_then(wire::time_of);
+        let ttl = wire::int(headers, wire::TTL).and_then(|ttl| u64::try_from(ttl).ok());
+        let (Some(time), Some(ttl)) = (time, ttl) else { return };
+        let Some(until) = time.checked_add(Duration::from_millis(ttl)) else { return };
+        if until <= SystemTime::now() {
+            self.schemas.remove(&api);
+            return;
+        }
+        match serde_json::from_slice::<Box<RawValue>>(&entry.raw.body) {
+            Ok(schema) => {
+                self.schemas.insert(api, Known { schema: schema.into(), until });
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                api,
+                schema = wire::excerpt(&entry.raw.body),
+                "a schema on the bus is not JSON"
+            ),
+        }
+    }
+
+    /// The schema of an API, if it lives.
+    pub(super) fn get(&self, api: &str) -> Option<Arc<RawValue>> {
+        self.schemas.get(api).map(|known| Arc::clone(&known.schema))
+    }
+
+    /// All that live.
+    pub(super) fn all(&self) -> BTreeMap<String, Box<RawValue>> {
+        let known = self.schemas.iter();
+        known.map(|(api, known)| (api.clone(), (*known.schema).to_owned())).collect()
+    }
+}
+
+/// Makes the stream, once for each channel.
+async fn ensure(outlet: &Outlet, stream: &str) -> Result<()> {
+    if !outlet.knows(stream) {
+        let channel = outlet.link.channel().await?;
+        QueueSpec::schemas(stream).declare(&outlet.link, &channel).await?;
+        outlet.learn(stream);
+    }
+    Ok(())
+}
+
+/// Appends a schema to the stream.
+pub(super) async fn store(
+    publisher: &Publisher,
+    stream: &str,
+    api: &str,
+    schema: &RawValue,
+    ttl: Duration,
+) -> Result<()> {
+    let outlet = publisher.outlet().await?;
+    ensure(&outlet, stream).await?;
+    let mut headers = FieldTable::default();
+    headers.insert(wire::API.into(), wire::text(api));
+    let now = wire::epoch_ms(SystemTime::now());
+    headers.insert(wire::TIME.into(), AMQPValue::LongLongInt(now));
+    headers.insert(wire::TTL.into(), AMQPValue::LongLongInt(wire::clamp_ms(ttl)));
+    let message = Message {
+        exchange: "".into(),
+        key: short("the name of a stream", stream)?,
+        mandatory: true,
+        properties: BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(2)
+            .with_headers(headers),
+        body: bytes::Bytes::copy_from_slice(schema.get().as_bytes()),
+    };
+    let published = publisher.publish(&outlet, message, publisher.deadline()).await;
+    match published.map_err(safe)? {
+        None => Ok(()),
+        Some(_) => {
+            outlet.forget(stream);
+            Err(Error::new(lightbus_core::ErrorKind::Unavailable, "the stream has vanished")
+                .with("stream", stream))
+        }
+    }
+}
+
+/// Stored twice is stored once.
+fn safe(error: Error) -> Error {
+    if error.is_temporary() { error.retry(lightbus_core::Retry::Safe) } else { error }
+}

@@ -1,0 +1,156 @@
+//! Reading streams, from any place, without taking anything away.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures_util::StreamExt;
+use lapin::{
+    BasicProperties, Channel, Consumer,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    types::{AMQPValue, FieldTable},
+};
+use lightbus_core::{Error, ErrorKind, Result, Retry};
+
+use crate::{
+    client::Client,
+    error::Sent,
+    event::Raw,
+    link::Link,
+    publisher::{Message, Outlet, Publisher},
+    topology::short,
+    wire,
+};
+
+/// How many entries the broker sends ahead.
+const AHEAD: u16 = 200;
+
+/// Marks the end of a stream, and gives the name of the mark.
+///
+/// Nothing else tells where a stream ends: the broker counts late, and waits for more where there is
+/// none.
+pub(crate) async fn publish_mark(
+    publisher: &Publisher,
+    outlet: &Outlet,
+    stream: &str,
+) -> Result<String> {
+    let name = unique();
+    let mut headers = FieldTable::default();
+    headers.insert(wire::MARK.into(), wire::text(&name));
+    let message = Message {
+        exchange: "".into(),
+        key: short("the name of a stream", stream)?,
+        mandatory: true,
+        properties: BasicProperties::default().with_headers(headers),
+        body: bytes::Bytes::new(),
+    };
+    match publisher.publish(outlet, message, publisher.deadline()).await {
+        Ok(None) => Ok(name),
+        Ok(Some(_)) => {
+            outlet.forget(stream);
+            Err(Error::new(ErrorKind::Unavailable, "the stream has vanished")
+                .with("stream", stream))
+        }
+        // Marked twice is marked once.
+        Err(error) if error.is_temporary() => Err(error.retry(Retry::Safe)),
+        Err(error) => Err(error),
+    }
+}
+
+/// A name that nobody else has.
+fn unique() -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let random = RandomState::new().hash_one(number);
+    format!("{:x}-{number:x}-{random:016x}", std::process::id())
+}
+
+/// An entry of a stream.
+pub(crate) struct Entry {
+    pub(crate) offset: u64,
+    pub(crate) raw: Raw,
+}
+
+impl Entry {
+    /// Whether it only marks a place, and the name of the mark.
+    pub(crate) fn mark(&self) -> Option<&str> {
+        wire::string(self.raw.properties.headers().as_ref()?, wire::MARK)
+    }
+}
+
+/// Reads a stream from some place on. Dropped, it ends.
+pub(crate) struct Reader {
+    link: Arc<Link>,
+    channel: Channel,
+    consumer: Consumer,
+    /// How many entries were read and not acknowledged, and the last of them.
+    unacknowledged: (u16, u64),
+}
+
+impl Reader {
+    /// Begins to read at this entry, or at the first after it that is still there.
+    pub(crate) async fn open(client: &Client, stream: &str, from: u64) -> Result<Self> {
+        let offset = i64::try_from(from).unwrap_or(i64::MAX);
+        Self::begin(client, stream, AMQPValue::LongLongInt(offset)).await
+    }
+
+    /// Begins to read a little before the end.
+    pub(crate) async fn open_near_end(client: &Client, stream: &str) -> Result<Self> {
+        Self::begin(client, stream, AMQPValue::LongString("last".into())).await
+    }
+
+    async fn begin(client: &Client, stream: &str, offset: AMQPValue) -> Result<Self> {
+        let link = client.consumes().await?;
+        let channel = link.channel().await?;
+        let limit = channel.basic_qos(AHEAD, BasicQosOptions { global: false });
+        link.answered(limit, Sent::Harmless).await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-stream-offset".into(), offset);
+        let consume = channel.basic_consume(
+            short("the name of a stream", stream)?,
+            "".into(),
+            BasicConsumeOptions::default(),
+            arguments,
+        );
+        let consumer = link.answered(consume, Sent::Harmless).await?;
+        Ok(Self { link, channel, consumer, unacknowledged: (0, 0) })
+    }
+
+    /// The next entry. There must be one: it does not wait for what is still to be published for
+    /// longer than an answer may take.
+    pub(crate) async fn next(&mut self) -> Result<Entry> {
+        let (count, last) = &mut self.unacknowledged;
+        if *count >= AHEAD / 2 {
+            let ack = self.channel.basic_ack(*last, BasicAckOptions { multiple: true });
+            self.link.answered(ack, Sent::Harmless).await?;
+            *count = 0;
+        }
+        let limit = self.link.response_timeout();
+        let delivery = match tokio::time::timeout(limit, self.consumer.next()).await {
+            Ok(Some(Ok(delivery))) => delivery,
+            Ok(Some(Err(error))) => return Err(self.link.explain(error, Sent::Harmless)),
+            Ok(None) => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "the stream was deleted, or has moved",
+                ));
+            }
+            Err(_) => return Err(self.link.silent().retry(Retry::Safe)),
+        };
+        self.unacknowledged = (self.unacknowledged.0 + 1, delivery.delivery_tag);
+        let raw = Raw::new(delivery);
+        let headers = raw.properties.headers().as_ref();
+        let offset = headers
+            .and_then(|table| wire::int(table, "x-stream-offset"))
+            .and_then(|offset| u64::try_from(offset).ok())
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Unexpected, "an entry of a stream has no offset")
+            })?;
+        Ok(Entry { offset, raw })
+    }
+}

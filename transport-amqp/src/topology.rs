@@ -1,0 +1,207 @@
+//! What is declared on the broker: names, arguments, and what to do where they conflict.
+
+use std::time::Duration;
+
+use lapin::{
+    Channel,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use lightbus_core::{Error, ErrorKind, Name, Result};
+
+use crate::{
+    EventConfig, HistoryConfig, QueueType, RpcConfig,
+    error::{Sent, is_missing, refuses_transient_queues},
+    link::Link,
+};
+
+/// The queue of an API's calls.
+pub(crate) fn calls_of(config: &RpcConfig, api: &str) -> String {
+    format!("{}{api}.rpc_queue", config.prefix)
+}
+
+/// The stream of an API's past events.
+pub(crate) fn history_of(config: &EventConfig, api: &str) -> String {
+    format!("{}{api}.history", config.prefix)
+}
+
+/// The exchange of events.
+pub(crate) fn exchange_of(config: &EventConfig) -> String {
+    format!("{}{}", config.prefix, config.exchange)
+}
+
+/// The queue of a consumer group.
+pub(crate) fn queue_of(config: &EventConfig, group: &str) -> String {
+    format!("{}{group}", config.prefix)
+}
+
+/// The queue of what a listener could not handle.
+pub(crate) fn dead_letters_of(config: &EventConfig, group: &str) -> String {
+    format!("{}{group}.dead_letters", config.prefix)
+}
+
+/// A name as the protocol has it: at most 255 bytes.
+pub(crate) fn short(what: &'static str, text: &str) -> Result<ShortString> {
+    ShortString::try_new(text).map_err(|_| {
+        Error::new(ErrorKind::TooLarge, format!("{what} is longer than 255 bytes"))
+            .with("length", text.len())
+    })
+}
+
+/// A queue to be declared.
+pub(crate) struct QueueSpec {
+    name: String,
+    durable: bool,
+    arguments: FieldTable,
+}
+
+impl QueueSpec {
+    fn new(name: String, durable: bool) -> Self {
+        Self { name, durable, arguments: FieldTable::default() }
+    }
+
+    fn with(mut self, name: &'static str, value: AMQPValue) -> Self {
+        self.arguments.insert(name.into(), value);
+        self
+    }
+
+    /// The queue of an API's calls. It vanishes with its node and is made again on another: calls are
+    /// not worth waiting for a node.
+    pub(crate) fn calls(api: &str, config: &RpcConfig) -> Self {
+        Self::new(calls_of(config, api), false)
+            .with("x-expires", milliseconds(config.queue_expires.0))
+            .with("x-max-length", AMQPValue::LongLongInt(config.max_queue_length.max(1).into()))
+            .with("x-overflow", text("reject-publish"))
+    }
+
+    /// The queue of a listener's group.
+    pub(crate) fn group(group: &str, config: &EventConfig) -> Self {
+        let mut spec = Self::new(queue_of(config, group), true)
+            .with("x-dead-letter-exchange", text(""))
+            .with("x-dead-letter-routing-key", text(&dead_letters_of(config, group)));
+        if config.queue_type == QueueType::Quorum {
+            spec = spec
+                .with("x-queue-type", text("quorum"))
+                .with("x-delivery-limit", AMQPValue::LongLongInt(config.delivery_limit.into()));
+        }
+        if config.single_active_consumer {
+            spec = spec.with("x-single-active-consumer", AMQPValue::Boolean(true));
+        }
+        spec
+    }
+
+    /// The queue of what a group could not handle.
+    pub(crate) fn dead_letters(group: &str, config: &EventConfig) -> Self {
+        let limit = AMQPValue::LongLongInt(config.dead_letter_limit.max(1).into());
+        let spec = Self::new(dead_letters_of(config, group), true).with("x-max-length", limit);
+        match config.queue_type {
+            // Reading takes them and gives them back, which must not count as trying.
+            QueueType::Quorum => spec
+                .with("x-queue-type", text("quorum"))
+                .with("x-delivery-limit", AMQPValue::LongLongInt(i64::from(i32::MAX))),
+            QueueType::Classic => spec,
+        }
+    }
+
+    /// The stream of an API's past events.
+    pub(crate) fn history(api: &str, config: &EventConfig, keep: &HistoryConfig) -> Self {
+        let bytes = i64::try_from(keep.max_bytes.max(1)).unwrap_or(i64::MAX);
+        // Whole segments are dropped: several of them make the limits something like exact.
+        let segment = (bytes / 8).clamp(1 << 20, 500_000_000);
+        Self::new(history_of(config, api), true)
+            .with("x-queue-type", text("stream"))
+            .with("x-max-length-bytes", AMQPValue::LongLongInt(bytes))
+            .with("x-max-age", text(&format!("{}s", keep.max_age.0.as_secs().max(1))))
+            .with("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(segment))
+    }
+
+    /// The stream of all schemas. Short: writers repeat what is to live.
+    pub(crate) fn schemas(name: &str) -> Self {
+        Self::new(name.to_owned(), true)
+            .with("x-queue-type", text("stream"))
+            .with("x-max-length-bytes", AMQPValue::LongLongInt(64 << 20))
+            .with("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(4 << 20))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes the queue, or finds that it is there.
+    pub(crate) async fn declare(&self, link: &Link, channel: &Channel) -> Result<()> {
+        let name = short("the name of a queue", &self.name)?;
+        let declare = |channel: Channel, durable| {
+            let options = QueueDeclareOptions { durable, ..QueueDeclareOptions::default() };
+            let (name, arguments) = (name.clone(), self.arguments.clone());
+            async move { channel.queue_declare(name, options, arguments).await }
+        };
+        let error = match link.asked(declare(channel.clone(), self.durable)).await? {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if !self.durable && refuses_transient_queues(&error) {
+            // The refusal has ended the connection or the channel: whoever asks again finds this.
+            return Err(link.explain(error, Sent::Harmless).hint(
+                "Let the broker permit transient queues: deprecated_features.permit.transient_nonexcl_queues = true",
+            ));
+        }
+        Err(link.explain(error, Sent::Harmless).with("queue", &self.name))
+    }
+}
+
+/// How many messages wait in a queue; `None` if there is no such queue.
+pub(crate) async fn waiting(link: &Link, queue: &str) -> Result<Option<u32>> {
+    // Of its own: it ends if the queue is not there.
+    let channel = link.channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let name = short("the name of a queue", queue)?;
+    match link.asked(channel.queue_declare(name, options, FieldTable::default())).await? {
+        Ok(found) => Ok(Some(found.message_count())),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(link.explain(error, Sent::Harmless).with("queue", queue)),
+    }
+}
+
+/// Makes the exchange of events, or finds that it is there.
+pub(crate) async fn declare_exchange(link: &Link, channel: &Channel, name: &str) -> Result<()> {
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let exchange = short("the name of the exchange", name)?;
+    let declare = channel.exchange_declare(
+        exchange,
+        lapin::ExchangeKind::Topic,
+        options,
+        FieldTable::default(),
+    );
+    link.answered(declare, Sent::Harmless).await
+}
+
+/// Lets a queue have what is published with these keys.
+pub(crate) async fn bind(
+    link: &Link,
+    channel: &Channel,
+    exchange: &str,
+    queue: &str,
+    key: &str,
+) -> Result<()> {
+    let bind = channel.queue_bind(
+        short("the name of a queue", queue)?,
+        short("the name of the exchange", exchange)?,
+        short("the name of an event, with its API,", key)?,
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    link.answered(bind, Sent::Harmless).await
+}
+
+/// The key of an event, or of all events of an API.
+pub(crate) fn routing_key(api: &Name, event: Option<&Name>) -> String {
+    format!("{api}.{}", event.map_or("*", |event| event))
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn milliseconds(time: Duration) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(time.as_millis()).unwrap_or(i64::MAX).max(1))
+}
