@@ -1,0 +1,202 @@
+//! What can be typed: commands, options, their help.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Calls, fires, listens and looks at a bus.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lightbus",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 the operation failed, 2 wrong usage or configuration, 3 the \
+                  broker is out of reach, 4 it took too long, 130 interrupted.",
+    after_long_help = EXIT_CODES
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the operation failed: a remote error, an event that was refused, a schema that breaks users
+  2    wrong usage, or a wrong configuration
+  3    the broker is out of reach
+  4    it took too long
+  130  interrupted
+
+Examples:
+  lightbus --config lightbus.yaml call auth.check_password username=admin password=secret
+  lightbus fire auth.user_registered username=a email=b@example.com
+  lightbus listen 'auth.*' --name watch --json";
+
+/// What every command has.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// The configuration; several files with commas between are laid over each other. Without it,
+    /// the files that LIGHTBUS_CONFIG names.
+    #[arg(long, short = 'C', global = true, value_name = "FILE")]
+    pub(crate) config: Option<String>,
+    /// Prints JSON, errors on standard error too: for scripts.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Calls a procedure and prints its result as JSON.
+    #[command(after_help = "Examples:
+  lightbus call auth.check_password username=admin password=secret
+  lightbus call shop.order article=42 count:=3 address:='{\"city\": \"London\"}' --timeout 10")]
+    Call(Call),
+    /// Fires an event, or many from standard input.
+    ///
+    /// The tool need not serve the API: it speaks for it, and checks each event against the schema
+    /// that is on the bus. Services that register their API know better what they fire: use this
+    /// for tests, repairs and imports.
+    #[command(after_help = "Examples:
+  lightbus fire auth.user_registered username=a email=b@example.com
+  lightbus fire auth.user_registered --stdin < users.jsonl     # one object of arguments a line")]
+    Fire(Fire),
+    /// Listens to events and prints one line for each; it is acknowledged when it is printed.
+    #[command(after_help = "Examples:
+  lightbus listen auth.user_registered --name watch
+  lightbus listen 'auth.*' --name audit --from earliest --json | jq .arguments
+  lightbus listen 'auth.*' --name once --count 1 --from 10m")]
+    Listen(Listen),
+    /// The descriptions of the APIs on the bus.
+    Schema {
+        #[command(subcommand)]
+        command: Schema,
+    },
+    /// The configuration: what is in it, and what is wrong with it.
+    Config {
+        #[command(subcommand)]
+        command: Config,
+    },
+    /// Prints completions for a shell.
+    #[command(after_help = "Example:
+  lightbus completions bash > ~/.local/share/bash-completion/completions/lightbus")]
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Writes a manual page for each command.
+    #[command(after_help = "Example:
+  lightbus man ~/.local/share/man/man1")]
+    Man {
+        /// Where to; it must be there.
+        folder: PathBuf,
+    },
+    /// Prints the version.
+    Version,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Call {
+    /// What to call.
+    #[arg(value_name = "API.PROCEDURE")]
+    pub(crate) procedure: String,
+    /// Arguments: key=text, or key:=json.
+    #[arg(value_name = "KEY=TEXT|KEY:=JSON")]
+    pub(crate) arguments: Vec<String>,
+    /// How many seconds to wait for the result, instead of the API's `rpc_timeout`.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Fire {
+    /// What to fire.
+    #[arg(value_name = "API.EVENT")]
+    pub(crate) event: String,
+    /// Arguments: key=text, or key:=json.
+    #[arg(value_name = "KEY=TEXT|KEY:=JSON", conflicts_with = "stdin")]
+    pub(crate) arguments: Vec<String>,
+    /// Fires an event for each line of standard input: a JSON object of its arguments.
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// How many events are under way at once; with 1 they keep their order.
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "stdin",
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) in_flight: u16,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Listen {
+    /// What to listen to: an event, or all events of an API; several of them go to one listener.
+    #[arg(value_name = "API.EVENT|API.*", required = true)]
+    pub(crate) events: Vec<String>,
+    /// The listener's name: whoever listens under it again goes on where it was.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// The service that it belongs to, the other half of the consumer group's name. With the name
+    /// of a service and one of its listeners, events are taken away from that service.
+    #[arg(long, default_value = "lightbus-cli")]
+    pub(crate) service: String,
+    /// Ends after so many events.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Where a listener of a new name begins: `new`, `earliest`, or a moment, such as 10m (ago) or
+    /// 2026-01-31T12:00:00Z.
+    #[arg(long, value_name = "new|earliest|TIME", default_value = "new", value_parser = crate::moment::start)]
+    pub(crate) from: lightbus::Start,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schema {
+    /// Prints the schemas on the bus, `{api: document}`, or writes them.
+    Dump {
+        /// Only these APIs.
+        apis: Vec<String>,
+        /// Into this file; into this folder, one file for each API.
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+    /// Puts schemas of a file on the bus, until `bus.schema.ttl` ends: for APIs that nobody serves.
+    Load {
+        /// What `schema dump` wrote.
+        file: PathBuf,
+    },
+    /// What differs between schemas, and whom it breaks.
+    #[command(after_help = "Examples:
+  lightbus schema diff old.json new.json
+  lightbus schema diff new.json          # against what is on the bus")]
+    Diff {
+        /// The older schemas; alone, they are the newer ones, and those on the bus the older.
+        #[arg(value_name = "OLD")]
+        first: PathBuf,
+        /// The newer schemas.
+        #[arg(value_name = "NEW")]
+        second: Option<PathBuf>,
+    },
+    /// Fails with 1 if these schemas would break users of those on the bus.
+    Check {
+        /// What `schema dump` wrote.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Checks the configuration without connecting.
+    Check,
+    /// Prints the JSON Schema of configurations, for editors.
+    Schema,
+    /// Prints the values in effect, each with where it came from; secrets are hidden.
+    Show,
+}
+
+/// Seconds that may have a fraction.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() && duration.as_secs() <= 365 * 86_400 => Ok(duration),
+        _ => Err("not a time between 0 and a year".to_owned()),
+    }
+}
