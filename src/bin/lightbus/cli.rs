@@ -69,6 +69,12 @@ pub(crate) enum Command {
   lightbus listen 'auth.*' --name audit --from earliest --json | jq .arguments
   lightbus listen 'auth.*' --name once --count 1 --from 10m")]
     Listen(Listen),
+    /// Shows past events, newest first, where the broker keeps them.
+    #[command(after_help = "Examples:
+  lightbus inspect auth --event user_registered --since 1h
+  lightbus inspect auth --json-path 'address.city=London' --json
+  lightbus inspect auth --follow")]
+    Inspect(Inspect),
     /// The descriptions of the APIs on the bus.
     Schema {
         #[command(subcommand)]
@@ -79,6 +85,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Config,
     },
+    /// Measures how fast this bus is, with an echo service and a listener of its own.
+    #[command(after_help = "Examples:
+  lightbus bench rpc --callers 100 --size 1000 --seconds 10
+  lightbus bench events --json")]
+    Bench(Bench),
     /// Prints completions for a shell.
     #[command(after_help = "Example:
   lightbus completions bash > ~/.local/share/bash-completion/completions/lightbus")]
@@ -148,6 +159,65 @@ pub(crate) struct Listen {
     pub(crate) from: lightbus::Start,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct Inspect {
+    /// The API; without it, all that are on the bus.
+    pub(crate) api: Option<String>,
+    /// Only this event.
+    #[arg(long, short)]
+    pub(crate) event: Option<String>,
+    /// Only the event of this id.
+    #[arg(long, short)]
+    pub(crate) id: Option<String>,
+    /// Only the event that the broker calls so.
+    #[arg(long, short)]
+    pub(crate) native_id: Option<String>,
+    /// Only events of this version of the API.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) event_version: Option<u32>,
+    /// Only events whose arguments have this: a JSONPath, then perhaps = != < <= > >= and a value.
+    #[arg(long, short, value_name = "PATH=VALUE")]
+    pub(crate) json_path: Option<String>,
+    /// Not older than this: 10m (ago) or 2026-01-31T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = crate::moment::moment)]
+    pub(crate) since: Option<std::time::SystemTime>,
+    /// Not newer than this.
+    #[arg(long, value_name = "TIME", value_parser = crate::moment::moment, conflicts_with = "follow")]
+    pub(crate) until: Option<std::time::SystemTime>,
+    /// At most so many of the past.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Goes on with what is fired from now on, oldest first, until Ctrl-C.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Bench {
+    /// What to measure.
+    pub(crate) kind: BenchKind,
+    /// How many call or fire at once.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) callers: u16,
+    /// How long the argument is, in bytes.
+    #[arg(long, value_name = "B", default_value_t = 100, value_parser = size)]
+    pub(crate) size: usize,
+    /// For how long.
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// Measures although others use this bus.
+    #[arg(long)]
+    pub(crate) shared: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum BenchKind {
+    /// Calls: from the caller to the worker and back.
+    Rpc,
+    /// Events: until the broker has confirmed them, and until all are handled.
+    Events,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schema {
     /// Prints the schemas on the bus, `{api: document}`, or writes them.
@@ -198,5 +268,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if !duration.is_zero() && duration.as_secs() <= 365 * 86_400 => Ok(duration),
         _ => Err("not a time between 0 and a year".to_owned()),
+    }
+}
+
+/// A number of bytes that brokers take.
+fn size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size) if size <= 1 << 20 => Ok(size),
+        _ => Err("not a number of bytes up to 1048576".to_owned()),
     }
 }

@@ -1,6 +1,7 @@
 //! The tool `lightbus`: calls, fires, listens and looks at a bus from a terminal or a script.
 
 mod arguments;
+mod bench;
 mod call;
 mod cli;
 mod complete;
@@ -8,6 +9,7 @@ mod config;
 mod connect;
 mod failure;
 mod fire;
+mod inspect;
 mod listen;
 mod moment;
 mod output;
@@ -46,10 +48,16 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         // Ends by itself when it is interrupted: what was printed is acknowledged.
         Command::Listen(listen) => listen::run(&global, listen).await,
         command => {
+            // To follow ends with Ctrl-C, and so in order.
+            let follows = matches!(&command, Command::Inspect(inspect) if inspect.follow);
             let work = async {
                 match command {
                     Command::Call(call) => call::run(&global, call).await,
                     Command::Fire(fire) => fire::run(&global, fire).await,
+                    Command::Inspect(inspect) => {
+                        inspect::run(&global, inspect).await.map_err(inspect::explain)
+                    }
+                    Command::Bench(bench) => bench::run(&global, bench).await,
                     Command::Schema { command } => schema::run(&global, command).await,
                     Command::Config { command } => config::run(&global, &command),
                     Command::Completions { shell } => complete::completions(shell),
@@ -59,9 +67,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
                 }
             };
             tokio::select! {
-                done = work => done,
-                _ = tokio::signal::ctrl_c() => Err(Failure::Quiet(INTERRUPTED)),
+                            done = work => done,
+                            _ = tokio::signal::ctrl_c() => {
+             Err(Failure::Quiet(if follows { 0 } else { INTERRUPTED }))
             }
+                        }
         }
     }
 }
