@@ -153,6 +153,7 @@ on_shared_transports!(
     a_listener_leaves_what_it_did_not_print,
     schemas_are_dumped_compared_and_loaded,
     past_events_are_inspected,
+    an_api_is_explained_down_to_the_broker,
     a_benchmark_measures_and_leaves_a_bus_in_use_alone,
 );
 
@@ -408,4 +409,68 @@ async fn a_benchmark_measures_and_leaves_a_bus_in_use_alone(place: Place) {
     let refused = tool.run(&["bench", "rpc", "--seconds", "1"]).await;
     assert_eq!(refused.code(), 1);
     assert!(refused.err().contains("in use, by auth"), "{}", refused.err());
+}
+
+async fn an_api_is_explained_down_to_the_broker(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.serve(AuthApi(Service)).await.unwrap();
+    bus.listen("welcome", |_: UserRegistered| std::future::pending()).await.unwrap();
+    bus.fire(UserRegistered { username: "a".into(), age: 1 }).await.unwrap();
+    let all = tool.run(&["explain", "auth"]).await;
+    assert_eq!(all.code(), 0, "{}", all.err());
+    assert!(
+        all.out().contains("procedure check_password(password: string, username: string)"),
+        "{}",
+        all.out()
+    );
+    assert!(all.out().contains("at most once"), "{}", all.out());
+    let one = tool.run(&["explain", "auth.user_registered", "--json"]).await;
+    let explained: serde_json::Value = serde_json::from_str(&one.out()).unwrap();
+    assert_eq!(explained["members"][0]["name"], "user_registered");
+    assert_eq!(explained["on"][0]["kind"], "events");
+    if let Place::Redis(server) = &place {
+        assert_eq!(server.command(&["XLEN", "auth.*:stream"]), "1");
+        // The listener never ends: it holds the event.
+        let holds = async || {
+            let one = tool.run(&["explain", "auth.user_registered", "--json"]).await;
+            let explained: serde_json::Value = serde_json::from_str(&one.out()).unwrap();
+            let stream = &explained["on"][0]["places"][0];
+            assert_eq!(stream["name"], "auth.*:stream");
+            let group = &stream["groups"][0];
+            assert_eq!(group["name"], "auth-welcome");
+            group["pending"] == 1 && group["consumers"][0]["oldest_seconds"].is_number()
+        };
+        eventually("the event is pending", holds).await;
+        assert!(
+            all.out().contains("redis-cli XINFO GROUPS 'auth.*:stream'"),
+            "{}",
+            all.out()
+        );
+        assert!(all.out().contains("auth:rpc_queue"), "{}", all.out());
+    }
+    let unknown = tool.run(&["explain", "auth.nothing"]).await;
+    assert_eq!(unknown.code(), 1);
+    assert!(unknown.err().contains("has no `nothing`"), "{}", unknown.err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_finds_what_loses_messages() {
+    let Some(server) = support::RedisServer::start() else { return };
+    let tool = Tool::new(&support::redis_yaml(&server.url(), ""));
+    // Started with an append-only file.
+    let fine = tool.run(&["doctor", "--json"]).await;
+    assert_eq!(fine.code(), 0, "{}{}", fine.out(), fine.err());
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    server.command(&["CONFIG", "SET", "appendonly", "no"]);
+    let ill = tool.run(&["doctor", "--json"]).await;
+    assert_eq!(ill.code(), 1, "{}", ill.err());
+    let problems: Vec<_> = ill
+        .out()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|finding| finding["severity"] == "problem")
+        .map(|finding| finding["what"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("allkeys-lru") && problems[1].contains("append-only"));
 }

@@ -15,6 +15,7 @@ mod health;
 mod history;
 mod hooks;
 mod ids;
+mod inspect;
 mod lanes;
 #[cfg(feature = "tower")]
 mod layer;
@@ -50,6 +51,7 @@ pub use dead_letters::Replayed;
 pub use features::Features;
 pub use fire::Fired;
 pub use health::{Condition, Health, Life, PartHealth, PartKind};
+pub use inspect::{Examination, Whereabouts};
 #[cfg(feature = "tower")]
 pub use layer::{Handling, Procedures};
 pub use listen::Listen;

@@ -85,6 +85,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Config,
     },
+    /// Shows what an API, procedure or event is on the broker: keys, groups, who holds what and for
+    /// how long, guarantees, and the broker's own commands to look at each.
+    #[command(after_help = "Examples:
+  lightbus explain auth
+  lightbus explain auth.user_registered --json")]
+    Explain(Explain),
+    /// Holds the brokers' settings against what the bus promises; 1 if a promise is broken.
+    #[command(after_help = "Example:
+  lightbus --config production.yaml doctor --json | jq 'select(.severity == \"problem\")'")]
+    Doctor,
     /// Measures how fast this bus is, with an echo service and a listener of its own.
     #[command(after_help = "Examples:
   lightbus bench rpc --callers 100 --size 1000 --seconds 10
@@ -190,6 +200,13 @@ pub(crate) struct Inspect {
     /// Goes on with what is fired from now on, oldest first, until Ctrl-C.
     #[arg(long, short)]
     pub(crate) follow: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Explain {
+    /// What to explain.
+    #[arg(value_name = "API[.NAME]")]
+    pub(crate) name: String,
 }
 
 #[derive(Args, Debug)]

@@ -7,6 +7,8 @@ mod cli;
 mod complete;
 mod config;
 mod connect;
+mod doctor;
+mod explain;
 mod failure;
 mod fire;
 mod inspect;
@@ -57,6 +59,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
                     Command::Inspect(inspect) => {
                         inspect::run(&global, inspect).await.map_err(inspect::explain)
                     }
+                    Command::Explain(explain) => explain::run(&global, explain).await,
+                    Command::Doctor => doctor::run(&global).await,
                     Command::Bench(bench) => bench::run(&global, bench).await,
                     Command::Schema { command } => schema::run(&global, command).await,
                     Command::Config { command } => config::run(&global, &command),
