@@ -70,7 +70,11 @@ impl Tool {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lightbus"));
-        command.args(["--config", "lightbus.yaml"]).args(words).current_dir(&self.folder);
+        command
+            .args(["--config", "lightbus.yaml"])
+            .args(words)
+            .current_dir(&self.folder)
+            .env("HOME", &self.folder);
         for variable in ["LIGHTBUS_CONFIG", "LIGHTBUS_SERVICE_NAME", "CLICOLOR_FORCE"] {
             command.env_remove(variable);
         }
@@ -153,6 +157,7 @@ on_shared_transports!(
     a_listener_leaves_what_it_did_not_print,
     schemas_are_dumped_compared_and_loaded,
     past_events_are_inspected,
+    a_shell_takes_command_after_command,
     an_api_is_explained_down_to_the_broker,
     a_benchmark_measures_and_leaves_a_bus_in_use_alone,
 );
@@ -441,11 +446,7 @@ async fn an_api_is_explained_down_to_the_broker(place: Place) {
             group["pending"] == 1 && group["consumers"][0]["oldest_seconds"].is_number()
         };
         eventually("the event is pending", holds).await;
-        assert!(
-            all.out().contains("redis-cli XINFO GROUPS 'auth.*:stream'"),
-            "{}",
-            all.out()
-        );
+        assert!(all.out().contains("redis-cli XINFO GROUPS 'auth.*:stream'"), "{}", all.out());
         assert!(all.out().contains("auth:rpc_queue"), "{}", all.out());
     }
     let unknown = tool.run(&["explain", "auth.nothing"]).await;
@@ -473,4 +474,14 @@ async fn the_doctor_finds_what_loses_messages() {
         .collect();
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems[0].contains("allkeys-lru") && problems[1].contains("append-only"));
+}
+
+async fn a_shell_takes_command_after_command(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.serve(AuthApi(Service)).await.unwrap();
+    let lines = "call auth.check_password username=admin 'password=secret'\ncall auth.boom\nnonsense\n\nexit\n";
+    let done = tool.run_with(&["shell"], lines).await;
+    assert_eq!(done.code(), 0, "{}", done.err());
+    assert!(done.out().contains("true"), "{}", done.out());
+    assert!(done.err().contains("as asked") && done.err().contains("nonsense"), "{}", done.err());
 }

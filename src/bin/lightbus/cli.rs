@@ -100,6 +100,8 @@ pub(crate) enum Command {
   lightbus bench rpc --callers 100 --size 1000 --seconds 10
   lightbus bench events --json")]
     Bench(Bench),
+    /// A prompt for these commands, with history and completion from the schemas on the bus.
+    Shell,
     /// Prints completions for a shell.
     #[command(after_help = "Example:
   lightbus completions bash > ~/.local/share/bash-completion/completions/lightbus")]

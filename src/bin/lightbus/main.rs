@@ -16,6 +16,7 @@ mod listen;
 mod moment;
 mod output;
 mod schema;
+mod shell;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         // Ends by itself when it is interrupted: what was printed is acknowledged.
         Command::Listen(listen) => listen::run(&global, listen).await,
+        // Ctrl-C clears its line, or ends the command that it runs.
+        Command::Shell => shell::run(&global).await,
         command => {
             // To follow ends with Ctrl-C, and so in order.
             let follows = matches!(&command, Command::Inspect(inspect) if inspect.follow);
@@ -67,7 +70,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
                     Command::Completions { shell } => complete::completions(shell),
                     Command::Man { folder } => complete::man_pages(&folder),
                     Command::Version => output::version(&global),
-                    Command::Listen(_) => Ok(()),
+                    Command::Listen(_) | Command::Shell => Ok(()),
                 }
             };
             tokio::select! {
