@@ -157,6 +157,7 @@ on_shared_transports!(
     a_listener_leaves_what_it_did_not_print,
     schemas_are_dumped_compared_and_loaded,
     past_events_are_inspected,
+    dead_letters_are_listed_and_purged,
     a_shell_takes_command_after_command,
     an_api_is_explained_down_to_the_broker,
     a_benchmark_measures_and_leaves_a_bus_in_use_alone,
@@ -484,4 +485,46 @@ async fn a_shell_takes_command_after_command(place: Place) {
     assert_eq!(done.code(), 0, "{}", done.err());
     assert!(done.out().contains("true"), "{}", done.out());
     assert!(done.err().contains("as asked") && done.err().contains("nonsense"), "{}", done.err());
+}
+
+async fn dead_letters_are_listed_and_purged(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.register(AuthClient::contract()).await.unwrap();
+    bus.listen("fails", |event: UserRegistered| async move {
+        Err(std::io::Error::other(format!("no place for {}", event.username)).into())
+    })
+    .on_error(lightbus::OnError::Retry(lightbus::RetryPolicy {
+        attempts: 1,
+        ..lightbus::RetryPolicy::default()
+    }))
+    .await
+    .unwrap();
+    for (username, age) in [("a", 1), ("b", 2)] {
+        bus.fire(UserRegistered { username: username.into(), age }).await.unwrap();
+    }
+    let listed = async |more: &[&str]| {
+        let done = tool.run(&[&["dlq", "list", "auth", "fails", "--json"], more].concat()).await;
+        if done.code() == 1 && done.err().contains("unsupported") {
+            return None;
+        }
+        assert_eq!(done.code(), 0, "{}", done.err());
+        let read = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        Some(done.out().lines().map(read).collect::<Vec<_>>())
+    };
+    if listed(&[]).await.is_none() {
+        return;
+    }
+    eventually("both are set aside", async || listed(&[]).await.unwrap().len() == 2).await;
+    let a = listed(&["--reason", "place for a"]).await.unwrap();
+    assert_eq!(a.len(), 1);
+    assert_eq!(a[0]["event"]["arguments"]["username"], "a");
+    let purge = ["dlq", "purge", "auth", "fails", "--json"];
+    assert_eq!(tool.run(&purge).await.code(), 2, "all of them only when told");
+    let dry = tool.run(&[&purge[..], &["--all", "--dry-run"]].concat()).await;
+    assert_eq!(dry.out().trim(), r#"{"dry_run":true,"found":2,"removed":0}"#);
+    let one = tool.run(&[&purge[..], &["--id", a[0]["id"].as_str().unwrap()]].concat()).await;
+    assert_eq!(one.out().trim(), r#"{"dry_run":false,"found":1,"removed":1}"#, "{}", one.err());
+    let left = listed(&["--event", "auth.*"]).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0]["event"]["arguments"]["username"], "b");
 }

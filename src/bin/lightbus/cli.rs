@@ -100,6 +100,14 @@ pub(crate) enum Command {
   lightbus bench rpc --callers 100 --size 1000 --seconds 10
   lightbus bench events --json")]
     Bench(Bench),
+    /// The events that a listener could not handle.
+    #[command(after_help = "Examples:
+  lightbus dlq list shop welcome --event 'auth.*'
+  lightbus dlq purge shop welcome --before 30d --dry-run")]
+    Dlq {
+        #[command(subcommand)]
+        command: Dlq,
+    },
     /// A prompt for these commands, with history and completion from the schemas on the bus.
     Shell,
     /// Prints completions for a shell.
@@ -227,6 +235,55 @@ pub(crate) struct Bench {
     /// Measures although others use this bus.
     #[arg(long)]
     pub(crate) shared: bool,
+}
+
+/// Whose dead letters, and which of them.
+#[derive(Args, Debug)]
+pub(crate) struct Letters {
+    /// The service that listened.
+    pub(crate) service: String,
+    /// Its listener.
+    pub(crate) listener: String,
+    /// Only of this id: the dead letter's or the event's.
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Only of this event, or of all of an API.
+    #[arg(long, value_name = "API.EVENT|API.*")]
+    pub(crate) event: Option<String>,
+    /// Only those whose reason has this text.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Only those set aside before this: 7d (ago) or 2026-01-31T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = crate::moment::moment)]
+    pub(crate) before: Option<std::time::SystemTime>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dlq {
+    /// One line for each, oldest first.
+    List {
+        #[command(flatten)]
+        letters: Letters,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+    },
+    /// Everything that is known about them.
+    Show {
+        #[command(flatten)]
+        letters: Letters,
+    },
+    /// Removes them, for ever.
+    Purge {
+        #[command(flatten)]
+        letters: Letters,
+        /// Says how many it would be, and removes none.
+        #[arg(long)]
+        dry_run: bool,
+        /// Removes all.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]

@@ -7,6 +7,7 @@ mod cli;
 mod complete;
 mod config;
 mod connect;
+mod dlq;
 mod doctor;
 mod explain;
 mod failure;
@@ -63,6 +64,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
                         inspect::run(&global, inspect).await.map_err(inspect::explain)
                     }
                     Command::Explain(explain) => explain::run(&global, explain).await,
+                    Command::Dlq { command } => dlq::run(&global, command).await,
                     Command::Doctor => doctor::run(&global).await,
                     Command::Bench(bench) => bench::run(&global, bench).await,
                     Command::Schema { command } => schema::run(&global, command).await,
