@@ -523,6 +523,11 @@ async fn dead_letters_are_listed_and_purged(place: Place) {
     let dry = tool.run(&[&purge[..], &["--all", "--dry-run"]].concat()).await;
     assert_eq!(dry.out().trim(), r#"{"dry_run":true,"found":2,"removed":0}"#);
     let one = tool.run(&[&purge[..], &["--id", a[0]["id"].as_str().unwrap()]].concat()).await;
+    if one.err().contains("unsupported") {
+        // Read, but not one by one removed: the broker cannot, and says so.
+        assert_eq!((one.code(), one.out().as_str()), (1, ""));
+        return;
+    }
     assert_eq!(one.out().trim(), r#"{"dry_run":false,"found":1,"removed":1}"#, "{}", one.err());
     let left = listed(&["--event", "auth.*"]).await.unwrap();
     assert_eq!(left.len(), 1);
