@@ -16,6 +16,7 @@ use crate::{config::nearest, sensitive};
 #[derive(Debug)]
 pub(crate) struct ApiSchema {
     text: Box<RawValue>,
+    version: u32,
     rpcs: HashMap<String, Member>,
     events: HashMap<String, Member>,
     /// Whether any value of it is sensitive.
@@ -58,11 +59,19 @@ impl ApiSchema {
         let holds = |section: &Map<String, Value>| section.values().any(sensitive::is_in);
         let sensitive = holds(&sections.0) || holds(&sections.1);
         let (rpcs, events) = (members(sections.0), members(sections.1));
-        Ok(Self { text, rpcs, events, sensitive })
+        // Python's documents have none: its events are of version 1.
+        let version = document.get("x-version").and_then(Value::as_u64);
+        let version = version.and_then(|version| u32::try_from(version).ok()).unwrap_or(1);
+        Ok(Self { text, version, rpcs, events, sensitive })
     }
 
     pub(crate) fn text(&self) -> &RawValue {
         &self.text
+    }
+
+    /// The version that its events have.
+    pub(crate) fn version(&self) -> u32 {
+        self.version
     }
 
     pub(crate) fn procedures(&self) -> impl Iterator<Item = &str> {
