@@ -193,7 +193,7 @@ impl Redaction<'_> {
 
     fn look(&mut self, schema: &Map<String, Value>, value: &mut Value) {
         let hides = |keyword: &&str| schema.get(*keyword).is_some_and(is_in);
-        if schema.get(KEYWORD) == Some(&Value::Bool(true)) || OPAQUE.iter().any(|key| hides(&key)) {
+        if schema.get(KEYWORD) == Some(&Value::Bool(true)) || OPAQUE.iter().any(hides) {
             *value = REDACTED.into();
             return;
         }
