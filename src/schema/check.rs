@@ -84,23 +84,33 @@ impl ApiSchema {
 
     /// The arguments of a call as they may be shown; `None` if they may be shown as they are.
     pub(crate) fn shown_call(&self, procedure: &str, arguments: &Fields) -> Option<Value> {
-        let member = self.rpcs.get(procedure).filter(|_| self.sensitive)?;
-        Some(sensitive::redact(&member.parameters, arguments))
+        self.sensitive.then(|| match self.rpcs.get(procedure) {
+            Some(member) => sensitive::redact(&member.parameters, arguments),
+            None => sensitive::REDACTED.into(),
+        })
     }
 
     /// The result of a call as it may be shown; `None` if it may be shown as it is.
     pub(crate) fn shown_result(&self, procedure: &str, result: &[u8]) -> Option<Value> {
-        let member = self.rpcs.get(procedure).filter(|_| self.sensitive)?;
+        if !self.sensitive {
+            return None;
+        }
         let mut value =
             serde_json::from_slice(result).unwrap_or_else(|_| sensitive::REDACTED.into());
-        sensitive::redact_value(&member.response, &mut value);
+        match self.rpcs.get(procedure) {
+            Some(member) => sensitive::redact_value(&member.response, &mut value),
+            None => value = sensitive::REDACTED.into(),
+        }
         Some(value)
     }
 
     /// The arguments of an event as they may be shown; `None` if they may be shown as they are.
     pub(crate) fn shown_event(&self, event: &str, arguments: &Fields) -> Option<Value> {
-        let member = self.events.get(event).filter(|_| self.sensitive)?;
-        Some(sensitive::redact(&member.parameters, arguments))
+        self.sensitive.then(|| match self.events.get(event) {
+            Some(member) => sensitive::redact(&member.parameters, arguments),
+            // Newer or older than the schema: who knows what it has.
+            None => sensitive::REDACTED.into(),
+        })
     }
 
     /// Checks the arguments of a call. A procedure that the schema lacks is `Unknown`.

@@ -73,7 +73,7 @@ async fn list(global: &Global, bus: &Bus, letters: &Letters, most: usize) -> Res
     pages(bus, letters, async |page| {
         for letter in page.iter().take(left) {
             if global.json {
-                output::line(&as_json(letter).to_string())?;
+                output::line(&as_json(bus, letter).to_string())?;
             } else {
                 output::line(&format!(
                     "{} {} {}.{} {} tries: {}",
@@ -96,7 +96,7 @@ async fn show(global: &Global, bus: &Bus, letters: &Letters) -> Result<(), Failu
     let mut shown = 0;
     pages(bus, letters, async |page| {
         for letter in &page {
-            output::value(global, &as_json(letter))?;
+            output::value(global, &as_json(bus, letter))?;
             shown += 1;
         }
         Ok(true)
@@ -138,13 +138,13 @@ async fn purge(
     Ok(())
 }
 
-fn as_json(letter: &DeadLetter) -> Value {
+fn as_json(bus: &Bus, letter: &DeadLetter) -> Value {
     json!({
         "id": &*letter.id,
         "time": output::moment(letter.time),
         "group": &*letter.group,
         "reason": letter.reason,
         "attempts": letter.attempts,
-        "event": output::event_as_json(&letter.event),
+        "event": output::event_as_json(bus, &letter.event),
     })
 }

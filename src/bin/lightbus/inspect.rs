@@ -40,7 +40,7 @@ pub(crate) async fn run(global: &Global, command: Inspect) -> Result<(), Failure
             let event = event?;
             remember(&mut shown, &event.id);
             if filter.takes(&event) {
-                output::event(global.json, &event)?;
+                output::event(&bus, global.json, &event)?;
                 left -= 1;
             }
         }
@@ -76,7 +76,7 @@ async fn follow(
             for event in fresh.into_iter().rev() {
                 remember(&mut shown, &event.id);
                 if filter.takes(&event) {
-                    output::event(global.json, &event)?;
+                    output::event(bus, global.json, &event)?;
                 }
             }
         }

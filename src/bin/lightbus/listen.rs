@@ -26,15 +26,16 @@ pub(crate) async fn run(global: &Global, command: Listen) -> Result<(), Failure>
     let (json, most) = (global.json, command.count.unwrap_or(u64::MAX));
     let begun = Arc::new(AtomicU64::new(0));
     let (ends, mut end) = mpsc::channel(1);
+    let shower = bus.clone();
     let handler = move |event: Arc<lightbus::EventMessage>| {
-        let (begun, ends) = (Arc::clone(&begun), ends.clone());
+        let (begun, ends, bus) = (Arc::clone(&begun), ends.clone(), shower.clone());
         async move {
             let number = begun.fetch_add(1, Ordering::Relaxed) + 1;
             if number > most {
                 // Not ours any more: given back when the bus closes.
                 std::future::pending::<()>().await;
             }
-            if let Err(error) = output::event(json, &event) {
+            if let Err(error) = output::event(&bus, json, &event) {
                 let _ = ends.try_send(End::Output(error));
                 std::future::pending::<()>().await;
             }

@@ -7,7 +7,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use console::style;
-use lightbus::EventMessage;
+use lightbus::{Bus, EventMessage};
 use serde_json::{Map, Value, json};
 
 use crate::{cli::Global, failure::Failure};
@@ -45,8 +45,8 @@ pub(crate) fn moment(time: SystemTime) -> String {
     DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// An event for programs.
-pub(crate) fn event_as_json(event: &EventMessage) -> Value {
+/// An event for programs, without what must not be seen.
+pub(crate) fn event_as_json(bus: &Bus, event: &EventMessage) -> Value {
     json!({
         "id": &*event.id,
         "native_id": event.native_id.as_deref(),
@@ -54,11 +54,11 @@ pub(crate) fn event_as_json(event: &EventMessage) -> Value {
         "api": &*event.api,
         "event": &*event.event,
         "version": event.version,
-        "arguments": arguments(event),
+        "arguments": bus.shown(event),
     })
 }
 
-/// The arguments of an event; what is no JSON is shown as text.
+/// The arguments of an event as they are, to look for something in them; what is no JSON is text.
 pub(crate) fn arguments(event: &EventMessage) -> Map<String, Value> {
     let values = event.fields.iter().map(|(name, value)| {
         let read = serde_json::from_slice(value)
@@ -68,19 +68,19 @@ pub(crate) fn arguments(event: &EventMessage) -> Map<String, Value> {
     values.collect()
 }
 
-/// An event for people, on one line.
-pub(crate) fn event_line(event: &EventMessage) -> String {
+/// An event for people, on one line, without what must not be seen.
+pub(crate) fn event_line(bus: &Bus, event: &EventMessage) -> String {
     let time = event.time.map(moment).unwrap_or_default();
     let name = format!("{}.{}", event.api, event.event);
     let mut text =
         format!("{} {} {}", style(time).dim(), style(&event.id).dim(), style(name).green());
-    for (name, value) in arguments(event) {
+    for (name, value) in bus.shown(event) {
         text.push_str(&format!(" {}={value}", style(name).cyan()));
     }
     text
 }
 
 /// An event, for whom it is asked.
-pub(crate) fn event(json: bool, event: &EventMessage) -> io::Result<()> {
-    if json { line(&event_as_json(event).to_string()) } else { line(&event_line(event)) }
+pub(crate) fn event(bus: &Bus, json: bool, event: &EventMessage) -> io::Result<()> {
+    if json { line(&event_as_json(bus, event).to_string()) } else { line(&event_line(bus, event)) }
 }
