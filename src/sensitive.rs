@@ -2,10 +2,12 @@
 
 use std::{borrow::Cow, fmt};
 
-use lightbus_core::Fields;
+use lightbus_core::{EventMessage, Fields};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use crate::Bus;
 
 /// What is shown in the place of a sensitive value.
 pub const REDACTED: &str = "<redacted>";
@@ -138,66 +140,187 @@ pub fn redact(schema: &Value, fields: &Fields) -> Value {
     shown
 }
 
-/// Puts [`REDACTED`] in the place of what a schema says is sensitive, however deep.
-pub fn redact_value(schema: &Value, value: &mut Value) {
-    Redaction { root: schema }.apply(schema, value, 0);
+impl Bus {
+    /// The arguments of an event as they may be shown: as JSON, with [`REDACTED`] in the place of what
+    /// the schema of its API says is sensitive. What is not JSON is shown as text, unless the API has
+    /// anything sensitive.
+    ///
+    /// It goes by the schemas that this process knows; of an API without one, all is shown.
+    #[must_use]
+    pub fn shown(&self, event: &EventMessage) -> Map<String, Value> {
+        let schema = self.inner().schema.get(&event.api);
+        match schema.and_then(|schema| schema.shown_event(&event.event, &event.fields)) {
+            Some(Value::Object(shown)) => shown,
+            // Hidden as a whole.
+            Some(_) => {
+                event.fields.iter().map(|(name, _)| (name.to_string(), REDACTED.into())).collect()
+            }
+            None => {
+                event.fields.iter().map(|(name, value)| (name.to_string(), read(value))).collect()
+            }
+        }
+    }
 }
+
+/// JSON as a value; what is not JSON as text.
+fn read(value: &[u8]) -> Value {
+    serde_json::from_slice(value).unwrap_or_else(|_| String::from_utf8_lossy(value).into())
+}
+
+/// Puts [`REDACTED`] in the place of what a schema says is sensitive, however deep.
+///
+/// In doubt it hides: what a reference that leads nowhere describes, what stands under keywords that
+/// are not looked into (`patternProperties`, `if`, …) if the schema has anything sensitive there, and
+/// everything, if the schema refers to itself so often that looking would not end.
+pub fn redact_value(schema: &Value, value: &mut Value) {
+    let mut redaction = Redaction { root: schema, steps: STEPS, depth: 0 };
+    redaction.apply(schema, value);
+    if redaction.steps == 0 {
+        *value = REDACTED.into();
+    }
+}
+
+/// How many places of a schema are looked at, for one value. A schema comes from the bus, and may
+/// refer to itself.
+const STEPS: u32 = 100_000;
+/// How deep, counting references: JSON itself is 128 levels deep at most.
+const DEPTH: u32 = 512;
+/// Keywords that say something of a value, or of a part of it, and are not looked into.
+const OPAQUE: [&str; 9] = [
+    "patternProperties",
+    "additionalItems",
+    "if",
+    "then",
+    "else",
+    "not",
+    "contains",
+    "dependencies",
+    "prefixItems",
+];
 
 struct Redaction<'a> {
     root: &'a Value,
+    steps: u32,
+    depth: u32,
 }
 
 impl Redaction<'_> {
-    fn apply(&self, schema: &Value, value: &mut Value, depth: usize) {
+    fn apply(&mut self, schema: &Value, value: &mut Value) {
         let Some(schema) = schema.as_object() else { return };
-        // Deeper than JSON may be: a schema that refers to itself without end.
-        if depth > 256 {
+        if self.steps == 0 || value == REDACTED {
+            return;
+        }
+        if self.depth == DEPTH {
+            self.steps = 0;
+            return;
+        }
+        self.steps -= 1;
+        self.depth += 1;
+        self.look(schema, value);
+        self.depth -= 1;
+    }
+
+    fn look(&mut self, schema: &Map<String, Value>, value: &mut Value) {
+        let hides = |keyword: &&str| schema.get(*keyword).is_some_and(is_in);
+        if schema.get(KEYWORD) == Some(&Value::Bool(true)) || OPAQUE.iter().any(hides) {
             *value = REDACTED.into();
             return;
         }
-        if schema.get(KEYWORD) == Some(&Value::Bool(true)) {
-            *value = REDACTED.into();
-            return;
-        }
-        if let Some(Value::String(reference)) = schema.get("$ref")
-            && let Some(path) = reference.strip_prefix('#')
-            && let Some(target) = self.root.pointer(path)
-        {
-            self.apply(target, value, depth + 1);
+        if let Some(Value::String(reference)) = schema.get("$ref") {
+            let target = reference.strip_prefix('#').and_then(|path| self.root.pointer(path));
+            match target {
+                // A root that refers to itself says nothing.
+                Some(target) if target.as_object() != Some(schema) => self.apply(target, value),
+                Some(_) => {}
+                None => *value = REDACTED.into(),
+            }
         }
         for key in ["allOf", "anyOf", "oneOf"] {
             for one in schema.get(key).and_then(Value::as_array).into_iter().flatten() {
-                self.apply(one, value, depth + 1);
+                self.apply(one, value);
             }
         }
         match value {
             Value::Object(members) => {
                 let known = schema.get("properties").and_then(Value::as_object);
                 for (name, member) in members {
-                    match known.and_then(|known| known.get(name)) {
-                        Some(known) => self.apply(known, member, depth + 1),
-                        None => {
-                            if let Some(other) = schema.get("additionalProperties") {
-                                self.apply(other, member, depth + 1);
-                            }
-                        }
+                    let named = known.and_then(|known| known.get(name));
+                    if let Some(schema) = named.or_else(|| schema.get("additionalProperties")) {
+                        self.apply(schema, member);
                     }
                 }
             }
             Value::Array(list) => match schema.get("items") {
                 Some(Value::Array(each)) => {
                     for (schema, member) in each.iter().zip(list) {
-                        self.apply(schema, member, depth + 1);
+                        self.apply(schema, member);
                     }
                 }
                 Some(all) => {
                     for member in list {
-                        self.apply(all, member, depth + 1);
+                        self.apply(all, member);
                     }
                 }
                 None => {}
             },
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn redacted(schema: &Value, mut value: Value) -> Value {
+        redact_value(schema, &mut value);
+        value
+    }
+
+    #[test]
+    fn it_is_found_however_deep_and_wherever_references_lead() {
+        let schema = json!({
+            "definitions": {
+                "secret": { "type": "string", "x-sensitive": true },
+                "tree": {
+                    "properties": {
+                        "key": { "$ref": "#/definitions/secret" },
+                        "children": { "items": { "$ref": "#/definitions/tree" } },
+                    },
+                },
+            },
+            "anyOf": [{ "type": "null" }, { "$ref": "#/definitions/tree" }],
+        });
+        let tree = json!({ "key": "k", "name": "n", "children": [{ "key": "k", "children": [] }] });
+        let shown = json!({
+            "key": REDACTED, "name": "n", "children": [{ "key": REDACTED, "children": [] }],
+        });
+        assert_eq!(redacted(&schema, tree), shown);
+        let others =
+            json!({ "additionalProperties": { "x-sensitive": true }, "properties": { "a": {} } });
+        assert_eq!(redacted(&others, json!({ "a": 1, "b": 2 })), json!({ "a": 1, "b": REDACTED }));
+    }
+
+    #[test]
+    fn in_doubt_it_hides() {
+        for schema in [
+            json!({ "$ref": "#/definitions/nowhere" }),
+            json!({ "$ref": "https://elsewhere.example/schema" }),
+            json!({ "patternProperties": { "^p": { "x-sensitive": true } } }),
+        ] {
+            assert_eq!(redacted(&schema, json!({ "password": "p" })), REDACTED, "{schema}");
+        }
+        let harmless = json!({ "patternProperties": { "^p": { "type": "string" } } });
+        assert_eq!(redacted(&harmless, json!({ "p": "q" })), json!({ "p": "q" }));
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_without_end_hides_all_and_ends() {
+        let hostile = json!({ "anyOf": [{ "$ref": "#" }, { "$ref": "#" }] });
+        assert_eq!(redacted(&hostile, json!({ "a": 1 })), REDACTED);
+        let around = json!({ "definitions": { "a": { "$ref": "#/definitions/b" }, "b": { "$ref": "#/definitions/a" } }, "$ref": "#/definitions/a" });
+        assert_eq!(redacted(&around, json!(1)), REDACTED);
     }
 }

@@ -37,9 +37,9 @@ mod pigeon {
     pub use lightbus::transport::memory::MemoryFactory as PigeonFactory;
 }
 
-fn write_a_transport() -> lightbus::Registry {
+fn write_a_transport() -> lightbus::BusBuilder {
     let registry = lightbus::registry().with(pigeon::PigeonFactory::default());
-    registry
+    Bus::builder().registry(registry)
 }
 
 fn read(path: impl AsRef<Path>) -> String {

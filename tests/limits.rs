@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use support::{Place, RedisServer, eventually, soon};
 use tokio::sync::mpsc;
 
-#[lightbus::api(name = "store", events(Stored))]
+#[lightbus::api(name = "store", events(Stored, LoggedIn))]
 pub trait Store {
     async fn size(&self, text: String) -> usize;
     async fn make(&self, size: usize) -> String;
@@ -25,6 +25,11 @@ pub trait Store {
 #[derive(Clone, Debug, lightbus::Event)]
 pub struct Stored {
     pub text: String,
+}
+
+#[derive(Clone, Debug, lightbus::Event)]
+pub struct LoggedIn {
+    pub login: Login,
 }
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize, lightbus::JsonSchema)]
@@ -222,6 +227,23 @@ async fn what_is_sensitive_travels_and_is_not_shown(place: Place) {
         assert!(!error.to_string().contains("987654"), "{error}");
         unchecked.close().await.unwrap();
     }
+
+    let (heard, mut events) = mpsc::channel(8);
+    bus.listen_to("watch", ["store.logged_in"], move |event| {
+        let heard = heard.clone();
+        async move {
+            heard.send(event).await?;
+            Ok(())
+        }
+    })
+    .await
+    .unwrap();
+    let login = Login { user: "admin".into(), password: Sensitive::new("secret".into()) };
+    bus.fire(LoggedIn { login }).await.unwrap();
+    let event = soon("the event", events.recv()).await.unwrap();
+    let shown = json!({"login": {"user": "admin", "password": "<redacted>"}});
+    assert_eq!(Value::Object(bus.shown(&event)), shown);
+    assert!(!format!("{event:?}").contains("secret"), "{event:?}");
 
     let told = tell(&place, &bus).await;
     assert!(told.contains("admin") && !told.contains("secret") && !told.contains("1234"), "{told}");

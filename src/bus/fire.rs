@@ -72,16 +72,23 @@ impl Inner {
         key: Option<Name>,
     ) -> Result<Fired> {
         self.ensure_open()?;
-        let contract = self.authority(api, event)?;
+        let version = self.authority(api, event)?.version;
+        self.send_event(api, event, version, fields, key).await
+    }
+
+    /// Sends an event of an API that this process has, or speaks for.
+    pub(super) async fn send_event(
+        &self,
+        api: &str,
+        event: &str,
+        version: u32,
+        fields: Fields,
+        key: Option<Name>,
+    ) -> Result<Fired> {
         let entry = self.apis.entry(api);
         let id = self.ids.next();
-        let mut message = EventMessage::new(
-            Name::clone(&id),
-            Name::clone(&entry.name),
-            event,
-            contract.version,
-            fields,
-        );
+        let mut message =
+            EventMessage::new(Name::clone(&id), Name::clone(&entry.name), event, version, fields);
         message.key = key;
         if !self.plugins.is_empty() {
             // Boxed: without plugins, the future stays small.

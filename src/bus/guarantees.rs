@@ -24,15 +24,16 @@ impl Inner {
                 lacks.push((kind, missing));
             }
         }
-        let Some((kind, missing)) = lacks.first() else { return Ok(()) };
-        let error = self.cannot(contract, &entry, kind, missing);
-        match entry.config.on_missing {
-            OnMissing::Refuse => Err(error),
-            OnMissing::Warn => {
-                tracing::warn!(%error, "an API relies on what its transport cannot do");
-                Ok(())
+        for (kind, missing) in &lacks {
+            let error = self.cannot(contract, &entry, kind, missing);
+            match entry.config.on_missing {
+                OnMissing::Refuse => return Err(error),
+                OnMissing::Warn => {
+                    tracing::warn!(%error, "an API relies on what its transport cannot do");
+                }
             }
         }
+        Ok(())
     }
 
     fn cannot(&self, contract: &Contract, entry: &ApiEntry, kind: &str, missing: &[&str]) -> Error {

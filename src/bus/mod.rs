@@ -8,12 +8,14 @@ mod consumer;
 mod dead_letters;
 mod features;
 mod fire;
+mod fire_on_behalf;
 mod guarantees;
 mod handlers;
 mod health;
 mod history;
 mod hooks;
 mod ids;
+mod inspect;
 mod lanes;
 #[cfg(feature = "tower")]
 mod layer;
@@ -49,6 +51,7 @@ pub use dead_letters::Replayed;
 pub use features::Features;
 pub use fire::Fired;
 pub use health::{Condition, Health, Life, PartHealth, PartKind};
+pub use inspect::{Examination, Whereabouts};
 #[cfg(feature = "tower")]
 pub use layer::{Handling, Procedures};
 pub use listen::Listen;
@@ -250,6 +253,22 @@ impl Bus {
         schema
             .map(|schema| lightbus_core::codec::decode(schema.text().get().as_bytes()))
             .transpose()
+    }
+
+    /// Puts a document on the bus that this process neither serves nor renews: it is gone after
+    /// `bus.schema.ttl`, unless a process of the API renews it. For tools.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](ErrorKind::Config) if the API's name cannot be used;
+    /// [`Unavailable`](ErrorKind::Unavailable) if it cannot be stored.
+    pub async fn publish_schema(&self, schema: &Schema) -> Result<()> {
+        self.inner.ensure_open()?;
+        lightbus_core::name::check_api(schema.api())?;
+        self.inner.schema.store(schema).await.map_err(|error| {
+            let error = apis::at(&**self.inner.schema.transport(), error);
+            error.during(format!("publishing the schema of {}", schema.api()))
+        })
     }
 
     /// What would change for the users of an API if this contract took the place of the one on the

@@ -16,6 +16,7 @@ use crate::{config::nearest, sensitive};
 #[derive(Debug)]
 pub(crate) struct ApiSchema {
     text: Box<RawValue>,
+    version: u32,
     rpcs: HashMap<String, Member>,
     events: HashMap<String, Member>,
     /// Whether any value of it is sensitive.
@@ -58,11 +59,19 @@ impl ApiSchema {
         let holds = |section: &Map<String, Value>| section.values().any(sensitive::is_in);
         let sensitive = holds(&sections.0) || holds(&sections.1);
         let (rpcs, events) = (members(sections.0), members(sections.1));
-        Ok(Self { text, rpcs, events, sensitive })
+        // Python's documents have none: its events are of version 1.
+        let version = document.get("x-version").and_then(Value::as_u64);
+        let version = version.and_then(|version| u32::try_from(version).ok()).unwrap_or(1);
+        Ok(Self { text, version, rpcs, events, sensitive })
     }
 
     pub(crate) fn text(&self) -> &RawValue {
         &self.text
+    }
+
+    /// The version that its events have.
+    pub(crate) fn version(&self) -> u32 {
+        self.version
     }
 
     pub(crate) fn procedures(&self) -> impl Iterator<Item = &str> {
@@ -75,23 +84,33 @@ impl ApiSchema {
 
     /// The arguments of a call as they may be shown; `None` if they may be shown as they are.
     pub(crate) fn shown_call(&self, procedure: &str, arguments: &Fields) -> Option<Value> {
-        let member = self.rpcs.get(procedure).filter(|_| self.sensitive)?;
-        Some(sensitive::redact(&member.parameters, arguments))
+        self.sensitive.then(|| match self.rpcs.get(procedure) {
+            Some(member) => sensitive::redact(&member.parameters, arguments),
+            None => sensitive::REDACTED.into(),
+        })
     }
 
     /// The result of a call as it may be shown; `None` if it may be shown as it is.
     pub(crate) fn shown_result(&self, procedure: &str, result: &[u8]) -> Option<Value> {
-        let member = self.rpcs.get(procedure).filter(|_| self.sensitive)?;
+        if !self.sensitive {
+            return None;
+        }
         let mut value =
             serde_json::from_slice(result).unwrap_or_else(|_| sensitive::REDACTED.into());
-        sensitive::redact_value(&member.response, &mut value);
+        match self.rpcs.get(procedure) {
+            Some(member) => sensitive::redact_value(&member.response, &mut value),
+            None => value = sensitive::REDACTED.into(),
+        }
         Some(value)
     }
 
     /// The arguments of an event as they may be shown; `None` if they may be shown as they are.
     pub(crate) fn shown_event(&self, event: &str, arguments: &Fields) -> Option<Value> {
-        let member = self.events.get(event).filter(|_| self.sensitive)?;
-        Some(sensitive::redact(&member.parameters, arguments))
+        self.sensitive.then(|| match self.events.get(event) {
+            Some(member) => sensitive::redact(&member.parameters, arguments),
+            // Newer or older than the schema: who knows what it has.
+            None => sensitive::REDACTED.into(),
+        })
     }
 
     /// Checks the arguments of a call. A procedure that the schema lacks is `Unknown`.

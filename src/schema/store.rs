@@ -69,6 +69,12 @@ impl SchemaStore {
         Ok(())
     }
 
+    /// Puts a document on the bus, for as long as a schema lives.
+    pub(crate) async fn store(&self, schema: &Schema) -> Result<()> {
+        let text: Box<RawValue> = codec::decode(&codec::encode(schema.document())?)?;
+        self.transport.store(schema.api(), &text, self.ttl).await
+    }
+
     /// The schema of an API that is on the bus now.
     pub(crate) async fn on_the_bus(&self, api: &str) -> Result<Option<Schema>> {
         self.load().await?;

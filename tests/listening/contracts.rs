@@ -63,6 +63,15 @@ impl Notes {
         self.0.lock().unwrap().clone()
     }
 
+    /// All numbers in them, sorted: what has come again may have come in another order.
+    pub fn sorted(&self) -> Vec<u64> {
+        let all = self.all();
+        let words = all.iter().flat_map(|note| note.split_whitespace());
+        let mut numbers: Vec<u64> = words.map(|word| word.parse().unwrap()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
     /// Those that begin with this.
     pub fn of(&self, begin: &str) -> Vec<String> {
         self.all().into_iter().filter(|note| note.starts_with(begin)).collect()

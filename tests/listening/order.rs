@@ -261,6 +261,5 @@ async fn what_is_waiting_behind_a_key_comes_again_after_closing(place: Place) {
     .await
     .unwrap();
     bus.settle().await.unwrap();
-    let expected: Vec<_> = (0..10).map(|number| format!("{number:02}")).collect();
-    assert_eq!(notes.all(), expected);
+    assert_eq!(notes.sorted(), (0..10).collect::<Vec<_>>());
 }

@@ -406,6 +406,11 @@ impl Program {
         self.child.id()
     }
 
+    /// Whether it has ended by now.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Sends a signal by its name, as an operator does.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill")

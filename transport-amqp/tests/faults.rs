@@ -200,22 +200,30 @@ async fn calls_go_on_after_connections_were_closed() {
     answers.abort();
 }
 
-/// A low watermark is an alarm at once; the usual one ends it.
-async fn alarm(server: &Server, on: bool) {
-    let watermark = if on { "0.00001" } else { "0.4" };
-    server.ctl(&["set_vm_memory_high_watermark", watermark]).await;
-}
+/// The two things of which a broker may run short.
+const ALARMS: [(&str, &str, &str); 2] = [
+    // A low watermark is an alarm at once; the usual one ends it.
+    ("set_vm_memory_high_watermark", "0.00001", "0.4"),
+    // More than any disk has.
+    ("set_disk_free_limit", "900000GB", "50MB"),
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_alarm_lets_senders_wait_and_nothing_is_lost() {
     let _one = ONE.lock().await;
     let Some(server) = broker().await else { return };
+    for (command, on, off) in ALARMS {
+        alarm(&server, &[command, on], &[command, off]).await;
+    }
+}
+
+async fn alarm(server: &Server, on: &[&str], off: &[&str]) {
     let options = json!({"url": server.url(), "response_timeout": 3});
     let process = Arc::new(Process::new(&options, json!({})));
     let api = unique("orders");
     let mut events = soon(process.event.listen(listen(&api, "one"))).await.unwrap();
     soon(process.event.send(&[event("before", &api)])).await.unwrap();
-    alarm(&server, true).await;
+    server.ctl(on).await;
 
     // Within the limit, and with a reason, however many there are.
     let began = Instant::now();
@@ -254,7 +262,7 @@ async fn an_alarm_lets_senders_wait_and_nothing_is_lost() {
             }
         })
     };
-    alarm(&server, false).await;
+    server.ctl(off).await;
     soon(waiting).await.unwrap();
     take_all(&mut events, ["after".to_owned()].into()).await;
 }

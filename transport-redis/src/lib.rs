@@ -12,6 +12,7 @@ mod event;
 mod factory;
 #[cfg(feature = "cluster")]
 mod fan;
+mod inspect;
 mod link;
 mod reader;
 mod result;

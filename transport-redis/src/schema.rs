@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use lightbus_core::{Capabilities, Result, Transport, transport::SchemaTransport};
+use lightbus_core::{
+    Capabilities, Result, Transport,
+    transport::{Finding, Inspect, Place, SchemaTransport},
+};
 use redis::{Pipeline, Value};
 use serde_json::value::RawValue;
 
@@ -11,7 +14,7 @@ use crate::{
     NAME,
     client::{Client, Handle},
     error::{Sent, from_redis, odd_answer},
-    link, value, wire,
+    inspect, link, value, wire,
 };
 
 const WHAT: &str = "the schema transport";
@@ -131,6 +134,10 @@ impl Transport for RedisSchemaTransport {
         crate::capabilities()
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -138,6 +145,18 @@ impl Transport for RedisSchemaTransport {
     async fn close(&self) -> Result<()> {
         self.handle.close();
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Inspect for RedisSchemaTransport {
+    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+        let client = self.handle.client(WHAT)?;
+        Ok(vec![inspect::document(client, &schema_key(api)).await?])
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        inspect::examine(self.handle.client(WHAT)?).await
     }
 }
 

@@ -12,6 +12,7 @@
 //! [`Capabilities`], and answers with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
 
 mod event;
+mod inspect;
 mod result;
 mod rpc;
 mod schema;
@@ -21,6 +22,7 @@ use std::{fmt, time::Duration};
 pub use event::{
     DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start,
 };
+pub use inspect::{Consumer, Finding, Group, Inspect, Place, Severity};
 pub use result::ResultTransport;
 pub use rpc::{RpcTransport, ServeSpec};
 pub use schema::SchemaTransport;
@@ -86,6 +88,11 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// What it can do. The same answer for as long as the transport lives.
     fn capabilities(&self) -> Capabilities;
+
+    /// What tells people about the broker, if the transport has it.
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        None
+    }
 
     /// Connects, and checks that the broker serves. May be called again: then it checks again.
     ///

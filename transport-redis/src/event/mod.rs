@@ -15,13 +15,17 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
-    transport::{DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec},
+    transport::{
+        DeadLetter, EventSelector, EventTransport, Finding, Group, HistorySpec, Inspect, Lag,
+        LagSpec, ListenSpec, Place,
+    },
 };
 
 use crate::{
     EventConfig, NAME, StreamUse,
     client::{Client, Handle},
     collector::Collector,
+    inspect,
 };
 use entry::EntryId;
 use held::Holdings;
@@ -269,6 +273,10 @@ impl Transport for RedisEventTransport {
         crate::capabilities()
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -288,6 +296,30 @@ impl fmt::Debug for RedisEventTransport {
 }
 
 /// The stream of an event, or of all events of an API: then `event` is an asterisk.
+#[async_trait]
+impl Inspect for RedisEventTransport {
+    async fn places(&self, api: &str, member: Option<&str>) -> Result<Vec<Place>> {
+        let client = self.handle.client(WHAT)?;
+        let selector = match member {
+            Some(event) => EventSelector::one(api, event),
+            None if self.config.stream_use == StreamUse::PerApi => EventSelector::all(api),
+            // Which events there are stands in the schema, not here.
+            None => return Ok(Vec::new()),
+        };
+        let mut places = Vec::new();
+        for (stream, _) in self.streams(&[selector])? {
+            let groups = group::list(client, &stream).await?.into_iter();
+            let groups = groups.map(|group| Group::new(group.name, group.lag, group.pending));
+            places.push(inspect::stream(client, &stream, groups.collect()).await?);
+        }
+        Ok(places)
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        inspect::examine(self.handle.client(WHAT)?).await
+    }
+}
+
 fn stream_key(api: &str, event: &str) -> String {
     format!("{api}.{event}:stream")
 }

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, Name, Result, Retry, RpcMessage, Subscription, Transport,
-    transport::{RpcTransport, ServeSpec},
+    transport::{Finding, Inspect, Place, RpcTransport, ServeSpec},
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -16,7 +16,7 @@ use crate::{
     NAME, RpcConfig,
     client::{Client, Handle},
     collector::Collector,
-    wire,
+    inspect, wire,
 };
 use send::{CallSender, Outgoing};
 use source::CallSource;
@@ -142,6 +142,10 @@ impl Transport for RedisRpcTransport {
         crate::capabilities()
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -149,6 +153,18 @@ impl Transport for RedisRpcTransport {
     async fn close(&self) -> Result<()> {
         self.handle.close();
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Inspect for RedisRpcTransport {
+    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+        let client = self.handle.client(WHAT)?;
+        Ok(vec![inspect::queue(client, &queue_key(api)).await?])
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        inspect::examine(self.handle.client(WHAT)?).await
     }
 }
 

@@ -1,0 +1,41 @@
+//! From `key=text`, `key:=json` and JSON objects to the arguments of a call or an event.
+
+use lightbus::Fields;
+use serde_json::value::RawValue;
+
+use crate::failure::Failure;
+
+/// Reads arguments as they are typed.
+pub(crate) fn typed(arguments: &[String]) -> Result<Fields, Failure> {
+    let mut fields = Fields::with_capacity(arguments.len());
+    for argument in arguments {
+        let usage = |why: &str| Failure::Usage(format!("the argument `{argument}`: {why}"));
+        let Some((key, value)) = argument.split_once('=') else {
+            return Err(usage("write key=text, or key:=json"));
+        };
+        let (key, value) = match key.strip_suffix(':') {
+            Some(key) => {
+                serde_json::from_str::<&RawValue>(value)
+                    .map_err(|error| usage(&format!("not JSON: {error}")))?;
+                (key, value.trim().to_owned())
+            }
+            None => (key, serde_json::Value::from(value).to_string()),
+        };
+        if key.is_empty() {
+            return Err(usage("it has no name"));
+        }
+        if fields.get(key).is_some() {
+            return Err(usage("it is given twice"));
+        }
+        fields.push(key, value.into_bytes());
+    }
+    Ok(fields)
+}
+
+/// Reads a JSON object of arguments; each value stays as it is written.
+pub(crate) fn object(line: &[u8]) -> Result<Fields, String> {
+    let values: std::collections::BTreeMap<String, &RawValue> =
+        serde_json::from_slice(line).map_err(|error| format!("not a JSON object: {error}"))?;
+    let fields = values.into_iter();
+    Ok(fields.map(|(name, value)| (name.into(), value.get().to_owned().into())).collect())
+}

@@ -1,0 +1,37 @@
+//! `lightbus call`.
+
+use lightbus::ErrorKind;
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    arguments,
+    cli::{Call, Global},
+    connect,
+    failure::Failure,
+    output,
+};
+
+pub(crate) async fn run(global: &Global, command: Call) -> Result<(), Failure> {
+    let fields = arguments::typed(&command.arguments)?;
+    let bus = connect::bus(global).await?;
+    let mut call = bus.call::<Box<RawValue>>(&command.procedure, fields);
+    if let Some(timeout) = command.timeout {
+        call = call.timeout(timeout);
+    }
+    let result = call.await;
+    let result = match result {
+        Ok(result) => result,
+        // `Unavailable` is also what nobody serves; the broker's answer tells one from the other.
+        Err(error) if error.kind() == ErrorKind::Unavailable && bus.remote_apis().await.is_ok() => {
+            return Err(Failure::Reached(error));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match serde_json::from_str::<Value>(result.get()) {
+        Ok(value) if !global.json && console::user_attended() => output::value(global, &value)?,
+        // Numbers and the order of keys stay as they came.
+        _ => output::line(result.get())?,
+    }
+    bus.close().await?;
+    Ok(())
+}

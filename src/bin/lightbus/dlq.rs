@@ -1,0 +1,150 @@
+//! `lightbus dlq`: the events that listeners could not handle.
+
+use lightbus::{Bus, DeadLetter};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{self, Global, Letters},
+    connect,
+    failure::{FAILED, Failure},
+    output,
+};
+
+/// How many are read from the broker at once.
+const PAGE: usize = 100;
+
+pub(crate) async fn run(global: &Global, command: cli::Dlq) -> Result<(), Failure> {
+    let bus = connect::bus(global).await?;
+    match command {
+        cli::Dlq::List { letters, limit } => list(global, &bus, &letters, limit).await?,
+        cli::Dlq::Show { letters } => show(global, &bus, &letters).await?,
+        cli::Dlq::Purge { letters, dry_run, all } => {
+            if !all && letters.has_no_filter() {
+                return Err(Failure::Usage(
+                    "say which with --id, --event, --reason or --before, or --all".to_owned(),
+                ));
+            }
+            purge(global, &bus, &letters, dry_run).await?;
+        }
+    }
+    bus.close().await?;
+    Ok(())
+}
+
+impl Letters {
+    fn has_no_filter(&self) -> bool {
+        self.id.is_none() && self.event.is_none() && self.reason.is_none() && self.before.is_none()
+    }
+
+    fn takes(&self, letter: &DeadLetter) -> bool {
+        let name = || format!("{}.{}", letter.event.api, letter.event.event);
+        let is = |wanted: &String| match wanted.strip_suffix(".*") {
+            Some(api) => api == &*letter.event.api,
+            None => *wanted == name(),
+        };
+        self.id.as_deref().is_none_or(|id| id == &*letter.id || id == &*letter.event.id)
+            && self.event.as_ref().is_none_or(is)
+            && self.reason.as_ref().is_none_or(|part| letter.reason.contains(part.as_str()))
+            && self.before.is_none_or(|before| letter.time < before)
+    }
+}
+
+/// Reads page by page; the next page is read when `each` is done with the last.
+async fn pages(
+    bus: &Bus,
+    letters: &Letters,
+    mut each: impl AsyncFnMut(Vec<DeadLetter>) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let (service, listener) = (&letters.service, &letters.listener);
+    let mut page = bus.dead_letters(service, listener, PAGE).await?;
+    while let Some(last) = page.last().cloned() {
+        let full = page.len() >= PAGE;
+        page.retain(|letter| letters.takes(letter));
+        if !each(page).await? || !full {
+            break;
+        }
+        page = bus.dead_letters_after(service, listener, &last, PAGE).await?;
+    }
+    Ok(())
+}
+
+async fn list(global: &Global, bus: &Bus, letters: &Letters, most: usize) -> Result<(), Failure> {
+    let mut left = most;
+    pages(bus, letters, async |page| {
+        for letter in page.iter().take(left) {
+            if global.json {
+                output::line(&as_json(bus, letter).to_string())?;
+            } else {
+                output::line(&format!(
+                    "{} {} {}.{} {} tries: {}",
+                    output::moment(letter.time),
+                    letter.id,
+                    letter.event.api,
+                    letter.event.event,
+                    letter.attempts,
+                    letter.reason.lines().next().unwrap_or_default()
+                ))?;
+            }
+        }
+        left -= page.len().min(left);
+        Ok(left > 0)
+    })
+    .await
+}
+
+async fn show(global: &Global, bus: &Bus, letters: &Letters) -> Result<(), Failure> {
+    let mut shown = 0;
+    pages(bus, letters, async |page| {
+        for letter in &page {
+            output::value(global, &as_json(bus, letter))?;
+            shown += 1;
+        }
+        Ok(true)
+    })
+    .await?;
+    if shown == 0 {
+        Err(Failure::Failed("there is no such dead letter".to_owned()))
+    } else {
+        Ok(())
+    }
+}
+
+async fn purge(
+    global: &Global,
+    bus: &Bus,
+    letters: &Letters,
+    dry_run: bool,
+) -> Result<(), Failure> {
+    let (mut found, mut removed) = (0, 0);
+    pages(bus, letters, async |page| {
+        found += page.len();
+        if !dry_run {
+            removed += bus.remove_dead_letters(&letters.service, &letters.listener, &page).await?;
+        }
+        Ok(true)
+    })
+    .await?;
+    if global.json {
+        let line = json!({ "found": found, "removed": removed, "dry_run": dry_run });
+        output::line(&line.to_string())?;
+    } else if dry_run {
+        output::line(&format!("would remove {found} dead letters"))?;
+    } else {
+        output::line(&format!("removed {removed} dead letters"))?;
+    }
+    if letters.id.is_some() && found == 0 {
+        return Err(Failure::Quiet(FAILED));
+    }
+    Ok(())
+}
+
+fn as_json(bus: &Bus, letter: &DeadLetter) -> Value {
+    json!({
+        "id": &*letter.id,
+        "time": output::moment(letter.time),
+        "group": &*letter.group,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "event": output::event_as_json(bus, &letter.event),
+    })
+}

@@ -1,0 +1,66 @@
+//! `lightbus doctor`: whether the brokers are set up to keep what the bus promises.
+
+use console::style;
+use lightbus::transport::transport::{Finding, Severity};
+use serde_json::json;
+
+use crate::{
+    cli::Global,
+    connect,
+    failure::{FAILED, Failure},
+    output,
+};
+
+pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
+    let bus = connect::bus(global).await?;
+    let warnings = connect::builder(global).await?.check()?;
+    let mut problems = 0;
+    for warning in warnings {
+        let (what, path) = (format!("configuration: {warning}"), &warning.path);
+        let cure = format!("remove `{path}`, or what it contradicts");
+        let finding = Finding::warning(what, "it does not do what it seems to", cure);
+        show(global, "", &finding)?;
+    }
+    for examination in bus.examine().await? {
+        let at = format!("{} {}", examination.transport, examination.broker);
+        let findings = examination.findings.unwrap_or_else(|| {
+            vec![Finding::warning(
+                "it answers; its settings are not examined",
+                "settings that lose messages stay unseen",
+                "read in the guide what this transport asks of its broker",
+            )]
+        });
+        for finding in findings {
+            problems += u64::from(finding.severity == Severity::Problem);
+            show(global, &at, &finding)?;
+        }
+    }
+    bus.close().await?;
+    match problems {
+        0 => Ok(()),
+        _ => Err(Failure::Quiet(FAILED)),
+    }
+}
+
+fn show(global: &Global, at: &str, finding: &Finding) -> Result<(), Failure> {
+    let (word, colour) = match finding.severity {
+        Severity::Good => ("good", style("good   ").green()),
+        Severity::Warning => ("warning", style("warning").yellow()),
+        Severity::Problem => ("problem", style("problem").red().bold()),
+    };
+    if global.json {
+        let line = json!({
+            "severity": word, "broker": at, "what": finding.what,
+            "consequence": finding.consequence, "cure": finding.cure,
+        });
+        output::line(&line.to_string())?;
+        return Ok(());
+    }
+    let colon = if at.is_empty() { "" } else { ": " };
+    output::line(&format!("{colour} {at}{colon}{}", finding.what))?;
+    if !finding.consequence.is_empty() {
+        output::line(&format!("          so:   {}", finding.consequence))?;
+        output::line(&format!("          cure: {}", finding.cure))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! `lightbus explain`: from the contract to what lies on the broker.
+
+use std::time::Duration;
+
+use console::style;
+use lightbus::{
+    Bus,
+    bus::Whereabouts,
+    transport::{Capabilities, transport::Place},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Explain, Global},
+    connect,
+    failure::Failure,
+    output,
+};
+
+pub(crate) async fn run(global: &Global, command: Explain) -> Result<(), Failure> {
+    let config = connect::config(global)?;
+    let bus = connect::bus(global).await?;
+    let (api, member, document) = find(&bus, &command.name).await?;
+    let members = members(&document, member.as_deref());
+    let asked = bus.whereabouts(&api, member.as_deref()).await?;
+    let mut asked = asked.into_iter().collect::<Vec<_>>();
+    complete(&bus, &api, &members, &mut asked).await?;
+    asked.retain(|part| match &member {
+        // A procedure has no events, an event no calls.
+        Some(_) => members.iter().all(|(kind, ..)| part.kind == "schemas" || *kind == part.kind),
+        None => true,
+    });
+    let policy = config.apis.get(&api).or_else(|| config.apis.get("default"));
+    let policy = policy.cloned().unwrap_or_default();
+    let policies = [
+        ("a call waits for its result", seconds(policy.rpc_timeout)),
+        ("an event waits for the broker", seconds(policy.event_fire_timeout)),
+        ("checked when sent", policy.validate.outgoing.to_string()),
+        ("checked when received", policy.validate.incoming.to_string()),
+    ];
+    if global.json {
+        let parts: Vec<_> = asked.iter().map(part_as_json).collect();
+        let members: Vec<_> = members
+            .iter()
+            .map(|(kind, name, parameters)| json!({ "kind": kind, "name": name, "parameters": parameters }))
+            .collect();
+        let policies: serde_json::Map<_, _> = policies
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Value::from(value.as_str())))
+            .collect();
+        output::line(
+            &json!({ "api": api, "members": members, "policies": policies, "on": parts })
+                .to_string(),
+        )?;
+    } else {
+        output::line(&style(&command.name).bold().to_string())?;
+        for (kind, name, parameters) in &members {
+            let kind = if *kind == "calls" { "procedure" } else { "event" };
+            output::line(&format!("  {kind} {name}({})", parameters.join(", ")))?;
+        }
+        for (name, value) in policies {
+            output::line(&format!("  {name}: {value}"))?;
+        }
+        for part in &asked {
+            show(part)?;
+        }
+    }
+    bus.close().await?;
+    Ok(())
+}
+
+/// The API and the member that a name means, with the schema on the bus.
+async fn find(bus: &Bus, name: &str) -> Result<(String, Option<String>, Value), Failure> {
+    if let Some(document) = bus.schema(name).await? {
+        return Ok((name.to_owned(), None, document));
+    }
+    if let Some((api, member)) = name.rsplit_once('.')
+        && let Some(document) = bus.schema(api).await?
+    {
+        let has = |section: &str| document[section].get(member).is_some();
+        if has("rpcs") || has("events") {
+            return Ok((api.to_owned(), Some(member.to_owned()), document));
+        }
+        return Err(Failure::Failed(format!("the API `{api}` has no `{member}`")));
+    }
+    let known = bus.remote_apis().await?;
+    let known: Vec<_> = known.iter().map(|api| &**api).collect();
+    let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+    Err(Failure::Failed(format!("there is no API `{name}` on the bus, but {known}")))
+}
+
+type Member = (&'static str, String, Vec<String>);
+
+/// The procedures and events, each with its arguments.
+fn members(document: &Value, only: Option<&str>) -> Vec<Member> {
+    let mut members = Vec::new();
+    for (section, kind) in [("rpcs", "calls"), ("events", "events")] {
+        for (name, member) in document[section].as_object().into_iter().flatten() {
+            if only.is_some_and(|only| only != name) {
+                continue;
+            }
+            let parameters = &member["parameters"];
+            let required = |name: &str| {
+                let mut required = parameters["required"].as_array().into_iter().flatten();
+                required.any(|required| required == name)
+            };
+            let properties = parameters["properties"].as_object().into_iter().flatten();
+            let arguments = properties.map(|(name, schema)| {
+                let mark = if required(name) { "" } else { "?" };
+                match &schema["type"] {
+                    Value::String(kind) => format!("{name}{mark}: {kind}"),
+                    _ => format!("{name}{mark}"),
+                }
+            });
+            members.push((kind, name.clone(), arguments.collect()));
+        }
+    }
+    members
+}
+
+/// Where a transport has a place for each event, the places of all events of an API.
+async fn complete(
+    bus: &Bus,
+    api: &str,
+    members: &[Member],
+    asked: &mut [Whereabouts],
+) -> Result<(), Failure> {
+    for part in asked {
+        let Some(places) = &mut part.places else { continue };
+        if part.kind != "events" || !places.is_empty() {
+            continue;
+        }
+        for (_, name, _) in members.iter().filter(|(kind, ..)| *kind == "events") {
+            let one = bus.whereabouts(api, Some(name)).await?;
+            let one = one.into_iter().filter(|part| part.kind == "events");
+            places.extend(one.filter_map(|part| part.places).flatten());
+        }
+    }
+    Ok(())
+}
+
+/// What may be relied on, in words.
+fn guarantees(kind: &str, can: Capabilities) -> Vec<&'static str> {
+    match kind {
+        "calls" => vec!["at most once", "never run after the caller's deadline"],
+        "events" => [
+            (true, "at least once per listener name"),
+            (can.durable, "stored when confirmed"),
+            (can.ordered, "in order"),
+            (can.replay, "new listeners may start in the past"),
+            (can.dead_letters, "what cannot be handled is kept as a dead letter"),
+        ]
+        .into_iter()
+        .filter_map(|(is, what)| is.then_some(what))
+        .collect(),
+        _ => vec!["visible until `bus.schema.ttl` ends"],
+    }
+}
+
+fn show(part: &Whereabouts) -> Result<(), Failure> {
+    let title = format!("{} by {} {}", part.kind, part.transport, part.broker);
+    output::line(&format!("\n{}", style(title).bold()))?;
+    output::line(&format!("  {}", guarantees(part.kind, part.capabilities).join("; ")))?;
+    let Some(places) = &part.places else {
+        output::line("  the transport does not tell where")?;
+        return Ok(());
+    };
+    for place in places {
+        let messages = place.messages.map(|count| format!(": {count}")).unwrap_or_default();
+        output::line(&format!("  {} {}{messages}", style(&place.name).green(), place.what))?;
+        for group in &place.groups {
+            let waiting = group.waiting.map_or_else(|| "?".to_owned(), |count| count.to_string());
+            output::line(&format!(
+                "    group {}: {waiting} waiting, {} pending",
+                group.name, group.pending
+            ))?;
+            for consumer in &group.consumers {
+                let oldest = consumer.oldest.map(|held| format!(" for up to {}", seconds(held)));
+                output::line(&format!(
+                    "      {} holds {}{}, last asked {} ago",
+                    consumer.name,
+                    consumer.pending,
+                    oldest.unwrap_or_default(),
+                    seconds(consumer.idle)
+                ))?;
+            }
+        }
+        for command in &place.look {
+            output::line(&format!("    {}", style(format!("$ {command}")).dim()))?;
+        }
+    }
+    Ok(())
+}
+
+fn part_as_json(part: &Whereabouts) -> Value {
+    json!({
+        "kind": part.kind,
+        "transport": part.transport,
+        "broker": part.broker,
+        "guarantees": guarantees(part.kind, part.capabilities),
+        "places": part.places.as_ref().map(|places| places.iter().map(place_as_json).collect::<Vec<_>>()),
+    })
+}
+
+fn place_as_json(place: &Place) -> Value {
+    let groups = place.groups.iter().map(|group| {
+        let consumers = group.consumers.iter().map(|consumer| {
+            json!({
+                "name": &*consumer.name,
+                "pending": consumer.pending,
+                "idle_seconds": consumer.idle.as_secs_f64(),
+                "oldest_seconds": consumer.oldest.map(|held| held.as_secs_f64()),
+            })
+        });
+        json!({
+            "name": &*group.name,
+            "waiting": group.waiting,
+            "pending": group.pending,
+            "consumers": consumers.collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "name": place.name,
+        "what": place.what,
+        "messages": place.messages,
+        "groups": groups.collect::<Vec<_>>(),
+        "look": place.look,
+    })
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}

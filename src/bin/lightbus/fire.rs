@@ -1,0 +1,135 @@
+//! `lightbus fire`: one event, or one for each line of standard input.
+
+use std::io::{self, BufRead, Read};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use indicatif::{ProgressBar, ProgressStyle};
+use lightbus::{Bus, ErrorKind, Fields};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::{
+    arguments,
+    cli::{Fire, Global},
+    connect,
+    failure::{FAILED, Failure},
+    output,
+};
+
+/// The longest line that is read: more than any broker takes at once with good grace.
+const LONGEST_LINE: usize = 16 * 1024 * 1024;
+/// How many lines are read before there is room for them.
+const READ_AHEAD: usize = 64;
+
+pub(crate) async fn run(global: &Global, command: Fire) -> Result<(), Failure> {
+    let fields = arguments::typed(&command.arguments)?;
+    let bus = connect::bus(global).await?;
+    if command.stdin {
+        from_lines(global, &bus, &command).await?;
+    } else {
+        let fired = bus.fire_on_behalf(&command.event, fields).await?;
+        if global.json {
+            let line = json!({ "id": &*fired.id, "native_id": &*fired.native_id });
+            output::line(&line.to_string())?;
+        } else {
+            output::line(&format!("fired {} {}", command.event, fired.id))?;
+        }
+    }
+    bus.close().await?;
+    Ok(())
+}
+
+/// A line with its number; the number of a line that cannot be used comes with why.
+type Line = (u64, Result<Fields, String>);
+
+async fn from_lines(global: &Global, bus: &Bus, command: &Fire) -> Result<(), Failure> {
+    let (sender, mut lines) = mpsc::channel(READ_AHEAD);
+    // Not awaited: it ends with standard input, or when nobody takes its lines.
+    drop(tokio::task::spawn_blocking(move || read(&sender)));
+    let progress = ProgressBar::new_spinner();
+    let shown = "{spinner} {pos} fired, {per_sec}, {elapsed}";
+    if let Ok(style) = ProgressStyle::with_template(shown) {
+        progress.set_style(style);
+    }
+    let (mut fired, mut refused, mut more) = (0_u64, 0_u64, true);
+    let mut under_way = FuturesUnordered::new();
+    let mut stop = None;
+    let mut refuse = |number: u64, why: &str| {
+        refused += 1;
+        progress.suspend(|| {
+            if global.json {
+                eprintln!("{}", json!({ "line": number, "refused": why }));
+            } else {
+                eprintln!("line {number}: {why}");
+            }
+        });
+    };
+    loop {
+        tokio::select! {
+            biased;
+            line = lines.recv(), if more && under_way.len() < usize::from(command.in_flight) => {
+                match line {
+                    Some((number, Ok(fields))) => under_way.push(async move {
+                        (number, bus.fire_on_behalf(&command.event, fields).await)
+                    }),
+                    Some((number, Err(why))) => refuse(number, &why),
+                    None => more = false,
+                }
+            }
+            Some((number, result)) = under_way.next(), if !under_way.is_empty() => match result {
+                Ok(_) => {
+                    fired += 1;
+                    progress.inc(1);
+                }
+                Err(error) => {
+                    refuse(number, &error.to_string());
+                    // What comes after it would fail in the same way.
+                    if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
+                        more = false;
+                        stop.get_or_insert(error);
+                    }
+                }
+            },
+            else => break,
+        }
+    }
+    progress.finish_and_clear();
+    if global.json {
+        output::line(&json!({ "fired": fired, "refused": refused }).to_string())?;
+    } else {
+        output::line(&format!("fired {fired}, refused {refused}"))?;
+    }
+    match stop {
+        Some(error) => Err(Failure::Quiet(crate::failure::code(&error))),
+        None if refused > 0 => Err(Failure::Quiet(FAILED)),
+        None => Ok(()),
+    }
+}
+
+/// Reads lines until the end; blank ones count and are passed over.
+fn read(lines: &mpsc::Sender<Line>) {
+    let mut input = io::stdin().lock();
+    let mut number = 0;
+    loop {
+        number += 1;
+        let mut line = Vec::new();
+        let most = LONGEST_LINE as u64 + 1;
+        let read = match input.by_ref().take(most).read_until(b'\n', &mut line) {
+            Ok(0) => return,
+            Ok(_) if line.len() > LONGEST_LINE && !line.ends_with(b"\n") => {
+                let why = format!("longer than {LONGEST_LINE} bytes; nothing after it is read");
+                let _ = lines.blocking_send((number, Err(why)));
+                return;
+            }
+            Ok(_) if line.trim_ascii().is_empty() => continue,
+            Ok(_) => arguments::object(&line),
+            Err(error) => {
+                let _ = lines.blocking_send((number, Err(format!("cannot be read: {error}"))));
+                return;
+            }
+        };
+        if lines.blocking_send((number, read)).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! `lightbus inspect`: the past events that the broker keeps.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::StreamExt;
+use lightbus::{Bus, ErrorKind, EventMessage, Name};
+use serde_json::Value;
+use serde_json_path::JsonPath;
+
+use crate::{
+    cli::{Global, Inspect},
+    connect,
+    failure::Failure,
+    output,
+};
+
+/// How often it is asked for new events.
+const EVERY: Duration = Duration::from_millis(500);
+/// An event may be seen this long after others of its time: clocks differ.
+const OVERLAP: Duration = Duration::from_secs(10);
+/// How many of the ids that were shown are remembered while following.
+const MOST_REMEMBERED: usize = 100_000;
+
+pub(crate) async fn run(global: &Global, command: Inspect) -> Result<(), Failure> {
+    let filter = Filter::new(&command)?;
+    let bus = connect::bus(global).await?;
+    let apis = apis(&bus, &command).await?;
+    let mut shown = HashSet::new();
+    let began = SystemTime::now();
+    let mut left = command.limit.unwrap_or(u64::MAX);
+    // While following, what comes later is shown oldest first; the past newest first, as Python does.
+    for api in &apis {
+        let mut history = bus.history(&filter.selector(api), command.since, command.until).await?;
+        while left > 0
+            && let Some(event) = history.next().await
+        {
+            let event = event?;
+            remember(&mut shown, &event.id);
+            if filter.takes(&event) {
+                output::event(&bus, global.json, &event)?;
+                left -= 1;
+            }
+        }
+    }
+    if command.follow {
+        follow(global, &bus, &apis, &filter, shown, began).await?;
+    }
+    bus.close().await?;
+    Ok(())
+}
+
+async fn follow(
+    global: &Global,
+    bus: &Bus,
+    apis: &[Name],
+    filter: &Filter,
+    mut shown: HashSet<Name>,
+    mut since: SystemTime,
+) -> Result<(), Failure> {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let asked = SystemTime::now();
+        for api in apis {
+            let from = since.checked_sub(OVERLAP);
+            let mut history = bus.history(&filter.selector(api), from, None).await?;
+            let mut fresh = Vec::new();
+            while let Some(event) = history.next().await {
+                let event = event?;
+                if !shown.contains(&event.id) {
+                    fresh.push(event);
+                }
+            }
+            for event in fresh.into_iter().rev() {
+                remember(&mut shown, &event.id);
+                if filter.takes(&event) {
+                    output::event(bus, global.json, &event)?;
+                }
+            }
+        }
+        since = asked;
+    }
+}
+
+fn remember(shown: &mut HashSet<Name>, id: &Name) {
+    if shown.len() < MOST_REMEMBERED {
+        shown.insert(Name::clone(id));
+    }
+}
+
+/// The API that is asked for, or all on the bus.
+async fn apis(bus: &Bus, command: &Inspect) -> Result<Vec<Name>, Failure> {
+    let Some(api) = command.api.as_deref() else { return Ok(bus.remote_apis().await?) };
+    // What nobody serves any more may have a past.
+    Ok(vec![api.into()])
+}
+
+/// Which events are shown.
+struct Filter {
+    event: Option<String>,
+    id: Option<String>,
+    native_id: Option<String>,
+    version: Option<u32>,
+    path: Option<Condition>,
+}
+
+impl Filter {
+    fn new(command: &Inspect) -> Result<Self, Failure> {
+        Ok(Self {
+            event: command.event.clone(),
+            id: command.id.clone(),
+            native_id: command.native_id.clone(),
+            version: command.event_version,
+            path: command.json_path.as_deref().map(Condition::new).transpose()?,
+        })
+    }
+
+    fn selector(&self, api: &str) -> String {
+        format!("{api}.{}", self.event.as_deref().unwrap_or("*"))
+    }
+
+    fn takes(&self, event: &EventMessage) -> bool {
+        self.id.as_deref().is_none_or(|id| id == &*event.id)
+            && self.native_id.as_deref().is_none_or(|id| Some(id) == event.native_id.as_deref())
+            && self.version.is_none_or(|version| version == event.version)
+            && self.path.as_ref().is_none_or(|path| path.holds(event))
+    }
+}
+
+/// `address.city=London`: a path into the arguments, and a comparison.
+struct Condition {
+    path: JsonPath,
+    comparison: Option<(&'static str, String)>,
+}
+
+impl Condition {
+    fn new(text: &str) -> Result<Self, Failure> {
+        // A full JSONPath has its own comparisons within brackets; ours stands after the last one.
+        let outside = text.rfind(']').map_or(0, |at| at + 1);
+        let found = ["!=", "<=", ">=", "=", "<", ">"]
+            .into_iter()
+            .filter_map(|sign| text[outside..].find(sign).map(|at| (outside + at, sign)))
+            .min_by_key(|(at, sign)| (*at, std::cmp::Reverse(sign.len())));
+        let (path, comparison) = match found {
+            Some((at, sign)) => {
+                (&text[..at], Some((sign, text[at + sign.len()..].trim().to_owned())))
+            }
+            None => (text, None),
+        };
+        let path = path.trim();
+        let full = if path.starts_with('$') { path.to_owned() } else { format!("$.{path}") };
+        let path = JsonPath::parse(&full)
+            .map_err(|error| Failure::Usage(format!("the JSONPath `{path}`: {error}")))?;
+        Ok(Self { path, comparison })
+    }
+
+    fn holds(&self, event: &EventMessage) -> bool {
+        let arguments = Value::Object(output::arguments(event));
+        let found = self.path.query(&arguments).all();
+        let Some((sign, text)) = &self.comparison else { return !found.is_empty() };
+        found.into_iter().any(|value| compare(value, sign, text))
+    }
+}
+
+/// Numbers as numbers, anything else by its text.
+fn compare(value: &Value, sign: &str, text: &str) -> bool {
+    let order = match (value.as_f64(), text.parse::<f64>()) {
+        (Some(value), Ok(number)) => value.partial_cmp(&number),
+        _ => Some(match value {
+            Value::String(value) => value.as_str().cmp(text),
+            value => value.to_string().as_str().cmp(text),
+        }),
+    };
+    order.is_some_and(|order| match sign {
+        "=" => order.is_eq(),
+        "!=" => order.is_ne(),
+        "<" => order.is_lt(),
+        "<=" => order.is_le(),
+        ">" => order.is_gt(),
+        _ => order.is_ge(),
+    })
+}
+
+/// Says what to do where a broker keeps no past.
+pub(crate) fn explain(failure: Failure) -> Failure {
+    match failure {
+        Failure::Bus(error) if error.kind() == ErrorKind::Unsupported => {
+            let hint = "What comes from now on: `lightbus listen 'API.*' --name NAME`";
+            Failure::Bus(error.hint(hint))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
+mod tests {
+    use super::*;
+
+    fn event() -> EventMessage {
+        let fields =
+            [("age", "17"), ("address", r#"{"city": "London"}"#), ("tags", r#"["a", "b"]"#)];
+        let fields = fields.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        EventMessage::new("id", "auth", "user_registered", 1, fields)
+    }
+
+    #[test]
+    fn a_condition_compares_numbers_as_numbers_and_texts_as_texts() {
+        for holds in [
+            "address.city=London",
+            "$.address.city = London",
+            "age<18",
+            "age>=17",
+            "age!=9",
+            "age>9",
+            "tags[*]=b",
+            "tags[?@ == 'a']",
+            "address",
+        ] {
+            assert!(Condition::new(holds).unwrap().holds(&event()), "{holds}");
+        }
+        for fails in
+            ["address.city=Paris", "age>17", "age<9", "tags[0]=b", "name", "tags[?@ == 'c']"]
+        {
+            assert!(!Condition::new(fails).unwrap().holds(&event()), "{fails}");
+        }
+        assert!(Condition::new("a[").is_err());
+    }
+}

@@ -1,0 +1,70 @@
+//! `lightbus listen`.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use lightbus::OnError;
+use tokio::sync::mpsc;
+
+use crate::{
+    cli::{Global, Listen},
+    connect,
+    failure::Failure,
+    output,
+};
+
+/// Why listening ends.
+enum End {
+    Count,
+    Output(std::io::Error),
+}
+
+pub(crate) async fn run(global: &Global, command: Listen) -> Result<(), Failure> {
+    let bus = connect::bus_of(global, &command.service).await?;
+    let (json, most) = (global.json, command.count.unwrap_or(u64::MAX));
+    let begun = Arc::new(AtomicU64::new(0));
+    let (ends, mut end) = mpsc::channel(1);
+    let shower = bus.clone();
+    let handler = move |event: Arc<lightbus::EventMessage>| {
+        let (begun, ends, bus) = (Arc::clone(&begun), ends.clone(), shower.clone());
+        async move {
+            let number = begun.fetch_add(1, Ordering::Relaxed) + 1;
+            if number > most {
+                // Not ours any more: given back when the bus closes.
+                std::future::pending::<()>().await;
+            }
+            if let Err(error) = output::event(&bus, json, &event) {
+                let _ = ends.try_send(End::Output(error));
+                std::future::pending::<()>().await;
+            }
+            if number == most {
+                let _ = ends.try_send(End::Count);
+            }
+            Ok(())
+        }
+    };
+    let events = command.events.iter().map(String::as_str);
+    let listen = bus
+        .listen_to(&command.name, events, handler)
+        .start(command.from)
+        .on_error(OnError::Shutdown);
+    tokio::select! {
+        begun = listen => begun?,
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+    }
+    if !json && console::user_attended_stderr() {
+        eprintln!("listening as {}-{}; Ctrl-C ends it", command.service, command.name);
+    }
+    let failed = tokio::select! {
+        end = end.recv() => match end {
+            Some(End::Output(error)) => Err(error.into()),
+            Some(End::Count) | None => Ok(()),
+        },
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
+    // What was printed is acknowledged, what was not is given back.
+    let closed = bus.close().await;
+    failed.and(closed.map_err(Failure::from))
+}

@@ -1,0 +1,86 @@
+//! What goes to standard output: whole lines, flushed, so that a reader behind a pipe sees them.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::SystemTime,
+};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use console::style;
+use lightbus::{Bus, EventMessage};
+use serde_json::{Map, Value, json};
+
+use crate::{cli::Global, failure::Failure};
+
+/// Prints a line.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Prints a value: on one line for programs, over several for people.
+pub(crate) fn value(global: &Global, value: &Value) -> io::Result<()> {
+    if global.json || !io::stdout().is_terminal() {
+        line(&value.to_string())
+    } else {
+        line(&format!("{value:#}"))
+    }
+}
+
+pub(crate) fn version(global: &Global) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    if global.json {
+        let transports: Vec<_> = lightbus::registry().names().collect();
+        line(&json!({ "version": version, "transports": transports }).to_string())?;
+    } else {
+        line(version)?;
+    }
+    Ok(())
+}
+
+/// A moment as text: UTC, milliseconds.
+pub(crate) fn moment(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// An event for programs, without what must not be seen.
+pub(crate) fn event_as_json(bus: &Bus, event: &EventMessage) -> Value {
+    json!({
+        "id": &*event.id,
+        "native_id": event.native_id.as_deref(),
+        "time": event.time.map(moment),
+        "api": &*event.api,
+        "event": &*event.event,
+        "version": event.version,
+        "arguments": bus.shown(event),
+    })
+}
+
+/// The arguments of an event as they are, to look for something in them; what is no JSON is text.
+pub(crate) fn arguments(event: &EventMessage) -> Map<String, Value> {
+    let values = event.fields.iter().map(|(name, value)| {
+        let read = serde_json::from_slice(value)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(value).into_owned()));
+        (name.to_string(), read)
+    });
+    values.collect()
+}
+
+/// An event for people, on one line, without what must not be seen.
+pub(crate) fn event_line(bus: &Bus, event: &EventMessage) -> String {
+    let time = event.time.map(moment).unwrap_or_default();
+    let name = format!("{}.{}", event.api, event.event);
+    let mut text =
+        format!("{} {} {}", style(time).dim(), style(&event.id).dim(), style(name).green());
+    for (name, value) in bus.shown(event) {
+        text.push_str(&format!(" {}={value}", style(name).cyan()));
+    }
+    text
+}
+
+/// An event, for whom it is asked.
+pub(crate) fn event(bus: &Bus, json: bool, event: &EventMessage) -> io::Result<()> {
+    if json { line(&event_as_json(bus, event).to_string()) } else { line(&event_line(bus, event)) }
+}

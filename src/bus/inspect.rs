@@ -1,0 +1,123 @@
+//! Looking at the brokers behind a bus: for tools, not for services.
+
+use lightbus_core::{
+    Name, Result, Transport,
+    transport::{Finding, Inspect, Place},
+};
+
+use super::{Bus, apis::at};
+
+/// What the transport of a kind of message tells about an API.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Whereabouts {
+    /// What it carries: `calls`, `events` or `schemas`.
+    pub kind: &'static str,
+    /// The transport's name in the configuration.
+    pub transport: &'static str,
+    /// Which broker it is, without secrets.
+    pub broker: String,
+    /// What the transport can do.
+    pub capabilities: lightbus_core::Capabilities,
+    /// Where the messages are; `None` if the transport does not tell.
+    pub places: Option<Vec<Place>>,
+}
+
+/// What was found out about a broker.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Examination {
+    /// The transport's name in the configuration.
+    pub transport: &'static str,
+    /// Which broker it is, without secrets.
+    pub broker: String,
+    /// What was found; `None` if the transport does not examine its broker.
+    pub findings: Option<Vec<Finding>>,
+}
+
+impl Bus {
+    /// Where the messages of an API are on its brokers, who has taken them and for how long: of the
+    /// whole API, or of one procedure or event. Takes nothing from anybody.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if a broker does not answer.
+    pub async fn whereabouts(&self, api: &str, member: Option<&str>) -> Result<Vec<Whereabouts>> {
+        self.inner.ensure_open()?;
+        let entry = self.inner.apis.entry(&Name::from(api));
+        entry.open().await?;
+        Ok(vec![
+            whereabouts("calls", &*entry.rpc, api, member).await?,
+            whereabouts("events", &*entry.event, api, member).await?,
+            whereabouts("schemas", &**self.inner.schema.transport(), api, None).await?,
+        ])
+    }
+
+    /// Holds the settings of each broker of the default transports against what the bus promises.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if a broker does not answer.
+    pub async fn examine(&self) -> Result<Vec<Examination>> {
+        self.inner.ensure_open()?;
+        let mut done: Vec<Examination> = Vec::new();
+        let entry = self.inner.apis.entry("default");
+        entry.open().await?;
+        for transport in [
+            Examined::of(&*entry.rpc),
+            Examined::of(&*entry.event),
+            Examined::of(&**self.inner.schema.transport()),
+        ] {
+            let Examined { name, broker, inspect } = transport;
+            if done.iter().any(|known| known.transport == name && known.broker == broker) {
+                continue;
+            }
+            let findings = match inspect {
+                Some(inspect) => Some(
+                    inspect
+                        .examine()
+                        .await
+                        .map_err(|error| error.during(format!("examining {name} {broker}")))?,
+                ),
+                None => None,
+            };
+            done.push(Examination { transport: name, broker, findings });
+        }
+        Ok(done)
+    }
+}
+
+struct Examined<'a> {
+    name: &'static str,
+    broker: String,
+    inspect: Option<&'a dyn Inspect>,
+}
+
+impl<'a> Examined<'a> {
+    fn of<T: Transport + ?Sized>(transport: &'a T) -> Self {
+        let (name, broker) = (transport.name(), transport.broker());
+        Self { name, broker, inspect: transport.inspect() }
+    }
+}
+
+async fn whereabouts<T: Transport + ?Sized>(
+    kind: &'static str,
+    transport: &T,
+    api: &str,
+    member: Option<&str>,
+) -> Result<Whereabouts> {
+    let places = match transport.inspect() {
+        Some(inspect) => {
+            let places = inspect.places(api, member).await;
+            Some(places.map_err(|error| at(transport, error).during(format!("looking at {api}")))?)
+        }
+        None => None,
+    };
+    Ok(Whereabouts {
+        kind,
+        transport: transport.name(),
+        broker: transport.broker(),
+        capabilities: transport.capabilities(),
+        places,
+    })
+}

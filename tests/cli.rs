@@ -1,0 +1,535 @@
+//! The tool, as a process of its own, on every transport that reaches other processes.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
+#![allow(missing_docs, unreachable_pub, reason = "contracts of tests")]
+
+mod support;
+
+use std::{
+    io::Write,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use expect_test::{Expect, expect};
+use support::{Place, Program, eventually};
+
+#[lightbus::api(name = "auth", events(UserRegistered))]
+pub trait Auth {
+    async fn check_password(&self, username: String, password: String) -> bool;
+    async fn boom(&self) -> Result<(), String>;
+    async fn slow(&self) -> bool;
+}
+
+#[derive(Clone, Debug, PartialEq, lightbus::Event)]
+pub struct UserRegistered {
+    pub username: String,
+    pub age: u32,
+}
+
+struct Service;
+
+impl Auth for Service {
+    async fn check_password(&self, username: String, password: String) -> bool {
+        username == "admin" && password == "secret"
+    }
+
+    async fn boom(&self) -> Result<(), String> {
+        Err("as asked".to_owned())
+    }
+
+    async fn slow(&self) -> bool {
+        std::future::pending().await
+    }
+}
+
+/// A folder with a configuration, for one test.
+struct Tool {
+    folder: PathBuf,
+}
+
+impl Tool {
+    fn new(yaml: &str) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder =
+            std::env::temp_dir().join(format!("lightbus-cli-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("lightbus.yaml"), yaml).unwrap();
+        Self { folder }
+    }
+
+    fn at(place: &Place) -> Self {
+        Self::new(&match place {
+            Place::Memory(_) => unreachable!("memory reaches no other process"),
+            Place::Redis(server) => support::redis_yaml(&server.url(), ""),
+            #[cfg(feature = "amqp")]
+            Place::Amqp(rabbit) => rabbit.yaml(),
+        })
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lightbus"));
+        command
+            .args(["--config", "lightbus.yaml"])
+            .args(words)
+            .current_dir(&self.folder)
+            .env("HOME", &self.folder);
+        for variable in ["LIGHTBUS_CONFIG", "LIGHTBUS_SERVICE_NAME", "CLICOLOR_FORCE"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    async fn run(&self, words: &[&str]) -> Done {
+        self.run_with(words, "").await
+    }
+
+    async fn run_with(&self, words: &[&str], input: &str) -> Done {
+        let (mut command, input) = (self.command(words), input.to_owned());
+        let work = tokio::task::spawn_blocking(move || {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            // It may end before it has read all.
+            let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+            child.wait_with_output().unwrap()
+        });
+        Done(support::soon("the tool", work).await.unwrap())
+    }
+}
+
+impl Drop for Tool {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// What a run of the tool left.
+struct Done(Output);
+
+impl Done {
+    fn out(&self) -> String {
+        String::from_utf8(self.0.stdout.clone()).unwrap()
+    }
+
+    fn err(&self) -> String {
+        String::from_utf8(self.0.stderr.clone()).unwrap()
+    }
+
+    fn code(&self) -> i32 {
+        self.0.status.code().unwrap()
+    }
+
+    /// The code, and what was printed.
+    fn shows(&self, expected: &Expect) {
+        let said = format!("code {}\n{}--- errors\n{}", self.code(), self.out(), self.err());
+        expected.assert_eq(&said);
+    }
+}
+
+macro_rules! on_shared_transports {
+    ($($case:ident),* $(,)?) => {
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(place) = super::Place::redis() {
+                    super::$case(place).await;
+                }
+            })*
+        }
+        #[cfg(feature = "amqp")]
+        mod amqp {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(place) = super::Place::amqp() {
+                    super::$case(place).await;
+                }
+            })*
+        }
+    };
+}
+
+on_shared_transports!(
+    a_call_prints_its_result,
+    a_call_that_fails_has_its_code,
+    events_are_fired_and_listened_to,
+    events_come_from_lines,
+    a_listener_leaves_what_it_did_not_print,
+    schemas_are_dumped_compared_and_loaded,
+    past_events_are_inspected,
+    dead_letters_are_listed_and_purged,
+    a_shell_takes_command_after_command,
+    an_api_is_explained_down_to_the_broker,
+    a_benchmark_measures_and_leaves_a_bus_in_use_alone,
+);
+
+async fn a_call_prints_its_result(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.serve(AuthApi(Service)).await.unwrap();
+    tool.run(&["call", "auth.check_password", "username=admin", "password:=\"secret\""])
+        .await
+        .shows(&expect![[r#"
+            code 0
+            true
+            --- errors
+        "#]]);
+}
+
+async fn a_call_that_fails_has_its_code(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.serve(AuthApi(Service)).await.unwrap();
+    let remote = tool.run(&["call", "auth.boom"]).await;
+    assert_eq!((remote.code(), remote.out().as_str()), (1, ""));
+    assert!(remote.err().contains("as asked"), "{}", remote.err());
+    let json = tool.run(&["call", "auth.boom", "--json"]).await;
+    let error: serde_json::Value = serde_json::from_str(&json.err()).unwrap();
+    assert_eq!(error["error"]["kind"], "remote");
+    assert_eq!(error["error"]["code"], 1);
+    let slow = tool.run(&["call", "auth.slow", "--timeout", "0.2"]).await;
+    assert_eq!(slow.code(), 4, "{}", slow.err());
+    let wrong = tool.run(&["call", "auth.check_password", "username=admin"]).await;
+    assert_eq!(wrong.code(), 1, "{}", wrong.err());
+    assert!(wrong.err().contains("password"), "{}", wrong.err());
+    let nobody = tool.run(&["call", "auht.boom"]).await;
+    assert_eq!(nobody.code(), 1, "{}", nobody.err());
+    assert!(nobody.err().contains("Did you mean `auth`"), "{}", nobody.err());
+    let usage = tool.run(&["call", "auth.boom", "how"]).await;
+    usage.shows(&expect![[r#"
+        code 2
+        --- errors
+        error: the argument `how`: write key=text, or key:=json
+    "#]]);
+}
+
+async fn events_are_fired_and_listened_to(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.register(AuthClient::contract()).await.unwrap();
+    let mut listener =
+        tool.command(&["listen", "auth.*", "--name", "watch", "--count", "2", "--json"]);
+    // Once, so that the broker knows the listener.
+    let mut first = Program::start(&mut listener);
+    let listening = async || {
+        let fired = tool.run(&["fire", "auth.user_registered", "username=a", "age:=1"]).await;
+        assert_eq!(fired.code(), 0, "{}", fired.err());
+        assert!(fired.out().starts_with("fired auth.user_registered "), "{}", fired.out());
+        first.has_ended()
+    };
+    eventually("two events are printed", listening).await;
+    let line = first.wait_for("user_registered");
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(event["arguments"], serde_json::json!({ "username": "a", "age": 1 }));
+    assert_eq!(event["api"], "auth");
+    let refused = tool.run(&["fire", "auth.user_registered", "username=a", "age=1"]).await;
+    assert_eq!(refused.code(), 1, "{}", refused.err());
+    let unknown = tool.run(&["fire", "auth.user_registred", "username=a"]).await;
+    assert_eq!(unknown.code(), 1);
+    assert!(unknown.err().contains("user_registered"), "{}", unknown.err());
+}
+
+async fn events_come_from_lines(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.register(AuthClient::contract()).await.unwrap();
+    let mut lines = String::new();
+    for age in 0..500 {
+        lines.push_str(&format!("{{\"username\": \"u{age}\", \"age\": {age}}}\n"));
+    }
+    let all = tool.run_with(&["fire", "auth.user_registered", "--stdin"], &lines).await;
+    all.shows(&expect![[r#"
+        code 0
+        fired 500, refused 0
+        --- errors
+    "#]]);
+    let wrong = "{\"username\": \"a\", \"age\": 1}\n\n[]\n{\"username\": \"a\"}\n";
+    let some = tool.run_with(&["fire", "auth.user_registered", "--stdin", "--json"], wrong).await;
+    assert_eq!((some.code(), some.out().trim()), (1, r#"{"fired":1,"refused":2}"#));
+    let err = some.err();
+    let mut numbers: Vec<_> = err
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["line"].as_u64().unwrap()
+        })
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [3, 4], "{err}");
+}
+
+async fn a_listener_leaves_what_it_did_not_print(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.register(AuthClient::contract()).await.unwrap();
+    let listen = ["listen", "auth.user_registered", "--name", "part", "--count", "1", "--json"];
+    let mut first = Program::start(&mut tool.command(&listen));
+    let begun = async || {
+        bus.fire(UserRegistered { username: "first".into(), age: 0 }).await.unwrap();
+        first.has_ended()
+    };
+    eventually("one event is printed", begun).await;
+    bus.fire(UserRegistered { username: "last".into(), age: 1 }).await.unwrap();
+    // All that the first left come to the next, the last one last.
+    let mut second = Program::start(&mut tool.command(&[
+        "listen",
+        "auth.user_registered",
+        "--name",
+        "part",
+        "--json",
+    ]));
+    second.wait_for("\"last\"");
+    second.signal("INT");
+    assert_eq!(second.finish().0, Some(0));
+}
+
+async fn schemas_are_dumped_compared_and_loaded(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.register(AuthClient::contract()).await.unwrap();
+    let dumped = tool.run(&["schema", "dump", "-o", "all.json"]).await;
+    assert_eq!(dumped.code(), 0, "{}", dumped.err());
+    assert_eq!(dumped.err(), "schemas of 1 APIs saved to all.json\n");
+    tool.run(&["schema", "check", "all.json"]).await.shows(&expect![[r#"
+        code 0
+        no changes
+        --- errors
+    "#]]);
+    let file = tool.folder.join("all.json");
+    let mut schemas: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    schemas["auth"]["rpcs"].as_object_mut().unwrap().remove("slow");
+    std::fs::write(tool.folder.join("new.json"), schemas.to_string()).unwrap();
+    tool.run(&["schema", "diff", "all.json", "new.json"]).await.shows(&expect![[r#"
+        code 0
+        auth.slow: the procedure is gone (breaks callers of the older version)
+        --- errors
+    "#]]);
+    let check = tool.run(&["schema", "check", "new.json"]).await;
+    assert_eq!(check.code(), 1, "{}", check.err());
+    let other = serde_json::json!({ "other": schemas["auth"] });
+    std::fs::write(tool.folder.join("other.json"), other.to_string()).unwrap();
+    assert_eq!(tool.run(&["schema", "load", "other.json"]).await.code(), 0);
+    let dumped = tool.run(&["schema", "dump", "other"]).await;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&dumped.out()).unwrap(), other);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_is_code_3() {
+    let url = format!("redis://127.0.0.1:{}/0", support::free_port());
+    let tool = Tool::new(&support::redis_yaml(&url, ""));
+    let done = tool.run(&["call", "auth.boom", "--json"]).await;
+    assert_eq!(done.code(), 3, "{}", done.err());
+    assert!(done.err().contains("\"code\":3"), "{}", done.err());
+}
+
+#[tokio::test]
+async fn the_configuration_is_checked_and_shown_without_secrets() {
+    let tool = Tool::new(
+        "bus: { schema: { ttl: 30, transport: { redis: { url: \"redis://:hunter2@127.0.0.1/0\" } } } }\n",
+    );
+    let shown = tool.run(&["config", "show"]).await;
+    assert_eq!(shown.code(), 0, "{}", shown.err());
+    assert!(shown.out().contains("bus.schema.ttl = 30   # lightbus.yaml"), "{}", shown.out());
+    assert!(!shown.out().contains("hunter2"), "{}", shown.out());
+    tool.run(&["config", "check"]).await.shows(&expect![[r#"
+        code 0
+        the configuration is right
+        --- errors
+    "#]]);
+    let schema = tool.run(&["config", "schema"]).await;
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&schema.out()).unwrap()["properties"].is_object()
+    );
+    let tool = Tool::new("bus: { schem: {} }\n");
+    let wrong = tool.run(&["config", "check"]).await;
+    assert_eq!(wrong.code(), 2);
+    assert!(wrong.err().contains("`schema`"), "{}", wrong.err());
+}
+
+#[tokio::test]
+async fn alone_in_memory_it_says_that_it_needs_a_broker() {
+    let tool = Tool::new("apis: { default: { event_transport: { memory: {} } } }\n");
+    let done = tool.run(&["call", "auth.boom"]).await;
+    assert_eq!(done.code(), 2, "{}", done.err());
+    assert!(done.err().contains("cannot reach another process"), "{}", done.err());
+}
+
+#[tokio::test]
+async fn help_version_completions_and_manual() {
+    let tool = Tool::new("");
+    assert_eq!(tool.run(&["version"]).await.out().trim(), env!("CARGO_PKG_VERSION"));
+    for command in ["call", "fire", "listen"] {
+        let help = tool.run(&[command, "--help"]).await;
+        assert_eq!(help.code(), 0);
+        assert!(help.out().contains("Examples:"), "{command}");
+    }
+    assert_eq!(tool.run(&["call"]).await.code(), 2);
+    assert_eq!(tool.run(&["no-such-command"]).await.code(), 2);
+    assert!(tool.run(&["completions", "bash"]).await.out().contains("check"));
+    assert_eq!(tool.run(&["man", "."]).await.code(), 0);
+    assert!(tool.folder.join("lightbus-listen.1").exists());
+}
+
+async fn past_events_are_inspected(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.register(AuthClient::contract()).await.unwrap();
+    for (username, age) in [("young", 9), ("old", 70)] {
+        bus.fire(UserRegistered { username: username.into(), age }).await.unwrap();
+    }
+    let names = |done: &Done| {
+        let lines = done.out();
+        let names = lines.lines().map(|line| {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            event["arguments"]["username"].as_str().unwrap().to_owned()
+        });
+        names.collect::<Vec<_>>()
+    };
+    let all = tool.run(&["inspect", "--json"]).await;
+    if all.code() == 1 && all.err().contains("unsupported") {
+        // A broker without a past says so, and what can be done.
+        assert!(all.err().contains("lightbus listen"), "{}", all.err());
+        return;
+    }
+    assert_eq!(names(&all), ["old", "young"], "{}", all.err());
+    let some = tool.run(&["inspect", "auth", "--json", "--json-path", "age>10"]).await;
+    assert_eq!(names(&some), ["old"]);
+    let none = tool.run(&["inspect", "auth", "--json", "--event-version", "7"]).await;
+    assert_eq!((none.code(), none.out().as_str()), (0, ""));
+    let first: serde_json::Value = serde_json::from_str(all.out().lines().next().unwrap()).unwrap();
+    let id = first["id"].as_str().unwrap();
+    assert_eq!(names(&tool.run(&["inspect", "auth", "--json", "--id", id]).await), ["old"]);
+    let mut follow =
+        Program::start(&mut tool.command(&["inspect", "auth", "--follow", "--limit", "1"]));
+    follow.wait_for("username=\"old\"");
+    bus.fire(UserRegistered { username: "new".into(), age: 1 }).await.unwrap();
+    follow.wait_for("username=\"new\"");
+    follow.signal("INT");
+    assert_eq!(follow.finish().0, Some(0));
+}
+
+async fn a_benchmark_measures_and_leaves_a_bus_in_use_alone(place: Place) {
+    let tool = Tool::at(&place);
+    for kind in ["rpc", "events"] {
+        let done = tool.run(&["bench", kind, "--seconds", "1", "--callers", "4", "--json"]).await;
+        assert_eq!(done.code(), 0, "{}", done.err());
+        let measured: serde_json::Value = serde_json::from_str(&done.out()).unwrap();
+        assert!(measured["count"].as_u64().unwrap() > 0, "{measured}");
+        assert!(measured["latency_us"]["p50"].as_u64() <= measured["latency_us"]["p99"].as_u64());
+    }
+    let bus = place.bus("auth").await;
+    bus.serve(AuthApi(Service)).await.unwrap();
+    let refused = tool.run(&["bench", "rpc", "--seconds", "1"]).await;
+    assert_eq!(refused.code(), 1);
+    assert!(refused.err().contains("in use, by auth"), "{}", refused.err());
+}
+
+async fn an_api_is_explained_down_to_the_broker(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.serve(AuthApi(Service)).await.unwrap();
+    bus.listen("welcome", |_: UserRegistered| std::future::pending()).await.unwrap();
+    bus.fire(UserRegistered { username: "a".into(), age: 1 }).await.unwrap();
+    let all = tool.run(&["explain", "auth"]).await;
+    assert_eq!(all.code(), 0, "{}", all.err());
+    assert!(
+        all.out().contains("procedure check_password(password: string, username: string)"),
+        "{}",
+        all.out()
+    );
+    assert!(all.out().contains("at most once"), "{}", all.out());
+    let one = tool.run(&["explain", "auth.user_registered", "--json"]).await;
+    let explained: serde_json::Value = serde_json::from_str(&one.out()).unwrap();
+    assert_eq!(explained["members"][0]["name"], "user_registered");
+    assert_eq!(explained["on"][0]["kind"], "events");
+    if let Place::Redis(server) = &place {
+        assert_eq!(server.command(&["XLEN", "auth.*:stream"]), "1");
+        // The listener never ends: it holds the event.
+        let holds = async || {
+            let one = tool.run(&["explain", "auth.user_registered", "--json"]).await;
+            let explained: serde_json::Value = serde_json::from_str(&one.out()).unwrap();
+            let stream = &explained["on"][0]["places"][0];
+            assert_eq!(stream["name"], "auth.*:stream");
+            let group = &stream["groups"][0];
+            assert_eq!(group["name"], "auth-welcome");
+            group["pending"] == 1 && group["consumers"][0]["oldest_seconds"].is_number()
+        };
+        eventually("the event is pending", holds).await;
+        assert!(all.out().contains("redis-cli XINFO GROUPS 'auth.*:stream'"), "{}", all.out());
+        assert!(all.out().contains("auth:rpc_queue"), "{}", all.out());
+    }
+    let unknown = tool.run(&["explain", "auth.nothing"]).await;
+    assert_eq!(unknown.code(), 1);
+    assert!(unknown.err().contains("has no `nothing`"), "{}", unknown.err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_finds_what_loses_messages() {
+    let Some(server) = support::RedisServer::start() else { return };
+    let tool = Tool::new(&support::redis_yaml(&server.url(), ""));
+    // Started with an append-only file.
+    let fine = tool.run(&["doctor", "--json"]).await;
+    assert_eq!(fine.code(), 0, "{}{}", fine.out(), fine.err());
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    server.command(&["CONFIG", "SET", "appendonly", "no"]);
+    let ill = tool.run(&["doctor", "--json"]).await;
+    assert_eq!(ill.code(), 1, "{}", ill.err());
+    let problems: Vec<_> = ill
+        .out()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|finding| finding["severity"] == "problem")
+        .map(|finding| finding["what"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("allkeys-lru") && problems[1].contains("append-only"));
+}
+
+async fn a_shell_takes_command_after_command(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.serve(AuthApi(Service)).await.unwrap();
+    let lines = "call auth.check_password username=admin 'password=secret'\ncall auth.boom\nnonsense\n\nexit\n";
+    let done = tool.run_with(&["shell"], lines).await;
+    assert_eq!(done.code(), 0, "{}", done.err());
+    assert!(done.out().contains("true"), "{}", done.out());
+    assert!(done.err().contains("as asked") && done.err().contains("nonsense"), "{}", done.err());
+}
+
+async fn dead_letters_are_listed_and_purged(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.register(AuthClient::contract()).await.unwrap();
+    bus.listen("fails", |event: UserRegistered| async move {
+        Err(std::io::Error::other(format!("no place for {}", event.username)).into())
+    })
+    .on_error(lightbus::OnError::Retry(lightbus::RetryPolicy {
+        attempts: 1,
+        ..lightbus::RetryPolicy::default()
+    }))
+    .await
+    .unwrap();
+    for (username, age) in [("a", 1), ("b", 2)] {
+        bus.fire(UserRegistered { username: username.into(), age }).await.unwrap();
+    }
+    let listed = async |more: &[&str]| {
+        let done = tool.run(&[&["dlq", "list", "auth", "fails", "--json"], more].concat()).await;
+        if done.code() == 1 && done.err().contains("unsupported") {
+            return None;
+        }
+        assert_eq!(done.code(), 0, "{}", done.err());
+        let read = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        Some(done.out().lines().map(read).collect::<Vec<_>>())
+    };
+    if listed(&[]).await.is_none() {
+        return;
+    }
+    eventually("both are set aside", async || listed(&[]).await.unwrap().len() == 2).await;
+    let a = listed(&["--reason", "place for a"]).await.unwrap();
+    assert_eq!(a.len(), 1);
+    assert_eq!(a[0]["event"]["arguments"]["username"], "a");
+    let purge = ["dlq", "purge", "auth", "fails", "--json"];
+    assert_eq!(tool.run(&purge).await.code(), 2, "all of them only when told");
+    let dry = tool.run(&[&purge[..], &["--all", "--dry-run"]].concat()).await;
+    assert_eq!(dry.out().trim(), r#"{"dry_run":true,"found":2,"removed":0}"#);
+    let one = tool.run(&[&purge[..], &["--id", a[0]["id"].as_str().unwrap()]].concat()).await;
+    if one.err().contains("unsupported") {
+        // Read, but not one by one removed: the broker cannot, and says so.
+        assert_eq!((one.code(), one.out().as_str()), (1, ""));
+        return;
+    }
+    assert_eq!(one.out().trim(), r#"{"dry_run":false,"found":1,"removed":1}"#, "{}", one.err());
+    let left = listed(&["--event", "auth.*"]).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0]["event"]["arguments"]["username"], "b");
+}

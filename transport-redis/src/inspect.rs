@@ -1,0 +1,258 @@
+//! Looking at Redis: what lies in a key, and whether the server is set up to keep what it is given.
+
+use std::time::Duration;
+
+use lightbus_core::{
+    Error, Result,
+    transport::{Consumer, Finding, Group, Place},
+};
+use redis::{Cmd, Value};
+
+use crate::{
+    client::Client,
+    error::{Sent, from_redis},
+    value,
+};
+
+/// A command whose refusal by the server is an answer too.
+async fn ask(client: &Client, command: &Cmd) -> Result<Result<Value, String>> {
+    let link = client.shared().await?;
+    match link.command(command).await {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) if error.is_io_error() || error.is_timeout() => {
+            Err(client.explain(&link, error, Sent::Harmless))
+        }
+        Err(error) => Ok(Err(error.to_string())),
+    }
+}
+
+fn command(words: &[&str]) -> Cmd {
+    let mut command = Cmd::new();
+    for word in words {
+        command.arg(word);
+    }
+    command
+}
+
+async fn number(client: &Client, words: &[&str]) -> Result<Option<u64>> {
+    let answer = ask(client, &command(words)).await?;
+    let number = answer.ok().as_ref().and_then(value::int);
+    Ok(number.and_then(|number| u64::try_from(number).ok()))
+}
+
+/// A word as it can be given to a shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// A list in which calls wait.
+pub(crate) async fn queue(client: &Client, key: &str) -> Result<Place> {
+    let mut place = Place::new("calls that wait for a worker (a list)", key);
+    place.messages = number(client, &["LLEN", key]).await?;
+    place.look = vec![format!("redis-cli LRANGE {} 0 9", quoted(key))];
+    Ok(place)
+}
+
+/// The key of a schema.
+pub(crate) async fn document(client: &Client, key: &str) -> Result<Place> {
+    let mut place = Place::new("the schema (a text that expires)", key);
+    place.messages = number(client, &["EXISTS", key]).await?;
+    place.look = vec![format!("redis-cli GET {0}; redis-cli PTTL {0}", quoted(key))];
+    Ok(place)
+}
+
+/// A stream with its groups.
+pub(crate) async fn stream(client: &Client, key: &str, groups: Vec<Group>) -> Result<Place> {
+    let mut place = Place::new("events (a stream)", key);
+    place.messages = number(client, &["XLEN", key]).await?;
+    let name = quoted(key);
+    place.look = vec![
+        format!("redis-cli XREVRANGE {name} + - COUNT 10"),
+        format!("redis-cli XINFO GROUPS {name}"),
+    ];
+    for mut group in groups {
+        group.consumers = consumers(client, key, &group.name).await?;
+        place.look.push(format!("redis-cli XPENDING {name} {} - + 10", quoted(&group.name)));
+        place.groups.push(group);
+    }
+    Ok(place)
+}
+
+async fn consumers(client: &Client, key: &str, group: &str) -> Result<Vec<Consumer>> {
+    let answer = ask(client, &command(&["XINFO", "CONSUMERS", key, group])).await?;
+    let infos = answer.ok().and_then(value::items).unwrap_or_default();
+    let mut consumers = Vec::new();
+    for info in infos.into_iter().filter_map(value::pairs) {
+        let Some(name) = value::get(&info, "name").and_then(value::text) else { continue };
+        let number = |key| {
+            let number = value::get(&info, key).and_then(value::int).unwrap_or(0);
+            u64::try_from(number).unwrap_or(0)
+        };
+        let pending = number("pending");
+        let oldest = if pending > 0 { oldest(client, key, group, name).await? } else { None };
+        let idle = Duration::from_millis(number("idle"));
+        consumers.push(Consumer::new(name, pending, idle, oldest));
+    }
+    Ok(consumers)
+}
+
+/// For how long a consumer has held the first of its entries.
+async fn oldest(
+    client: &Client,
+    key: &str,
+    group: &str,
+    consumer: &str,
+) -> Result<Option<Duration>> {
+    let words = ["XPENDING", key, group, "-", "+", "1", consumer];
+    let answer = ask(client, &command(&words)).await?;
+    let first = answer.ok().and_then(value::items).and_then(|entries| entries.into_iter().next());
+    let idle = first.and_then(value::items).and_then(|entry| entry.get(2).and_then(value::int));
+    Ok(idle.and_then(|idle| u64::try_from(idle).ok()).map(Duration::from_millis))
+}
+
+/// Holds a server's settings against what the bus promises.
+pub(crate) async fn examine(client: &Client) -> Result<Vec<Finding>> {
+    if client.is_cluster() {
+        return Ok(vec![Finding::warning(
+            "a Redis Cluster: its nodes are not examined one by one",
+            "settings that lose messages stay unseen",
+            "run `lightbus doctor` with the address of each node",
+        )]);
+    }
+    let info = match ask(client, &command(&["INFO"])).await? {
+        Ok(info) => value::bytes(info).map(|text| String::from_utf8_lossy(&text).into_owned()),
+        Err(why) => {
+            return Ok(vec![Finding::warning(
+                format!("INFO is not allowed: {why}"),
+                "whether this Redis keeps what it is given cannot be said",
+                "give the user of the bus the right `+info`, or ask as another user",
+            )]);
+        }
+    };
+    let Some(info) = info else {
+        let error =
+            redis::RedisError::from((redis::ErrorKind::Parse, "INFO was not answered with a text"));
+        let error: Error = from_redis(error, client.broker(), Sent::Harmless);
+        return Err(error);
+    };
+    let mut findings = judge(&Facts(&info));
+    let save = ask(client, &command(&["CONFIG", "GET", "appendfsync"])).await?;
+    if Facts(&info).get("aof_enabled") == "1"
+        && let Ok(save) = save
+        && let Some(pairs) = value::pairs(save)
+        && value::get(&pairs, "appendfsync").and_then(value::text) == Some("no")
+    {
+        findings.push(Finding::warning(
+            "appendfsync is `no`",
+            "a crash of the machine loses what the system had not written: often 30 s of events",
+            "CONFIG SET appendfsync everysec",
+        ));
+    }
+    Ok(findings)
+}
+
+/// The lines of `INFO`.
+struct Facts<'a>(&'a str);
+
+impl<'a> Facts<'a> {
+    fn get(&self, key: &str) -> &'a str {
+        let of = |line: &'a str| line.strip_prefix(key)?.strip_prefix(':');
+        self.0.lines().find_map(of).unwrap_or_default().trim()
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        self.get(key).parse().unwrap_or(0)
+    }
+}
+
+fn judge(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut findings = vec![Finding::good(format!("Redis {}", facts.get("redis_version")))];
+    let (most, policy) = (facts.number("maxmemory"), facts.get("maxmemory_policy"));
+    findings.push(if !matches!(policy, "noeviction" | "") {
+        Finding::problem(
+            format!("maxmemory-policy is `{policy}`, maxmemory {most} bytes"),
+            "when memory is full, Redis throws streams, queues and schemas away without a word",
+            "CONFIG SET maxmemory-policy noeviction: then firing fails, and loses nothing",
+        )
+    } else if most == 0 {
+        Finding::warning(
+            "maxmemory is not set",
+            "Redis grows until the system ends it",
+            "CONFIG SET maxmemory to about three quarters of the machine's, with noeviction",
+        )
+    } else {
+        Finding::good(format!("maxmemory {most} bytes, noeviction"))
+    });
+    if most > 0 && facts.number("used_memory") > most / 10 * 9 {
+        findings.push(Finding::problem(
+            format!("{} of {most} bytes are in use", facts.number("used_memory")),
+            "soon calls and events are refused",
+            "raise maxmemory, or lower `max_stream_length`",
+        ));
+    }
+    findings.push(if facts.get("aof_enabled") == "1" {
+        Finding::good("events are written to the append-only file")
+    } else {
+        Finding::problem(
+            "there is no append-only file (appendonly no)",
+            "a restart of Redis loses what was fired since the last snapshot, or all of it",
+            "CONFIG SET appendonly yes, and in redis.conf",
+        )
+    });
+    for (key, what) in
+        [("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")]
+    {
+        if facts.get(key) == "err" {
+            findings.push(Finding::problem(
+                format!("the last {what} could not be written"),
+                "Redis may refuse to write, and a restart loses data",
+                "look at the log of Redis: most often the disk is full",
+            ));
+        }
+    }
+    findings.push(if facts.get("role") == "slave" {
+        Finding::problem(
+            "this server is a replica",
+            "nothing can be sent to it",
+            "name the primary in the configuration, or use `sentinel`",
+        )
+    } else if facts.number("connected_slaves") == 0 {
+        Finding::warning(
+            "there is no replica",
+            "if the machine is lost, so is everything on it",
+            "add a replica, with Sentinel or Cluster to take over, if that matters",
+        )
+    } else {
+        Finding::good(format!(
+            "{} replicas; what was confirmed in the moment before a failover may be missing on them",
+            facts.number("connected_slaves")
+        ))
+    });
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use lightbus_core::transport::Severity;
+
+    use super::*;
+
+    #[test]
+    fn what_loses_messages_is_a_problem() {
+        let bad = "redis_version:7.0.1\r\nmaxmemory:100\r\nused_memory:95\r\nmaxmemory_policy:allkeys-lru\r\naof_enabled:0\r\nrole:slave\r\n";
+        let findings = judge(&Facts(bad));
+        let problems = findings.iter().filter(|finding| finding.severity == Severity::Problem);
+        assert_eq!(problems.count(), 4, "{findings:?}");
+        assert!(findings.iter().all(|finding| {
+            finding.severity == Severity::Good
+                || !(finding.cure.is_empty() || finding.consequence.is_empty())
+        }));
+    }
+
+    #[test]
+    fn a_server_that_keeps_what_it_is_given_is_good() {
+        let good = "redis_version:7.0.1\r\nmaxmemory:100\r\nused_memory:5\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\nrole:master\r\nconnected_slaves:1\r\n";
+        let findings = judge(&Facts(good));
+        assert!(findings.iter().all(|finding| finding.severity == Severity::Good), "{findings:?}");
+    }
+}
