@@ -60,12 +60,8 @@ impl Tool {
     }
 
     fn at(place: &Place) -> Self {
-        Self::new(&match place {
-            Place::Memory(_) => unreachable!("memory reaches no other process"),
-            Place::Redis(server) => support::redis_yaml(&server.url(), ""),
-            #[cfg(feature = "amqp")]
-            Place::Amqp(rabbit) => rabbit.yaml(),
-        })
+        assert!(!matches!(place, Place::Memory(_)), "memory reaches no other process");
+        Self::new(&place.yaml(""))
     }
 
     fn command(&self, words: &[&str]) -> Command {

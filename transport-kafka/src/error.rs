@@ -59,6 +59,9 @@ pub(crate) fn insist<T>(
                                 | Code::UnknownTopicOrPartition
                                 | Code::UnknownTopic
                                 | Code::UnknownPartition
+                                // Who is asked has not heard of the newest leader.
+                                | Code::UnknownLeaderEpoch
+                                | Code::FencedLeaderEpoch
                                 | Code::NotCoordinator
                                 | Code::CoordinatorNotAvailable
                                 | Code::CoordinatorLoadInProgress

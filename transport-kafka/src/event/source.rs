@@ -15,7 +15,7 @@ use super::{
     record,
 };
 use crate::{
-    client::{Client, Closing, User, blocking},
+    client::{Client, Closing, User},
     group::{Desk, Member, MemberSpec, Place, Reading},
     topic::TopicSpec,
     wire,
@@ -202,8 +202,7 @@ impl Source for EventSource {
             // Given back: the next owner reads it again, as the group's offset is before it.
             return Ok(());
         }
-        let book = Arc::clone(self.member.book());
-        blocking(move || book.commit()).await??;
+        self.member.book().commit().await?;
         let mut buried = self.buried.lock().unwrap_or_else(PoisonError::into_inner);
         for (token, _) in settled {
             buried.remove(&token.key());

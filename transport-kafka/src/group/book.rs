@@ -1,22 +1,18 @@
-//! Which partitions a member has, what of them is settled, and telling the group.
+//! Which partitions a member has, and what of them is settled.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread::Thread,
+    time::Duration,
 };
 
 use lightbus_core::{Name, Result};
-use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer as _},
-    error::KafkaError,
-};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use tokio::sync::oneshot;
 
-use super::{
-    context::Membership,
-    track::{Committed, Track},
-};
-use crate::error::{Sent, from_code, from_kafka};
+use super::{commit::Asking, track::Track};
+use crate::error::{Sent, from_kafka};
 
 /// A record in a member's hands: the assignment of its partition, and its offset. Of an assignment
 /// that is over it means nothing: then another has the record.
@@ -28,11 +24,9 @@ pub(crate) struct Place {
 
 /// A member's partitions.
 pub(crate) struct Book {
-    consumer: Mutex<Option<Arc<BaseConsumer<Membership>>>>,
     parts: Mutex<HashMap<u64, Part>>,
-    /// Held by the one who commits, so that positions reach the group in their order, and none of a
-    /// partition after it was given up.
-    committing: Mutex<()>,
+    asked: Mutex<Asked>,
+    limit: Duration,
     broker: String,
 }
 
@@ -42,14 +36,18 @@ pub(crate) struct Part {
     pub(crate) track: Track,
 }
 
+/// Who waits for a commit that the member's thread has not begun.
+#[derive(Default)]
+struct Asked {
+    asking: Vec<Asking>,
+    thread: Option<Thread>,
+    closed: bool,
+}
+
 impl Book {
-    pub(crate) fn new(consumer: Arc<BaseConsumer<Membership>>, broker: &str) -> Self {
-        Self {
-            consumer: Mutex::new(Some(consumer)),
-            parts: Mutex::default(),
-            committing: Mutex::new(()),
-            broker: broker.to_owned(),
-        }
+    /// `limit` is how long a commit may take.
+    pub(crate) fn new(broker: &str, limit: Duration) -> Self {
+        Self { parts: Mutex::default(), asked: Mutex::default(), limit, broker: broker.to_owned() }
     }
 
     pub(crate) fn parts(&self) -> MutexGuard<'_, HashMap<u64, Part>> {
@@ -73,84 +71,54 @@ impl Book {
         assignments.iter().filter_map(|id| parts.get(id)).any(|part| part.track.held() > 0)
     }
 
-    /// Tells the group what is settled, and waits for its answer. Blocks.
-    pub(crate) fn commit(&self) -> Result<()> {
-        let _turn = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
-        let news: Vec<_> = {
-            let parts = self.parts();
-            parts.iter().filter_map(|(id, part)| Some((*id, part.track.news()?))).collect()
+    /// Has the group told what is settled by now, and waits for its answer, no longer than the limit.
+    ///
+    /// Once the member has left, what was settled by then was told as it left.
+    pub(crate) async fn commit(&self) -> Result<()> {
+        let answer = match tokio::time::timeout(self.limit, self.ask()).await {
+            Ok(answer) => answer.unwrap_or(Ok(())),
+            Err(_) => Err(KafkaError::ConsumerCommit(Code::OperationTimedOut)),
         };
-        self.tell(news, CommitMode::Sync)
+        answer.map_err(|error| {
+            from_kafka(error, &self.broker, Sent::Harmless)
+                .during("telling the group what is handled")
+        })
     }
 
-    /// Tells the group what is taken, without waiting: it may be told again.
-    pub(crate) fn mention(&self) {
-        let Ok(_turn) = self.committing.try_lock() else { return };
-        let news: Vec<_> = {
-            let parts = self.parts();
-            parts.iter().filter_map(|(id, part)| Some((*id, part.track.news()?))).collect()
-        };
-        if let Err(error) = self.tell(news, CommitMode::Async) {
-            tracing::debug!(%error, "offsets could not be committed yet");
-        }
-    }
-
-    /// Gives partitions up: tells the group how far they are settled, if it still listens to us, and
-    /// forgets them. Blocks.
-    pub(crate) fn give_up(&self, assignments: &[u64], lost: bool) {
-        let _turn = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
-        let news: Vec<_> = {
-            let parts = self.parts();
-            let of = |id: &u64| Some((*id, parts.get(id)?.track.farewell()?));
-            assignments.iter().filter_map(of).collect()
-        };
-        if !lost && let Err(error) = self.tell(news, CommitMode::Sync) {
-            tracing::warn!(%error, "offsets could not be committed before their partitions went; some events come again");
-        }
-        let mut parts = self.parts();
-        for id in assignments {
-            parts.remove(id);
-        }
-    }
-
-    /// Lets go of the consumer, which ends when nobody uses it any more.
-    pub(crate) fn close(&self) {
-        drop(self.consumer.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-
-    fn tell(&self, news: Vec<(u64, Committed)>, mode: CommitMode) -> Result<()> {
-        if news.is_empty() {
-            return Ok(());
-        }
-        let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(consumer) = consumer else { return Ok(()) };
-        let mut list = TopicPartitionList::with_capacity(news.len());
-        {
-            let parts = self.parts();
-            for (id, what) in &news {
-                if let Some(part) = parts.get(id) {
-                    let mut element = list.add_partition(&part.topic, part.partition);
-                    // Never a negative number, so never refused.
-                    let _ = element.set_offset(Offset::Offset(what.position));
-                    element.set_metadata(what.to_text());
-                }
+    /// Asks the member's thread to commit what is settled by now.
+    pub(super) fn ask(&self) -> oneshot::Receiver<KafkaResult<()>> {
+        let (asking, answer) = oneshot::channel();
+        let mut asked = self.asked();
+        if !asked.closed {
+            asked.asking.retain(|asking| !asking.is_closed());
+            asked.asking.push(asking);
+            if let Some(thread) = &asked.thread {
+                thread.unpark();
             }
         }
-        match consumer.commit(&list, mode) {
-            Ok(()) => {}
-            Err(error) => return Err(from_kafka(error, &self.broker, Sent::Harmless)),
-        }
-        for element in list.elements() {
-            if let Err(KafkaError::OffsetFetch(code)) = element.error() {
-                return Err(from_code(code, &self.broker, Sent::Harmless));
-            }
-        }
-        let mut parts = self.parts();
-        for (id, what) in news {
-            if let Some(part) = parts.get_mut(&id) {
-                part.track.committed(what);
-            }
-        }
-        Ok(())
+        answer
+    }
+
+    /// Those who have asked.
+    pub(super) fn asking(&self) -> Vec<Asking> {
+        std::mem::take(&mut self.asked().asking)
+    }
+
+    /// The thread to be woken.
+    pub(super) fn serve_by(&self, thread: Thread) {
+        self.asked().thread = Some(thread);
+    }
+
+    /// From now on nothing is committed.
+    pub(super) fn close(&self) {
+        let mut asked = self.asked();
+        asked.closed = true;
+        asked.asking.clear();
+        asked.thread = None;
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        // Nothing panics while it is locked.
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,7 @@ use rdkafka::{
     ClientContext, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol},
-    error::KafkaError,
+    error::{KafkaError, KafkaResult},
     types::RDKafkaRespErr,
 };
 
@@ -26,16 +26,25 @@ pub(crate) enum Change {
     Revoked { partitions: TopicPartitionList, lost: bool },
 }
 
+/// What became of a commit, and the offsets that it was to tell.
+pub(crate) type Answer = (KafkaResult<()>, TopicPartitionList);
+
 /// Keeps changes until the member's thread comes to them: librdkafka waits for the answer.
 #[derive(Default)]
 pub(crate) struct Membership {
     changes: Mutex<VecDeque<Change>>,
+    answers: Mutex<VecDeque<Answer>>,
     leaving: AtomicBool,
 }
 
 impl Membership {
     pub(crate) fn next(&self) -> Option<Change> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// The answer to the earliest commit whose answer nobody has taken.
+    pub(crate) fn answer(&self) -> Option<Answer> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
     /// From now on everything is given up at once.
@@ -85,6 +94,11 @@ impl ClientContext for Membership {
 }
 
 impl ConsumerContext for Membership {
+    fn commit_callback(&self, answer: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.push_back((answer, offsets.clone()));
+    }
+
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,

@@ -2,6 +2,7 @@
 //! time, takes records when the driver asks, and gives partitions up in an orderly way.
 
 mod book;
+mod commit;
 mod context;
 mod desk;
 mod run;
@@ -76,7 +77,7 @@ impl<I: Send + 'static> Member<I> {
         let (joined, wait) = oneshot::channel();
         let (ended, left) = oneshot::channel();
         let consumer = run::consumer(&spec)?;
-        let book = Arc::new(Book::new(Arc::clone(&consumer.0), &spec.broker));
+        let book = Arc::new(Book::new(&spec.broker, spec.timeout));
         let member =
             Self { book: Arc::clone(&book), desk: Arc::clone(desk), left: Mutex::new(Some(left)) };
         let name = "lightbus-kafka".to_owned();

@@ -13,13 +13,14 @@ use rdkafka::{
     Message, Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _, base_consumer::PartitionQueue},
-    error::KafkaError,
+    error::{KafkaError, KafkaResult},
 };
 use tokio::sync::oneshot;
 
 use super::{
     Book, Desk, MemberSpec, Place, Reading,
     book::Part,
+    commit::Commits,
     context::{self, Change, Membership},
     start::{self, Positions},
     track::{Committed, Track},
@@ -34,6 +35,8 @@ const IDLE: Duration = Duration::from_millis(200);
 const BUSY: Duration = Duration::from_millis(10);
 /// How long to wait for partitions before joining counts as done: others may have all of them.
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
+/// How long a member that leaves waits for the group to know how far it came.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// The group is told what is taken, and what was skipped, this often.
 const MENTION: Duration = Duration::from_millis(300);
 
@@ -66,8 +69,10 @@ pub(super) fn run<R: Reading>(
     // Said once: the thread is new.
     let _ = waker.set(thread::current());
     desk.add_thread(thread::current());
+    book.serve_by(thread::current());
     let now = Instant::now();
     let mut worker = Worker {
+        commits: Commits::new(Arc::clone(&book), spec.timeout),
         spec,
         book,
         desk,
@@ -77,6 +82,7 @@ pub(super) fn run<R: Reading>(
         seen: VecDeque::new(),
         staged: Vec::new(),
         claim: 0,
+        staged_answer: None,
         changes: VecDeque::new(),
         revoking: None,
         positions: Positions::new(),
@@ -113,6 +119,7 @@ pub(super) fn run<R: Reading>(
 struct Worker<R: Reading> {
     spec: MemberSpec,
     book: Arc<Book>,
+    commits: Commits,
     desk: Arc<Desk<R::Item>>,
     reading: R,
     queues: Vec<Queue>,
@@ -124,6 +131,8 @@ struct Worker<R: Reading> {
     staged: Vec<(Place, R::Item)>,
     /// The claim by which they were taken.
     claim: usize,
+    /// What becomes of their commit.
+    staged_answer: Option<oneshot::Receiver<KafkaResult<()>>>,
     changes: VecDeque<Change>,
     revoking: Option<Revoking>,
     /// Where the group begins, where it could not be told.
@@ -162,8 +171,9 @@ impl<R: Reading> Worker<R> {
         self.subscribe()?;
         while !self.desk.is_closed() {
             self.serve()?;
-            self.change();
+            self.change()?;
             let took = self.take()?;
+            self.commits.turn(&self.consumer, false);
             self.keep_house()?;
             if !took {
                 park_timeout(self.pause());
@@ -202,20 +212,21 @@ impl<R: Reading> Worker<R> {
         while let Some(change) = self.consumer.client().context().next() {
             self.changes.push_back(change);
         }
+        while let Some((answer, list)) = self.consumer.client().context().answer() {
+            self.commits.answered(answer, &list);
+        }
         Ok(())
     }
 
     /// Answers changes of the assignment, in their order.
-    fn change(&mut self) {
+    fn change(&mut self) -> Result<()> {
         let now = Instant::now();
+        let lost =
+            self.changes.iter().any(|change| matches!(change, Change::Revoked { lost: true, .. }));
         if let Some(revoking) = &self.revoking {
-            let lost = self
-                .changes
-                .iter()
-                .any(|change| matches!(change, Change::Revoked { lost: true, .. }));
             let held = self.book.is_held(&revoking.assignments);
             if held && now < revoking.until && !lost {
-                return;
+                return Ok(());
             }
             if held && !lost {
                 tracing::warn!(
@@ -224,32 +235,51 @@ impl<R: Reading> Worker<R> {
                 );
             }
             if let Some(Revoking { partitions, assignments, .. }) = self.revoking.take() {
-                self.give_up(&partitions, &assignments, lost);
+                self.give_up(&partitions, &assignments, lost)?;
             }
         }
         while let Some(change) = self.changes.pop_front() {
             match change {
                 Change::Assigned(partitions) => {
                     if now < self.retry_at {
-                        return self.changes.push_front(Change::Assigned(partitions));
+                        self.changes.push_front(Change::Assigned(partitions));
+                        return Ok(());
                     }
                     if let Err(error) = self.assign(&partitions) {
                         tracing::debug!(%error, "the group does not say where it was, asking again");
                         self.retry_at = now + 5 * BUSY;
-                        return self.changes.push_front(Change::Assigned(partitions));
+                        self.changes.push_front(Change::Assigned(partitions));
+                        return Ok(());
                     }
+                }
+                // A commit that reaches the group after the next owner's would have calls run twice;
+                // and what it makes ours is to be handed out.
+                Change::Revoked { partitions, lost: false }
+                    if R::COMMITS_FIRST && self.is_committing() =>
+                {
+                    self.changes.push_front(Change::Revoked { partitions, lost: false });
+                    return Ok(());
                 }
                 Change::Revoked { partitions, lost } => {
                     let assignments = self.close_queues(&partitions);
                     if !lost && !R::COMMITS_FIRST && self.book.is_held(&assignments) {
                         let until = now + self.spec.revoke_timeout;
                         self.revoking = Some(Revoking { partitions, assignments, until });
-                        return;
+                        return Ok(());
                     }
-                    self.give_up(&partitions, &assignments, lost);
+                    self.give_up(&partitions, &assignments, lost)?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Whether a commit is under way. Hands out what the last one made ours.
+    fn is_committing(&mut self) -> bool {
+        if self.staged_answer.is_some() {
+            self.hand_out_staged();
+        }
+        self.commits.is_under_way() || self.staged_answer.is_some()
     }
 
     fn assign(&mut self, partitions: &TopicPartitionList) -> Result<()> {
@@ -324,12 +354,18 @@ impl<R: Reading> Worker<R> {
         assignments
     }
 
-    fn give_up(&mut self, partitions: &TopicPartitionList, assignments: &[u64], lost: bool) {
-        if R::COMMITS_FIRST {
+    fn give_up(
+        &mut self,
+        partitions: &TopicPartitionList,
+        assignments: &[u64],
+        lost: bool,
+    ) -> Result<()> {
+        if !R::COMMITS_FIRST && !lost {
+            self.say_farewell(assignments, self.spec.timeout)?;
+        }
+        {
             let mut parts = self.book.parts();
             assignments.iter().for_each(|id| drop(parts.remove(id)));
-        } else {
-            self.book.give_up(assignments, lost);
         }
         tracing::debug!(
             group = self.spec.group,
@@ -338,6 +374,44 @@ impl<R: Reading> Worker<R> {
             "partitions went"
         );
         context::unassign(&self.consumer, partitions);
+        Ok(())
+    }
+
+    /// Tells the group how far these are settled, and waits until it knows, for a while.
+    fn say_farewell(&mut self, assignments: &[u64], limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit;
+        // What is under way must not reach the group after this.
+        self.await_commits(until)?;
+        if self.commits.is_under_way() {
+            tracing::warn!(
+                group = self.spec.group,
+                "Kafka does not answer while partitions go to another process; some events come again"
+            );
+            return Ok(());
+        }
+        let (asking, mut answer) = oneshot::channel();
+        self.commits.say_farewell(&self.consumer, assignments, asking);
+        self.await_commits(until)?;
+        match answer.try_recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, group = self.spec.group,
+                "offsets could not be committed before their partitions went; some events come again"),
+            Err(_) => tracing::warn!(
+                group = self.spec.group,
+                "offsets were not committed in time before their partitions went; some events come again"
+            ),
+        }
+        Ok(())
+    }
+
+    fn await_commits(&mut self, until: Instant) -> Result<()> {
+        while self.commits.is_under_way() && Instant::now() < until {
+            self.serve()?;
+            if self.commits.is_under_way() {
+                park_timeout(BUSY);
+            }
+        }
+        Ok(())
     }
 
     /// Takes what is there and asked for. Gives whether it was any.
@@ -420,19 +494,23 @@ impl<R: Reading> Worker<R> {
 
     /// Hands out what was taken, once that is committed.
     fn hand_out_staged(&mut self) -> bool {
-        match self.book.commit() {
-            Ok(()) => {
-                let staged = std::mem::take(&mut self.staged);
-                let claim = std::mem::take(&mut self.claim);
-                self.desk.put(staged.into_iter().map(|(_, item)| item), claim);
-                true
-            }
-            Err(error) => {
-                tracing::debug!(%error, "calls wait until their offset is committed");
-                self.retry_at = Instant::now() + 5 * BUSY;
-                false
-            }
+        let answer = self.staged_answer.get_or_insert_with(|| self.book.ask());
+        let failed = match answer.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => return false,
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(oneshot::error::TryRecvError::Closed) => Some("nobody has committed".to_owned()),
+        };
+        self.staged_answer = None;
+        if let Some(error) = failed {
+            tracing::debug!(error, "calls wait until their offset is committed");
+            self.retry_at = Instant::now() + 5 * BUSY;
+            return false;
         }
+        let staged = std::mem::take(&mut self.staged);
+        let claim = std::mem::take(&mut self.claim);
+        self.desk.put(staged.into_iter().map(|(_, item)| item), claim);
+        true
     }
 
     fn keep_house(&mut self) -> Result<()> {
@@ -448,15 +526,7 @@ impl<R: Reading> Worker<R> {
         if now >= self.mention_at {
             self.mention_at = now + MENTION;
             // What is staged is committed when it can be handed out, not before.
-            if R::COMMITS_FIRST && self.claim == 0 {
-                // What is told without waiting might reach the group after another owner's word, and a
-                // call would run twice.
-                if let Err(error) = self.book.commit() {
-                    tracing::debug!(%error, "offsets of calls that were dropped are not committed yet");
-                }
-            } else if !R::COMMITS_FIRST {
-                self.book.mention();
-            }
+            self.commits.turn(&self.consumer, !R::COMMITS_FIRST || self.claim == 0);
         }
         self.release(now)
     }
@@ -499,18 +569,26 @@ impl<R: Reading> Worker<R> {
         let busy = self.joined.is_some()
             || self.revoking.is_some()
             || !self.changes.is_empty()
-            || self.claim > 0;
+            || self.claim > 0
+            || self.commits.is_under_way();
         if busy { BUSY } else { IDLE }
     }
 
     /// Tells the group how far it came, and leaves.
     fn leave(mut self) {
         self.seen.clear();
-        self.staged.clear();
+        let until = Instant::now() + self.spec.timeout.min(FAREWELL);
         let all: Vec<u64> = self.book.parts().keys().copied().collect();
-        if !R::COMMITS_FIRST {
-            self.book.give_up(&all, false);
+        // A member that has failed leaves all the same.
+        if R::COMMITS_FIRST {
+            let _ = self.await_commits(until);
+            if self.staged_answer.is_some() {
+                self.hand_out_staged();
+            }
+        } else {
+            let _ = self.say_farewell(&all, self.spec.timeout.min(FAREWELL));
         }
+        self.staged.clear();
         self.consumer.client().context().leave();
         self.queues.clear();
         if let Some(Revoking { partitions, .. }) = self.revoking.take() {

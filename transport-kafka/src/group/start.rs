@@ -8,11 +8,11 @@ use std::{
 use lightbus_core::{Name, Result, transport::Start};
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 
-use super::{MemberSpec, context::Membership};
+use super::{MemberSpec, commit, context::Membership};
 use crate::{
     error::{Sent, from_kafka, insist},
     range::check,
@@ -46,7 +46,7 @@ pub(super) fn establish(
         // Never refused: no other topics than those just asked about.
         let _ = list.add_partition_offset(topic, *partition, Offset::Offset(*position));
     }
-    match insist(spec.timeout, || consumer.commit(&list, CommitMode::Sync)) {
+    match insist(spec.timeout, || commit::commit(consumer, &list, spec.timeout)) {
         Ok(()) => Ok(Positions::new()),
         // It has members, and they only may tell it.
         Err(KafkaError::ConsumerCommit(

@@ -1,0 +1,175 @@
+//! Telling the group what is settled. The member's thread asks, and hears the answer when it polls:
+//! librdkafka's own way to wait for it has no limit while no broker is there.
+
+use std::{
+    sync::Arc,
+    thread::park_timeout,
+    time::{Duration, Instant},
+};
+
+use lightbus_core::Name;
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
+};
+use tokio::sync::oneshot;
+
+use super::{Book, context::Membership, track::Committed};
+
+/// How often to look for an answer that has not woken anybody.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Who wants to know that something is committed.
+pub(super) type Asking = oneshot::Sender<KafkaResult<()>>;
+
+/// A commit on its way. There is never more than one, so that positions reach the group in their order.
+struct UnderWay {
+    news: Vec<(u64, Committed)>,
+    list: Vec<(Name, i32, i64)>,
+    asking: Vec<Asking>,
+    until: Instant,
+}
+
+/// The commits of a member.
+pub(super) struct Commits {
+    book: Arc<Book>,
+    under_way: Option<UnderWay>,
+    limit: Duration,
+}
+
+impl Commits {
+    pub(super) fn new(book: Arc<Book>, limit: Duration) -> Self {
+        Self { book, under_way: None, limit }
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Begins what was asked for, if nothing is under way; also without having been asked, if
+    /// `anyway`.
+    pub(super) fn turn(&mut self, consumer: &BaseConsumer<Membership>, anyway: bool) {
+        if self.under_way.as_ref().is_some_and(|under_way| Instant::now() >= under_way.until) {
+            self.end(Err(KafkaError::ConsumerCommit(Code::OperationTimedOut)));
+        }
+        if self.under_way.is_some() {
+            return;
+        }
+        let asking = self.book.asking();
+        if !anyway && asking.is_empty() {
+            return;
+        }
+        let news: Vec<_> = {
+            let parts = self.book.parts();
+            parts.iter().filter_map(|(id, part)| Some((*id, part.track.news()?))).collect()
+        };
+        self.begin(consumer, news, asking);
+    }
+
+    /// Begins to tell how far partitions came that are given up. Nothing may be under way.
+    pub(super) fn say_farewell(
+        &mut self,
+        consumer: &BaseConsumer<Membership>,
+        assignments: &[u64],
+        asking: Asking,
+    ) {
+        let news: Vec<_> = {
+            let parts = self.book.parts();
+            let of = |id: &u64| Some((*id, parts.get(id)?.track.farewell()?));
+            assignments.iter().filter_map(of).collect()
+        };
+        self.begin(consumer, news, vec![asking]);
+    }
+
+    fn begin(
+        &mut self,
+        consumer: &BaseConsumer<Membership>,
+        news: Vec<(u64, Committed)>,
+        asking: Vec<Asking>,
+    ) {
+        let until = Instant::now() + self.limit;
+        let mut request = TopicPartitionList::with_capacity(news.len());
+        let mut list = Vec::with_capacity(news.len());
+        {
+            let parts = self.book.parts();
+            for (id, what) in &news {
+                if let Some(part) = parts.get(id) {
+                    let mut element = request.add_partition(&part.topic, part.partition);
+                    // Never a negative number, so never refused.
+                    let _ = element.set_offset(Offset::Offset(what.position));
+                    element.set_metadata(what.to_text());
+                    list.push((Name::clone(&part.topic), part.partition, what.position));
+                }
+            }
+        }
+        let nothing = list.is_empty();
+        self.under_way = Some(UnderWay { news, list, asking, until });
+        if nothing {
+            self.end(Ok(()));
+        } else if let Err(error) = consumer.commit(&request, CommitMode::Async) {
+            self.end(Err(error));
+        }
+    }
+
+    /// Takes an answer.
+    pub(super) fn answered(&mut self, answer: KafkaResult<()>, list: &TopicPartitionList) {
+        let Some(under_way) = &self.under_way else { return };
+        // One that nobody waits for any more may still be answered.
+        if !under_way.list.iter().all(|(topic, partition, position)| {
+            list.find_partition(topic, *partition)
+                .is_some_and(|element| element.offset() == Offset::Offset(*position))
+        }) {
+            return;
+        }
+        self.end(answer.and_then(|()| refused(list)));
+    }
+
+    fn end(&mut self, answer: KafkaResult<()>) {
+        let Some(UnderWay { news, asking, .. }) = self.under_way.take() else { return };
+        match &answer {
+            Ok(()) => {
+                let mut parts = self.book.parts();
+                for (id, what) in news {
+                    if let Some(part) = parts.get_mut(&id) {
+                        part.track.committed(what);
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "offsets could not be committed yet"),
+        }
+        for asking in asking {
+            // Nobody waits any more: then nobody wants to know.
+            let _ = asking.send(answer.clone());
+        }
+    }
+}
+
+fn refused(list: &TopicPartitionList) -> KafkaResult<()> {
+    let refusal = list.elements().iter().find_map(|element| match element.error() {
+        Err(KafkaError::OffsetFetch(code)) => Some(KafkaError::ConsumerCommit(code)),
+        _ => None,
+    });
+    refusal.map_or(Ok(()), Err)
+}
+
+/// Commits for a group that has no members yet, and waits for the answer. Blocks.
+pub(super) fn commit(
+    consumer: &BaseConsumer<Membership>,
+    list: &TopicPartitionList,
+    limit: Duration,
+) -> KafkaResult<()> {
+    consumer.commit(list, CommitMode::Async)?;
+    let until = Instant::now() + limit;
+    loop {
+        // Nothing is assigned, so no record comes.
+        while consumer.poll(Duration::ZERO).is_some() {}
+        if let Some((answer, list)) = consumer.client().context().answer() {
+            return answer.and_then(|()| refused(&list));
+        }
+        if Instant::now() >= until {
+            return Err(KafkaError::ConsumerCommit(Code::OperationTimedOut));
+        }
+        park_timeout(LOOK);
+    }
+}
