@@ -1,24 +1,22 @@
-//! Telling the group what is settled. The member's thread asks, and hears the answer when it polls:
-//! librdkafka's own way to wait for it has no limit while no broker is there.
+//! Telling the group what is settled, one commit after the other.
 
 use std::{
     sync::Arc,
-    thread::park_timeout,
     time::{Duration, Instant},
 };
 
 use lightbus_core::Name;
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
 };
 use tokio::sync::oneshot;
 
-use super::{Book, context::Membership, track::Committed};
-
-/// How often to look for an answer that has not woken anybody.
-const LOOK: Duration = Duration::from_millis(10);
+use super::{
+    Book,
+    committer::{Committer, refused},
+    track::Committed,
+};
 
 /// Who wants to know that something is committed.
 pub(super) type Asking = oneshot::Sender<KafkaResult<()>>;
@@ -34,13 +32,18 @@ struct UnderWay {
 /// The commits of a member.
 pub(super) struct Commits {
     book: Arc<Book>,
+    committer: Committer,
     under_way: Option<UnderWay>,
     limit: Duration,
 }
 
 impl Commits {
-    pub(super) fn new(book: Arc<Book>, limit: Duration) -> Self {
-        Self { book, under_way: None, limit }
+    pub(super) fn new(book: Arc<Book>, committer: Committer, limit: Duration) -> Self {
+        Self { book, committer, under_way: None, limit }
+    }
+
+    pub(super) fn committer(&self) -> &Committer {
+        &self.committer
     }
 
     pub(super) fn is_under_way(&self) -> bool {
@@ -49,7 +52,7 @@ impl Commits {
 
     /// Begins what was asked for, if nothing is under way; also without having been asked, if
     /// `anyway`.
-    pub(super) fn turn(&mut self, consumer: &BaseConsumer<Membership>, anyway: bool) {
+    pub(super) fn turn(&mut self, anyway: bool) {
         if self.under_way.as_ref().is_some_and(|under_way| Instant::now() >= under_way.until) {
             self.end(Err(KafkaError::ConsumerCommit(Code::OperationTimedOut)));
         }
@@ -64,30 +67,20 @@ impl Commits {
             let parts = self.book.parts();
             parts.iter().filter_map(|(id, part)| Some((*id, part.track.news()?))).collect()
         };
-        self.begin(consumer, news, asking);
+        self.begin(news, asking);
     }
 
     /// Begins to tell how far partitions came that are given up. Nothing may be under way.
-    pub(super) fn say_farewell(
-        &mut self,
-        consumer: &BaseConsumer<Membership>,
-        assignments: &[u64],
-        asking: Asking,
-    ) {
+    pub(super) fn say_farewell(&mut self, assignments: &[u64], asking: Asking) {
         let news: Vec<_> = {
             let parts = self.book.parts();
             let of = |id: &u64| Some((*id, parts.get(id)?.track.farewell()?));
             assignments.iter().filter_map(of).collect()
         };
-        self.begin(consumer, news, vec![asking]);
+        self.begin(news, vec![asking]);
     }
 
-    fn begin(
-        &mut self,
-        consumer: &BaseConsumer<Membership>,
-        news: Vec<(u64, Committed)>,
-        asking: Vec<Asking>,
-    ) {
+    fn begin(&mut self, news: Vec<(u64, Committed)>, asking: Vec<Asking>) {
         let until = Instant::now() + self.limit;
         let mut request = TopicPartitionList::with_capacity(news.len());
         let mut list = Vec::with_capacity(news.len());
@@ -107,9 +100,14 @@ impl Commits {
         self.under_way = Some(UnderWay { news, list, asking, until });
         if nothing {
             self.end(Ok(()));
-        } else if let Err(error) = consumer.commit(&request, CommitMode::Async) {
+        } else if let Err(error) = self.committer.begin(request) {
             self.end(Err(error));
         }
+    }
+
+    /// Lets go of the consumer, within this time if it can be done.
+    pub(super) fn close(self, limit: Duration) {
+        self.committer.end(limit);
     }
 
     /// Takes an answer.
@@ -142,34 +140,5 @@ impl Commits {
             // Nobody waits any more: then nobody wants to know.
             let _ = asking.send(answer.clone());
         }
-    }
-}
-
-fn refused(list: &TopicPartitionList) -> KafkaResult<()> {
-    let refusal = list.elements().iter().find_map(|element| match element.error() {
-        Err(KafkaError::OffsetFetch(code)) => Some(KafkaError::ConsumerCommit(code)),
-        _ => None,
-    });
-    refusal.map_or(Ok(()), Err)
-}
-
-/// Commits for a group that has no members yet, and waits for the answer. Blocks.
-pub(super) fn commit(
-    consumer: &BaseConsumer<Membership>,
-    list: &TopicPartitionList,
-    limit: Duration,
-) -> KafkaResult<()> {
-    consumer.commit(list, CommitMode::Async)?;
-    let until = Instant::now() + limit;
-    loop {
-        // Nothing is assigned, so no record comes.
-        while consumer.poll(Duration::ZERO).is_some() {}
-        if let Some((answer, list)) = consumer.client().context().answer() {
-            return answer.and_then(|()| refused(&list));
-        }
-        if Instant::now() >= until {
-            return Err(KafkaError::ConsumerCommit(Code::OperationTimedOut));
-        }
-        park_timeout(LOOK);
     }
 }

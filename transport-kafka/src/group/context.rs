@@ -42,6 +42,10 @@ impl Membership {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
+    pub(crate) fn add_answer(&self, answer: Answer) {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push_back(answer);
+    }
+
     /// The answer to the earliest commit whose answer nobody has taken.
     pub(crate) fn answer(&self) -> Option<Answer> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
@@ -94,11 +98,6 @@ impl ClientContext for Membership {
 }
 
 impl ConsumerContext for Membership {
-    fn commit_callback(&self, answer: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.push_back((answer, offsets.clone()));
-    }
-
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,

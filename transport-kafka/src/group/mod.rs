@@ -3,6 +3,7 @@
 
 mod book;
 mod commit;
+mod committer;
 mod context;
 mod desk;
 mod run;

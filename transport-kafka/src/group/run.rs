@@ -21,6 +21,7 @@ use super::{
     Book, Desk, MemberSpec, Place, Reading,
     book::Part,
     commit::Commits,
+    committer::Committer,
     context::{self, Change, Membership},
     start::{self, Positions},
     track::{Committed, Track},
@@ -70,9 +71,18 @@ pub(super) fn run<R: Reading>(
     let _ = waker.set(thread::current());
     desk.add_thread(thread::current());
     book.serve_by(thread::current());
+    let committer = match Committer::start(&consumer) {
+        Ok(committer) => committer,
+        Err(error) => {
+            let unable = Error::new(ErrorKind::Unavailable, "no thread could be started to commit");
+            // Nobody waits any more: then nobody wants to know.
+            let _ = joined.send(Err(unable.because(error)));
+            return;
+        }
+    };
     let now = Instant::now();
     let mut worker = Worker {
-        commits: Commits::new(Arc::clone(&book), spec.timeout),
+        commits: Commits::new(Arc::clone(&book), committer, spec.timeout),
         spec,
         book,
         desk,
@@ -166,14 +176,14 @@ struct Revoking {
 
 impl<R: Reading> Worker<R> {
     fn work(&mut self) -> Result<()> {
-        self.positions = start::establish(&self.consumer, &self.spec)?;
+        self.positions = start::establish(&self.consumer, self.commits.committer(), &self.spec)?;
         self.join_until = Instant::now() + JOIN_LIMIT;
         self.subscribe()?;
         while !self.desk.is_closed() {
             self.serve()?;
             self.change()?;
             let took = self.take()?;
-            self.commits.turn(&self.consumer, false);
+            self.commits.turn(false);
             self.keep_house()?;
             if !took {
                 park_timeout(self.pause());
@@ -390,7 +400,7 @@ impl<R: Reading> Worker<R> {
             return Ok(());
         }
         let (asking, mut answer) = oneshot::channel();
-        self.commits.say_farewell(&self.consumer, assignments, asking);
+        self.commits.say_farewell(assignments, asking);
         self.await_commits(until)?;
         match answer.try_recv() {
             Ok(Ok(())) => {}
@@ -526,7 +536,7 @@ impl<R: Reading> Worker<R> {
         if now >= self.mention_at {
             self.mention_at = now + MENTION;
             // What is staged is committed when it can be handed out, not before.
-            self.commits.turn(&self.consumer, !R::COMMITS_FIRST || self.claim == 0);
+            self.commits.turn(!R::COMMITS_FIRST || self.claim == 0);
         }
         self.release(now)
     }
@@ -603,6 +613,7 @@ impl<R: Reading> Worker<R> {
             }
         }
         self.book.close();
+        self.commits.close(FAREWELL);
         // The last of it, unless a commit is under way: it leaves the group as it ends.
     }
 }

@@ -12,7 +12,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 
-use super::{MemberSpec, commit, context::Membership};
+use super::{MemberSpec, committer::Committer, context::Membership};
 use crate::{
     error::{Sent, from_kafka, insist},
     range::check,
@@ -26,6 +26,7 @@ pub(super) type Positions = HashMap<(Name, i32), i64>;
 /// that it could not be told because it has members already. Blocks.
 pub(super) fn establish(
     consumer: &BaseConsumer<Membership>,
+    committer: &Committer,
     spec: &MemberSpec,
 ) -> Result<Positions> {
     let mut all = TopicPartitionList::new();
@@ -46,7 +47,7 @@ pub(super) fn establish(
         // Never refused: no other topics than those just asked about.
         let _ = list.add_partition_offset(topic, *partition, Offset::Offset(*position));
     }
-    match insist(spec.timeout, || commit::commit(consumer, &list, spec.timeout)) {
+    match insist(spec.timeout, || committer.commit(&list, spec.timeout)) {
         Ok(()) => Ok(Positions::new()),
         // It has members, and they only may tell it.
         Err(KafkaError::ConsumerCommit(
