@@ -188,6 +188,15 @@ impl EventTransport for Events {
     ) -> Result<usize> {
         self.inner.remove_dead_letters(&self.names.put(service), listener, ids).await
     }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.inner.retry_dead_letters(&self.names.put(service), listener, ids).await
+    }
 }
 
 impl Events {

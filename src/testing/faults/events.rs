@@ -89,4 +89,13 @@ impl EventTransport for Events {
     ) -> Result<usize> {
         self.inner.remove_dead_letters(service, listener, ids).await
     }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.inner.retry_dead_letters(service, listener, ids).await
+    }
 }
