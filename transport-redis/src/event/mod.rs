@@ -6,6 +6,7 @@ mod group;
 mod held;
 mod history;
 mod keep;
+mod retry;
 mod send;
 mod source;
 
@@ -178,6 +179,23 @@ impl EventTransport for RedisEventTransport {
         removed
             .await
             .map_err(|error| error.during(format!("removing dead letters of {service}-{listener}")))
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        let ids: Vec<_> = ids.iter().filter_map(|id| EntryId::parse(id)).collect();
+        let retried = async {
+            let client = self.handle.client(WHAT)?;
+            let after = self.config.acknowledgement_timeout.0;
+            retry::retry(client, &self.group(service, listener), after, &ids).await
+        };
+        retried.await.map_err(|error| {
+            error.during(format!("giving dead letters back to {service}-{listener}"))
+        })
     }
 }
 
