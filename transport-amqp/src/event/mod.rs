@@ -3,6 +3,7 @@
 mod dead;
 mod group;
 mod history;
+mod letters;
 mod raw;
 mod send;
 mod source;
@@ -94,6 +95,21 @@ impl AmqpEventTransport {
         history::history(client, &self.publisher, &self.config, spec).await
     }
 
+    async fn set_aside(
+        &self,
+        service: &str,
+        listener: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let group = format!("{service}-{listener}");
+        let read = async {
+            let client = self.handle.client(WHAT)?;
+            letters::list(client, &self.config, &group, after, limit).await
+        };
+        read.await.map_err(|error| error.during(format!("reading the dead letters of {group}")))
+    }
+
     async fn behind(&self, spec: LagSpec) -> Result<Lag> {
         let client = self.handle.client(WHAT)?;
         let group = spec.group();
@@ -153,10 +169,43 @@ impl EventTransport for AmqpEventTransport {
         listener: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
+        self.set_aside(service, listener, None, limit).await
+    }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.set_aside(service, listener, Some(after), limit).await
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
         let group = format!("{service}-{listener}");
-        let read =
-            async { dead::list(self.handle.client(WHAT)?, &self.config, &group, limit).await };
-        read.await.map_err(|error| error.during(format!("reading the dead letters of {group}")))
+        let removed =
+            async { letters::remove(self.handle.client(WHAT)?, &self.config, &group, ids).await };
+        removed.await.map_err(|error| error.during(format!("removing dead letters of {group}")))
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        let group = format!("{service}-{listener}");
+        let retried = async {
+            let client = self.handle.client(WHAT)?;
+            letters::retry(client, &self.publisher, &self.config, &group, ids).await
+        };
+        retried.await.map_err(|error| error.during(format!("giving dead letters back to {group}")))
     }
 }
 
