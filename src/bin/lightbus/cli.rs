@@ -103,6 +103,7 @@ pub(crate) enum Command {
     /// The events that a listener could not handle.
     #[command(after_help = "Examples:
   lightbus dlq list shop welcome --event 'auth.*'
+  lightbus dlq retry shop welcome --reason 'no connection'
   lightbus dlq purge shop welcome --before 30d --dry-run")]
     Dlq {
         #[command(subcommand)]
@@ -272,6 +273,27 @@ pub(crate) enum Dlq {
     Show {
         #[command(flatten)]
         letters: Letters,
+    },
+    /// Gives them back to the listener that set them aside, which handles them again.
+    ///
+    /// To its group alone, as they were fired, their tries counted anew; then they are dead letters no
+    /// more. One that fails again becomes a dead letter again, and is not taken twice by one run.
+    #[command(after_help = "Examples:
+  lightbus dlq retry shop welcome --reason 'no connection' --dry-run
+  lightbus dlq retry shop welcome --all --rate 10")]
+    Retry {
+        #[command(flatten)]
+        letters: Letters,
+        /// Says how many it would be, and gives none back.
+        #[arg(long)]
+        dry_run: bool,
+        /// Gives all back.
+        #[arg(long)]
+        all: bool,
+        /// At most so many a second.
+        #[arg(long, value_name = "N", default_value_t = 100,
+            value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        rate: u16,
     },
     /// Removes them, for ever.
     Purge {

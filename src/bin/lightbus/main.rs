@@ -16,6 +16,7 @@ mod inspect;
 mod listen;
 mod moment;
 mod output;
+mod retry;
 mod schema;
 mod shell;
 
