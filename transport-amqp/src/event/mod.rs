@@ -18,12 +18,16 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
-    transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start},
+    transport::{
+        DeadLetter, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec, ListenSpec, Place,
+        Start,
+    },
 };
 
 use crate::{
-    EventConfig, NAME,
+    EventConfig, NAME, QueueType,
     client::{Client, Handle},
+    inspect,
     publisher::Publisher,
     topology,
 };
@@ -223,6 +227,10 @@ impl Transport for AmqpEventTransport {
         crate::capabilities(self.config.history.is_some())
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -232,6 +240,35 @@ impl Transport for AmqpEventTransport {
         self.publisher.close();
         self.aside.close();
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Inspect for AmqpEventTransport {
+    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+        let client = self.handle.client(WHAT)?;
+        let exchange = topology::exchange_of(&self.config);
+        let mut places = vec![inspect::exchange(client, &exchange, api).await?];
+        if self.config.history.is_some() {
+            let stream = topology::history_of(&self.config, api);
+            places.push(inspect::queue(client, "past events (a stream)", &stream).await?);
+        }
+        Ok(places)
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        let client = self.handle.client(WHAT)?;
+        let mut findings = inspect::examine(client, &self.publisher).await?;
+        let exchange = topology::exchange_of(&self.config);
+        findings.push(inspect::has_exchange(client, &exchange).await?);
+        if self.config.queue_type == QueueType::Classic {
+            findings.push(Finding::warning(
+                "listeners have classic queues (`queue_type: classic`)",
+                "a queue is on one node: if that is lost, so is what waits in it",
+                "leave `queue_type` out, and delete the queues when they are empty",
+            ));
+        }
+        Ok(findings)
     }
 }
 
