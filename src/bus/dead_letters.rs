@@ -17,6 +17,9 @@ use crate::config::nearest;
 /// How many letters are read at once where all are handled again.
 const PAGE: usize = 100;
 
+/// A transport, and the ids of letters that it keeps.
+type Kept = (Arc<dyn EventTransport>, Vec<Name>);
+
 /// What came of handling dead letters again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -159,10 +162,7 @@ impl Bus {
     }
 
     /// The ids of letters, each with the transport that keeps it.
-    fn by_transport(
-        &self,
-        letters: &[DeadLetter],
-    ) -> Result<Vec<(Arc<dyn EventTransport>, Vec<Name>)>> {
+    fn by_transport(&self, letters: &[DeadLetter]) -> Result<Vec<Kept>> {
         self.inner.ensure_open()?;
         let of = |transport: Arc<dyn EventTransport>| {
             let of_it = |letter: &&DeadLetter| {
@@ -172,7 +172,7 @@ impl Bus {
             (transport, ids)
         };
         let all = self.inner.apis.event_transports().into_iter().map(of);
-        Ok(all.filter(|(_, ids): &(_, Vec<Name>)| !ids.is_empty()).collect())
+        Ok(all.filter(|(_, ids): &Kept| !ids.is_empty()).collect())
     }
 
     /// Hands a dead letter to the listener that it came from, which this process must have, once;
