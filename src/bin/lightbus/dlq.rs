@@ -10,8 +10,9 @@ use crate::{
     output, retry,
 };
 
-/// How many are read from the broker at once.
-const PAGE: usize = 100;
+/// How many are read from the broker at once. They may be large; but on RabbitMQ each page takes all of
+/// them in turn.
+const PAGE: usize = 500;
 
 pub(crate) async fn run(global: &Global, command: cli::Dlq) -> Result<(), Failure> {
     let bus = connect::bus(global).await?;

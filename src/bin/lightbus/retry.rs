@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The most letters that go back together.
-const BATCH: u16 = 100;
+const BATCH: u16 = 500;
 /// The most letters that one run takes.
 const MOST: usize = 100_000;
 
