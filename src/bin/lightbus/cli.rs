@@ -95,6 +95,22 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   lightbus --config production.yaml doctor --json | jq 'select(.severity == \"problem\")'")]
     Doctor,
+    /// Shows what goes on on the bus, as it happens: processes, calls, events, listeners, with rates,
+    /// times, errors, what waits and what was set aside.
+    ///
+    /// Processes are known by the plugin `internal_state`, calls and events by `internal_metrics`;
+    /// what waits is the broker's own figure. Nothing is taken from anybody. Without a terminal one
+    /// sample is printed.
+    #[command(after_help = "Keys:
+  q, Esc, Ctrl-C  end             Tab, Shift-Tab  another table
+  p               pause           Up, Down        scroll it
+  s               sort            Enter           it alone, and back
+
+Examples:
+  lightbus top
+  lightbus top --once
+  lightbus top --json --interval 10 | jq '.groups[] | select(.dead_letters > 0)'")]
+    Top(Top),
     /// Measures how fast this bus is, with an echo service and a listener of its own.
     #[command(after_help = "Examples:
   lightbus bench rpc --callers 100 --size 1000 --seconds 10
@@ -217,6 +233,20 @@ pub(crate) struct Explain {
     /// What to explain.
     #[arg(value_name = "API[.NAME]")]
     pub(crate) name: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Top {
+    /// How often it is looked. Rates are of the last ten intervals.
+    #[arg(long, short = 'n', value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) interval: Duration,
+    /// Prints one sample after one interval, and ends.
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) once: bool,
+    /// Prints so many samples, one after each interval, and ends. With --json they do not end
+    /// without it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
 }
 
 #[derive(Args, Debug)]

@@ -18,6 +18,7 @@ mod moment;
 mod output;
 mod schema;
 mod shell;
+mod top;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         // Ends by itself when it is interrupted: what was printed is acknowledged.
         Command::Listen(listen) => listen::run(&global, listen).await,
+        // Gives the terminal back, and leaves nothing on the broker.
+        Command::Top(top) => top::run(&global, top).await,
         // Ctrl-C clears its line, or ends the command that it runs.
         Command::Shell => shell::run(&global).await,
         command => {
@@ -72,7 +75,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
                     Command::Completions { shell } => complete::completions(shell),
                     Command::Man { folder } => complete::man_pages(&folder),
                     Command::Version => output::version(&global),
-                    Command::Listen(_) | Command::Shell => Ok(()),
+                    Command::Listen(_) | Command::Shell | Command::Top(_) => Ok(()),
                 }
             };
             tokio::select! {
