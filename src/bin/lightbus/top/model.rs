@@ -25,7 +25,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// After so many intervals without a ping a process counts as gone.
 const PINGS_MISSED: u32 = 3;
 /// A process that is known only by what it does is forgotten when it does nothing for so long.
-const SILENT: Duration = Duration::from_secs(120);
+const SILENT: Duration = Duration::from_secs(30);
 
 /// A process of the bus.
 #[derive(Clone, Debug)]
@@ -44,6 +44,27 @@ pub(super) struct Process {
     silent: Option<Duration>,
     /// When it was last heard of.
     pub(super) seen: SystemTime,
+}
+
+impl Process {
+    /// Learns from what it does what it serves and listens to, if it does not say so.
+    fn does(&mut self, event: &EventMessage) {
+        let names = match &*event.event {
+            "rpc_call_received" => &mut self.apis,
+            "event_received" => &mut self.listens_to,
+            _ => return,
+        };
+        if self.tells_state || names.len() >= MOST_NAMES {
+            return;
+        }
+        let mut name = text(event, "api_name");
+        if &*event.event == "event_received" {
+            name = format!("{name}.{}", text(event, "event_name"));
+        }
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
 }
 
 /// What processes do with a procedure or an event, on one side.
@@ -148,9 +169,15 @@ impl Model {
                     let api = text(event, "api_name");
                     self.listeners.insert((service.clone(), listener.to_owned(), api));
                 }
-                let known = self.process(service, process, at);
-                known.tells_metrics = true;
-                known.seen = known.seen.max(at);
+                // Who only calls and fires, and does not say that it lives, may be anybody for a
+                // moment.
+                let works = matches!(&*event.event, "rpc_call_received" | "event_received");
+                if works || self.processes.contains_key(&process) {
+                    let known = self.process(service, process, at);
+                    known.tells_metrics = true;
+                    known.seen = known.seen.max(at);
+                    known.does(event);
+                }
             }
             _ => {}
         }
@@ -381,6 +408,7 @@ mod tests {
         model.feed(&with(metric("rpc_response_sent", "b", 2.3), "failed", "true"), at(1));
         model.feed(&metric("rpc_response_received", "a", 1.5), at(1));
         model.tick(at(2), Duration::from_secs(2));
+        assert_eq!(model.processes["web-1"].apis, ["auth"], "that is seen by what it does");
         let row = &model.procedures["auth.check"];
         let window = model.window();
         let near = |value: f64, expected: f64| assert!((value - expected).abs() < 1e-6, "{value}");

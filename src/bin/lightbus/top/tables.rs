@@ -89,11 +89,11 @@ fn procedures(sample: &Sample) -> Table {
         columns: vec![
             ("procedure", Left),
             ("calls/s", Right),
-            ("failed/s", Right),
-            ("running", Right),
+            ("fail/s", Right),
+            ("open", Right),
             ("mean", Right),
             ("p95", Right),
-            ("longest", Right),
+            ("max", Right),
         ],
         rows: rows.collect(),
     }
@@ -116,9 +116,9 @@ fn events(sample: &Sample) -> Table {
         columns: vec![
             ("event", Left),
             ("fired/s", Right),
-            ("handled/s", Right),
+            ("done/s", Right),
             ("again/s", Right),
-            ("running", Right),
+            ("open", Right),
             ("p95", Right),
         ],
         rows: rows.collect(),
