@@ -76,11 +76,17 @@ pub(crate) enum Command {
   lightbus inspect auth --follow")]
     Inspect(Inspect),
     /// The descriptions of the APIs on the bus.
+    #[command(after_help = "Examples:
+  lightbus schema dump -o schemas.json
+  lightbus schema check schemas.json")]
     Schema {
         #[command(subcommand)]
         command: Schema,
     },
     /// The configuration: what is in it, and what is wrong with it.
+    #[command(after_help = "Examples:
+  lightbus --config lightbus.yaml config check
+  lightbus --config lightbus.yaml config show")]
     Config {
         #[command(subcommand)]
         command: Config,
@@ -125,6 +131,8 @@ Examples:
         command: Dlq,
     },
     /// A prompt for these commands, with history and completion from the schemas on the bus.
+    #[command(after_help = "Example:
+  lightbus --config lightbus.yaml shell")]
     Shell,
     /// Prints completions for a shell.
     #[command(after_help = "Example:
@@ -140,7 +148,9 @@ Examples:
         /// Where to; it must be there.
         folder: PathBuf,
     },
-    /// Prints the version.
+    /// Prints the version; with --json the transports that it has, too.
+    #[command(after_help = "Example:
+  lightbus version --json | jq .transports")]
     Version,
 }
 
@@ -291,6 +301,9 @@ pub(crate) struct Letters {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dlq {
     /// One line for each, oldest first.
+    #[command(after_help = "Examples:
+  lightbus dlq list shop welcome
+  lightbus dlq list shop welcome --event 'auth.*' --reason 'no place' --json | jq .reason")]
     List {
         #[command(flatten)]
         letters: Letters,
@@ -299,11 +312,16 @@ pub(crate) enum Dlq {
         limit: usize,
     },
     /// Everything that is known about them.
+    #[command(after_help = "Example:
+  lightbus dlq show shop welcome --id 1706700000000-0")]
     Show {
         #[command(flatten)]
         letters: Letters,
     },
     /// Removes them, for ever.
+    #[command(after_help = "Examples:
+  lightbus dlq purge shop welcome --before 30d --dry-run
+  lightbus dlq purge shop welcome --all")]
     Purge {
         #[command(flatten)]
         letters: Letters,
@@ -327,6 +345,10 @@ pub(crate) enum BenchKind {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schema {
     /// Prints the schemas on the bus, `{api: document}`, or writes them.
+    #[command(after_help = "Examples:
+  lightbus schema dump auth | jq .auth.rpcs
+  lightbus schema dump -o schemas.json
+  lightbus schema dump -o schemas/       # a file for each API")]
     Dump {
         /// Only these APIs.
         apis: Vec<String>,
@@ -335,6 +357,8 @@ pub(crate) enum Schema {
         output: Option<PathBuf>,
     },
     /// Puts schemas of a file on the bus, until `bus.schema.ttl` ends: for APIs that nobody serves.
+    #[command(after_help = "Example:
+  lightbus schema load schemas.json")]
     Load {
         /// What `schema dump` wrote.
         file: PathBuf,
@@ -352,6 +376,8 @@ pub(crate) enum Schema {
         second: Option<PathBuf>,
     },
     /// Fails with 1 if these schemas would break users of those on the bus.
+    #[command(after_help = "Example:
+  lightbus --config production.yaml schema check schemas.json || echo 'not compatible'")]
     Check {
         /// What `schema dump` wrote.
         file: PathBuf,
@@ -361,10 +387,16 @@ pub(crate) enum Schema {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Checks the configuration without connecting.
+    #[command(after_help = "Example:
+  lightbus --config lightbus.yaml config check")]
     Check,
     /// Prints the JSON Schema of configurations, for editors.
+    #[command(after_help = "Example:
+  lightbus config schema > lightbus.schema.json")]
     Schema,
     /// Prints the values in effect, each with where it came from; secrets are hidden.
+    #[command(after_help = "Example:
+  lightbus --config lightbus.yaml config show | grep timeout")]
     Show,
 }
 

@@ -78,12 +78,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
                     Command::Listen(_) | Command::Shell | Command::Top(_) => Ok(()),
                 }
             };
+            let interrupted = Failure::Quiet(if follows { 0 } else { INTERRUPTED });
             tokio::select! {
-                            done = work => done,
-                            _ = tokio::signal::ctrl_c() => {
-             Err(Failure::Quiet(if follows { 0 } else { INTERRUPTED }))
+                done = work => done,
+                _ = tokio::signal::ctrl_c() => Err(interrupted),
             }
-                        }
         }
     }
 }

@@ -23,6 +23,9 @@ const COMMANDS: [&str; 9] =
     ["bench", "call", "doctor", "exit", "explain", "fire", "inspect", "listen", "schema"];
 
 pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
+    // From now on: between a prompt and its command, Ctrl-C must not end the shell either.
+    #[cfg(unix)]
+    let _kept = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let bus = connect::bus(global).await?;
     let config = Config::builder()
         .completion_type(CompletionType::List)
