@@ -179,6 +179,19 @@ async fn events(place: Place) {
     let inspect = ["inspect", "auth", "--limit", "1"];
     check(&format!("inspect.{kind}"), &tool, &inspect).await;
     check(&format!("inspect-json.{kind}"), &tool, &[&inspect[..], &["--json"]].concat()).await;
+    let validate = [&inspect[..], &["--validate"]].concat();
+    check(&format!("inspect-validate.{kind}"), &tool, &validate).await;
+    let saved = tool.run(&["schema", "dump", "-o", "saved.json"]).await;
+    assert_eq!(saved.code(), 0, "{}", saved.err());
+    let saved = tool.folder.join("saved.json");
+    let text = std::fs::read_to_string(&saved).unwrap();
+    std::fs::write(&saved, text.replace("\"minimum\": 0", "\"minimum\": 18")).unwrap();
+    let against = [&inspect[..], &["--schema", "saved.json"]].concat();
+    check(&format!("inspect-schema.{kind}"), &tool, &against).await;
+    let json = [&against[..], &["--json"]].concat();
+    check(&format!("inspect-schema-json.{kind}"), &tool, &json).await;
+    std::fs::write(&saved, "{}").unwrap();
+    check(&format!("inspect-schema-unknown.{kind}"), &tool, &against).await;
 }
 
 async fn schemas(place: Place) {

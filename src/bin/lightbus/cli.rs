@@ -73,6 +73,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   lightbus inspect auth --event user_registered --since 1h
   lightbus inspect auth --json-path 'address.city=London' --json
+  lightbus inspect auth --schema new.json --since 1d     # 1 if an event would not fit
   lightbus inspect auth --follow")]
     Inspect(Inspect),
     /// The descriptions of the APIs on the bus.
@@ -236,6 +237,15 @@ pub(crate) struct Inspect {
     /// Goes on with what is fired from now on, oldest first, until Ctrl-C.
     #[arg(long, short)]
     pub(crate) follow: bool,
+    /// Says of each event whether it fits the schema on the bus; 1 if one does not.
+    #[arg(long, short = 'd')]
+    pub(crate) validate: bool,
+    /// The same, with schemas that `schema dump` wrote.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
+    /// Internal APIs, too, when no API is named.
+    #[arg(long, short = 'I', conflicts_with = "api")]
+    pub(crate) internal: bool,
 }
 
 #[derive(Args, Debug)]

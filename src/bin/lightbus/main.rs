@@ -19,6 +19,7 @@ mod output;
 mod schema;
 mod shell;
 mod top;
+mod validate;
 
 use std::process::ExitCode;
 
