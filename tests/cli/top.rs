@@ -79,7 +79,7 @@ async fn a_sample_tells_who_does_what_how_fast_and_what_waits(place: Place) {
             && is_more(&event["fired_per_second"])
             && is_more(&event["handled_per_second"])
             && is_more(&event["tried_again_per_second"])
-            && row(&sample, "apis", "api", "auth")["workers"] == 1
+            && row(&sample, "apis", "api", "auth")["processes"] == 1
             && welcome["dead_letters"].as_u64() == Some(0)
             && fails["pending"].is_number();
         last = sample;

@@ -20,8 +20,11 @@ const MOST_ROWS: usize = 500;
 const MOST_OPEN: usize = 20_000;
 /// The most APIs of a process, and events that it listens to, that are remembered.
 const MOST_NAMES: usize = 200;
-/// What has not ended after this time never will.
-const LONGEST: Duration = Duration::from_secs(600);
+/// What has not ended after this time counts no more as under way: nobody tells when an event was set
+/// aside, or a caller waits no more.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Pings are not seldomer than this, whatever a process says.
+const SELDOM: Duration = Duration::from_secs(86_400);
 /// After so many intervals without a ping a process counts as gone.
 const PINGS_MISSED: u32 = 3;
 /// A process that is known only by what it does is forgotten when it does nothing for so long.
@@ -207,7 +210,7 @@ impl Model {
         }
         let pings = argument(event, "ping_enabled").unwrap_or(true);
         let interval: f64 = argument(event, "ping_interval").unwrap_or(60.0);
-        let interval = Duration::try_from_secs_f64(interval).unwrap_or(LONGEST).min(LONGEST * 100);
+        let interval = Duration::try_from_secs_f64(interval).unwrap_or(LONGEST).min(SELDOM);
         let process = self.process(service, name, at);
         process.tells_state = true;
         process.apis = texts(event, "api_names");

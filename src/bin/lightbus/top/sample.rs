@@ -64,7 +64,8 @@ pub(super) struct Process {
 #[derive(Debug, Serialize)]
 pub(super) struct Api {
     pub(super) api: String,
-    pub(super) workers: usize,
+    /// Those that serve it, or fire its events.
+    pub(super) processes: usize,
     pub(super) calls_queued: Option<u64>,
     pub(super) events_stored: Option<u64>,
 }
@@ -126,7 +127,7 @@ impl Sample {
         now: SystemTime,
     ) -> Self {
         let window = model.window();
-        let workers = |api: &str| {
+        let of = |api: &str| {
             model.processes.values().filter(|one| one.apis.iter().any(|name| name == api)).count()
         };
         let plugin = |heard: bool, api: &str| heard || figures.plugins.contains(api);
@@ -156,7 +157,7 @@ impl Sample {
                 .iter()
                 .map(|api| Api {
                     api: api.name.clone(),
-                    workers: workers(&api.name),
+                    processes: of(&api.name),
                     calls_queued: api.queued,
                     events_stored: api.stored,
                 })

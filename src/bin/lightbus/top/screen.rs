@@ -17,7 +17,7 @@ use super::{
 
 /// Smaller windows show one table at a time.
 const NARROW: u16 = 100;
-const LOW: u16 = 24;
+const LOW: u16 = 15;
 /// A column is not wider than this, unless its table has the screen for itself.
 const WIDEST: u16 = 32;
 

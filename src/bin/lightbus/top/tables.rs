@@ -46,7 +46,7 @@ fn processes(sample: &Sample) -> Table {
         columns: vec![
             ("service", Left),
             ("process", Left),
-            ("serves", Left),
+            ("APIs", Left),
             ("listens to", Left),
             ("heard of", Right),
         ],
@@ -58,15 +58,15 @@ fn apis(sample: &Sample) -> Table {
     let rows = sample.apis.iter().map(|row| Cells {
         cells: vec![
             row.api.clone(),
-            row.workers.to_string(),
+            row.processes.to_string(),
             number(row.calls_queued),
             number(row.events_stored),
         ],
-        wrong: row.calls_queued.is_some_and(|queued| queued > 0) && row.workers == 0,
+        wrong: row.calls_queued.is_some_and(|queued| queued > 0) && row.processes == 0,
     });
     Table {
         title: "APIs".to_owned(),
-        columns: vec![("API", Left), ("workers", Right), ("queued", Right), ("events", Right)],
+        columns: vec![("API", Left), ("processes", Right), ("queued", Right), ("events", Right)],
         rows: rows.collect(),
     }
 }

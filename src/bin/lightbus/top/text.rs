@@ -25,7 +25,7 @@ pub(super) fn text(sample: &Sample) -> String {
 
 pub(super) fn header(sample: &Sample) -> String {
     format!(
-        "{}   watched for {}, rates of the last {}   services {}, processes {}, APIs {}",
+        "{}   for {}, rates of {}   services {}, processes {}, APIs {}",
         sample.bus.join(", "),
         age(sample.watched_seconds),
         age(sample.rates_of_seconds),
