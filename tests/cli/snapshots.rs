@@ -1,7 +1,7 @@
 //! What the tool prints, as it is kept in `tests/snapshots/cli`. After a change that is meant,
 //! `UPDATE_EXPECT=1 cargo test --features cli,amqp --test cli snapshots` writes the files anew.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use expect_test::expect_file;
 use lightbus::{OnError, RetryPolicy};
@@ -53,36 +53,58 @@ async fn check(name: &str, tool: &Tool, words: &[&str]) {
     same(name, tool, words, &tool.run(words).await);
 }
 
-#[tokio::test]
-async fn help_of_every_command() {
-    let tool = Tool::new("");
-    check("help", &tool, &["--help"]).await;
-    let mut left = vec![Vec::<String>::new()];
-    let mut seen = BTreeMap::new();
+/// Every command and those within it, each with its help.
+async fn commands(tool: &Tool) -> Vec<(Vec<String>, Done)> {
+    let (mut left, mut found) = (vec![Vec::<String>::new()], Vec::new());
     while let Some(above) = left.pop() {
         let words: Vec<_> = above.iter().map(String::as_str).chain(["--help"]).collect();
         let help = tool.run(&words).await;
-        if !above.is_empty() {
-            let name = format!("help-{}", above.join("-"));
-            same(&name, &tool, &words, &help);
-            seen.insert(above.join(" "), help.out().contains("Example"));
-        }
-        // Its commands stand between two titles, each at the begin of a line.
-        let help = help.out();
-        let commands = help.split("\nCommands:\n").nth(1).unwrap_or_default();
-        for line in commands.lines().take_while(|line| line.starts_with("  ")) {
-            let Some(name) = line.strip_prefix("  ").filter(|line| !line.starts_with(' ')) else {
-                continue;
-            };
-            let name = name.split(' ').next().unwrap_or_default().to_owned();
-            if name != "help" {
-                left.push(above.iter().cloned().chain([name]).collect());
+        // Its commands stand under a title, each at the begin of a line.
+        let text = help.out();
+        let lines = text.split("\nCommands:\n").nth(1).unwrap_or_default().lines();
+        for line in lines.take_while(|line| line.starts_with("  ")) {
+            let name = line[2..].split(' ').next().unwrap_or_default();
+            if !matches!(name, "" | "help") {
+                left.push(above.iter().cloned().chain([name.to_owned()]).collect());
             }
         }
+        found.push((above, help));
     }
-    assert!(seen.len() > 20, "{seen:?}");
-    let without = seen.iter().filter(|(_, examples)| !**examples).map(|(name, _)| name.as_str());
-    assert_eq!(without.collect::<Vec<_>>(), Vec::<&str>::new());
+    assert!(found.len() > 20, "{}", found.len());
+    found
+}
+
+#[tokio::test]
+async fn help_of_every_command() {
+    let tool = Tool::new("");
+    for (command, help) in commands(&tool).await {
+        let name = [&["help".to_owned()], &command[..]].concat().join("-");
+        let words: Vec<_> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        same(&name, &tool, &words, &help);
+        assert!(help.out().contains("Example"), "{name} shows how to use it");
+    }
+}
+
+#[tokio::test]
+async fn completions_and_manual_pages_know_every_command() {
+    let tool = Tool::new("");
+    assert_eq!(tool.run(&["man", "."]).await.code(), 0);
+    let mut shells = Vec::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let done = tool.run(&["completions", shell]).await;
+        assert_eq!(done.code(), 0, "{}", done.err());
+        shells.push((shell, done.out()));
+    }
+    for (command, _) in commands(&tool).await {
+        let page = [&["lightbus".to_owned()], &command[..]].concat().join("-") + ".1";
+        assert!(tool.folder.join(&page).exists(), "{page}");
+        for (shell, text) in &shells {
+            let name = command.last().map_or("lightbus", String::as_str);
+            assert!(text.contains(name), "{shell} does not complete {command:?}");
+        }
+    }
+    let interval = |text: &str| text.contains("interval") && text.contains("top");
+    assert!(shells.iter().all(|(_, text)| interval(text)), "options are completed, too");
 }
 
 #[tokio::test]
