@@ -169,7 +169,11 @@ impl Sample {
                 .collect(),
             events: model.events.iter().map(|(name, row)| Event::new(name, row, window)).collect(),
             groups: figures.groups.iter().map(Group::new).collect(),
-            notes: notes.into_iter().filter_map(|(is, note)| is.then(|| note.to_owned())).collect(),
+            notes: notes
+                .into_iter()
+                .filter(|(is, _)| *is)
+                .map(|(_, note)| note.to_owned())
+                .collect(),
         }
     }
 
