@@ -152,6 +152,13 @@ macro_rules! on_shared_transports {
     };
 }
 
+#[path = "cli/snapshots.rs"]
+mod snapshots;
+#[path = "cli/terminal.rs"]
+mod terminal;
+#[path = "cli/top.rs"]
+mod top;
+
 on_shared_transports!(
     a_call_prints_its_result,
     a_call_that_fails_has_its_code,

@@ -91,6 +91,13 @@ impl Events {
     fn known_group(&self, name: &str) -> Option<Arc<Group>> {
         lock(&self.groups).get(name).cloned()
     }
+
+    fn forget(&self, name: &str) {
+        let Some(group) = lock(&self.groups).remove(name) else { return };
+        for stream in lock(&self.streams).values() {
+            lock(&stream.0).bells.retain(|bell| !Arc::ptr_eq(bell, &group.bell));
+        }
+    }
 }
 
 impl Log {
@@ -490,6 +497,12 @@ impl EventTransport for MemoryEventTransport {
         self.open.check("measuring the lag of a listener")?;
         let group = self.client.events.known_group(&spec.group());
         Ok(group.map(|group| group.lag(&spec)).unwrap_or_default())
+    }
+
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        self.open.check("forgetting a listener")?;
+        self.client.events.forget(&spec.group());
+        Ok(())
     }
 
     async fn dead_letters(

@@ -68,6 +68,8 @@ enum Fault {
     ReadsHistoryForwards,
     /// The lag is what somebody would like it to be.
     InventsLag,
+    /// What is forgotten is not.
+    ForgetsNobody,
     /// Calls never expire.
     RunsExpiredCalls,
     /// Each call is queued twice.
@@ -139,6 +141,7 @@ found! {
     dropping_nulls: DropsNulls by bytes_of_every_kind_survive arguments_of_every_kind_survive;
     reading_history_forwards: ReadsHistoryForwards by history_is_newest_first;
     inventing_lag: InventsLag by lag_counts;
+    forgetting_nobody: ForgetsNobody by a_forgotten_listener_begins_anew;
     running_expired_calls: RunsExpiredCalls by
         an_expired_call_is_not_run a_call_past_its_deadline_is_refused
         the_deadline_reaches_the_worker;
@@ -320,6 +323,10 @@ impl EventTransport for Events {
     async fn lag(&self, spec: LagSpec) -> Result<Lag> {
         let lag = self.inner.lag(spec).await?;
         Ok(if self.fault == Fault::InventsLag { Lag::default() } else { lag })
+    }
+
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        if self.fault == Fault::ForgetsNobody { Ok(()) } else { self.inner.forget(spec).await }
     }
 
     async fn dead_letters(

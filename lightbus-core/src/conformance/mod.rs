@@ -261,6 +261,7 @@ macro_rules! conformance {
             a_slow_handler_keeps_its_event
             sent_events_survive_the_sender
             lag_counts
+            a_forgotten_listener_begins_anew
             // events: how often
             a_dropped_delivery_comes_again
             a_done_delivery_never_comes_again

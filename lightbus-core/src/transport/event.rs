@@ -285,6 +285,22 @@ pub trait EventTransport: Transport {
         let _ = (service, listener, ids);
         Err(Error::unsupported(self.name(), "giving dead letters back"))
     }
+
+    /// Forgets a listener that never comes back: its group, how far it was, and what waits for it.
+    /// What it set aside may go with it. A group that does not exist is no error (case
+    /// `a_forgotten_listener_begins_anew`).
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` unless the transport can.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may be forgotten.
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        let _ = spec;
+        Err(Error::unsupported(self.name(), "forgetting a listener"))
+    }
 }
 
 impl ListenSpec {

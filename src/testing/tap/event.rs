@@ -56,6 +56,10 @@ impl EventTransport for Events {
         self.inner.lag(spec).await
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        self.inner.forget(spec).await
+    }
+
     async fn dead_letters(
         &self,
         service: &str,

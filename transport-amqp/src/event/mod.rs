@@ -167,6 +167,13 @@ impl EventTransport for AmqpEventTransport {
             .map_err(|error| error.during(format!("measuring the lag of {group}")))
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        let group = spec.group();
+        let forgotten =
+            async { group::remove(self.handle.client(WHAT)?, &self.config, &group).await };
+        forgotten.await.map_err(|error| error.during(format!("forgetting {group}")))
+    }
+
     async fn dead_letters(
         &self,
         service: &str,

@@ -134,6 +134,18 @@ impl EventTransport for RedisEventTransport {
             .map_err(|error| error.during(format!("measuring the lag of {group}")))
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        let group = self.group(&spec.service, &spec.listener);
+        let forgotten = async {
+            let client = self.handle.client(WHAT)?;
+            for (stream, _) in self.streams(&spec.events)? {
+                group::destroy(client, &stream, &group).await?;
+            }
+            Ok(())
+        };
+        forgotten.await.map_err(|error: Error| error.during(format!("forgetting {group}")))
+    }
+
     async fn dead_letters(
         &self,
         service: &str,
