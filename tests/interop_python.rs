@@ -18,7 +18,7 @@ use kit::{
     Bytes, Item, Moment, OrderPlaced, Place, RustShop, ShopApi, ShopClient, Size, StockChanged,
     Tick,
 };
-use lightbus::{ErrorKind, config::Config, contract::CallError, prelude::*};
+use lightbus::{ErrorKind, RetryPolicy, config::Config, contract::CallError, prelude::*};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use support::{
@@ -463,6 +463,45 @@ async fn python_takes_over_what_a_killed_rust_left() {
     ];
     let (code, lines) = python::run(python, "listen.py", &server.url(), &flags);
     assert_eq!(code, Some(0), "{lines:?}");
+    assert!(lines.iter().any(|line| line["id"].as_str() == Some(&*fired.id)), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_handles_a_dead_letter_that_is_given_back() {
+    let Some((server, python)) = both() else { return };
+    let ours = redis_bus(&server.url(), "mixed").await;
+    ours.listen("heir", |_: Tick| async { Err(HandlerError::new("cannot")) })
+        .on_error(OnError::Retry(RetryPolicy { attempts: 1, ..RetryPolicy::default() }))
+        .await
+        .unwrap();
+    let source = redis_bus(&server.url(), "kit").await;
+    source.register(ShopClient::contract()).await.unwrap();
+    let fired = source.fire(Tick {}).await.unwrap();
+    let letters = async || source.dead_letters("mixed", "heir", 10).await.unwrap();
+    eventually("it is set aside", async || letters().await.len() == 1).await;
+    ours.close().await.unwrap();
+
+    let flags = [
+        "--service-name",
+        "mixed",
+        "--listener-name",
+        "heir",
+        "--events",
+        "tick",
+        "--count",
+        "1",
+        "--acknowledgement-timeout",
+        "1",
+        "--reclaim-interval",
+        "0.3",
+    ];
+    let mut theirs = python::start(python, "listen.py", &server.url(), &flags);
+    theirs.wait_for("ready");
+    let letters = letters().await;
+    assert_eq!(source.retry_dead_letters("mixed", "heir", &letters).await.unwrap(), 1);
+    let (code, printed) = theirs.finish();
+    assert_eq!(code, Some(0), "{printed}");
+    let lines = python::json_lines(&printed);
     assert!(lines.iter().any(|line| line["id"].as_str() == Some(&*fired.id)), "{lines:?}");
 }
 

@@ -352,7 +352,9 @@ async fn overhear(bus: &Bus) -> Said {
         let fields = event.fields.iter();
         let fields =
             fields.map(|(name, value)| (name.to_string(), serde_json::from_slice(value).unwrap()));
-        log.lock().unwrap().push((event.event.to_string(), fields.collect()));
+        let headers = event.headers.iter();
+        let headers = headers.map(|(name, value)| (format!(":{name}"), json!(&**value)));
+        log.lock().unwrap().push((event.event.to_string(), fields.chain(headers).collect()));
         async { Ok(()) }
     })
     .await
@@ -388,6 +390,15 @@ async fn processes_say_that_they_live_and_what_they_do(place: Place) {
     let stopped = count("worker_stopped");
     eventually("it says good bye", async || stopped() == 1).await;
 
+    // Which call failed, and which listener handled an event, stands beside Python's arguments.
+    let marked = |event: &str, header: &str| {
+        let said = said.lock().unwrap();
+        let marked = said.iter().filter(|(name, _)| name == event);
+        marked.filter(|(_, fields)| fields.iter().any(|(name, _)| name == header)).count()
+    };
+    assert_eq!(marked("rpc_response_sent", ":failed"), 1);
+    assert_eq!(marked("rpc_response_received", ":failed"), 1);
+    assert_eq!((marked("event_received", ":listener"), marked("event_fired", ":listener")), (1, 0));
     let said: BTreeMap<String, Value> = said
         .lock()
         .unwrap()
@@ -441,7 +452,9 @@ async fn python_and_rust_say_the_same() {
             let mut events = BTreeMap::new();
             for (event, fields) in said.lock().unwrap().iter() {
                 if fields.iter().any(|(name, value)| name == "service_name" && value == service) {
-                    let names: Vec<_> = fields.iter().map(|(name, _)| name.clone()).collect();
+                    // Python knows no headers.
+                    let names = fields.iter().map(|(name, _)| name.clone());
+                    let names: Vec<_> = names.filter(|name| !name.starts_with(':')).collect();
                     events.insert(event.clone(), names);
                 }
             }

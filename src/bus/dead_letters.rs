@@ -17,6 +17,9 @@ use crate::config::nearest;
 /// How many letters are read at once where all are handled again.
 const PAGE: usize = 100;
 
+/// A transport, and the ids of letters that it keeps.
+type Kept = (Arc<dyn EventTransport>, Vec<Name>);
+
 /// What came of handling dead letters again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -109,23 +112,67 @@ impl Bus {
         listener: &str,
         letters: &[DeadLetter],
     ) -> Result<usize> {
-        self.inner.ensure_open()?;
         let mut removed = 0;
-        for transport in self.inner.apis.event_transports() {
-            let of_it = |letter: &&DeadLetter| {
-                Arc::ptr_eq(&transport, &self.inner.apis.entry(&letter.event.api).event)
-            };
-            let ids: Vec<Name> =
-                letters.iter().filter(of_it).map(|letter| Name::clone(&letter.id)).collect();
-            if ids.is_empty() {
-                continue;
-            }
+        for (transport, ids) in self.by_transport(letters)? {
             transport.open().await?;
             let done = transport.remove_dead_letters(service, listener, &ids).await;
             removed +=
                 done.map_err(|error| at(&*transport, error).during("removing dead letters"))?;
         }
         Ok(removed)
+    }
+
+    /// Gives dead letters back to the listener of a service that set them aside, wherever it runs: to
+    /// its group and no other, as they were fired, with their attempts counted anew. Gives how many
+    /// there were: one that is gone already is no error. When a process of the listener runs, it
+    /// handles them; one that fails again becomes a dead letter again.
+    ///
+    /// In the process of the listener itself,
+    /// [`replay_dead_letters`](Self::replay_dead_letters) says what came of it.
+    ///
+    /// # Delivery
+    ///
+    /// At least once: each is put back, and then removed. An event that the listener does not listen
+    /// to any more is passed over, as any other.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) if the transport cannot;
+    /// [`Unknown`](ErrorKind::Unknown) if the broker has the event, or the group, no more: that letter
+    /// stays, others of the same call may have been given back;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, any of them may be given back, and still be a dead letter too.
+    pub async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        letters: &[DeadLetter],
+    ) -> Result<usize> {
+        let mut retried = 0;
+        for (transport, ids) in self.by_transport(letters)? {
+            transport.open().await?;
+            let done = transport.retry_dead_letters(service, listener, &ids).await;
+            retried +=
+                done.map_err(|error| at(&*transport, error).during("giving dead letters back"))?;
+        }
+        Ok(retried)
+    }
+
+    /// The ids of letters, each with the transport that keeps it.
+    fn by_transport(&self, letters: &[DeadLetter]) -> Result<Vec<Kept>> {
+        self.inner.ensure_open()?;
+        let of = |transport: Arc<dyn EventTransport>| {
+            let of_it = |letter: &&DeadLetter| {
+                Arc::ptr_eq(&transport, &self.inner.apis.entry(&letter.event.api).event)
+            };
+            let ids = letters.iter().filter(of_it).map(|letter| Name::clone(&letter.id)).collect();
+            (transport, ids)
+        };
+        let all = self.inner.apis.event_transports().into_iter().map(of);
+        Ok(all.filter(|(_, ids): &Kept| !ids.is_empty()).collect())
     }
 
     /// Hands a dead letter to the listener that it came from, which this process must have, once;

@@ -69,9 +69,6 @@ impl Bus {
             Examined::of(&**self.inner.schema.transport()),
         ] {
             let Examined { name, broker, inspect } = transport;
-            if done.iter().any(|known| known.transport == name && known.broker == broker) {
-                continue;
-            }
             let findings = match inspect {
                 Some(inspect) => Some(
                     inspect
@@ -81,9 +78,27 @@ impl Bus {
                 ),
                 None => None,
             };
-            done.push(Examination { transport: name, broker, findings });
+            let is_same =
+                |known: &&mut Examination| known.transport == name && known.broker == broker;
+            match done.iter_mut().find(is_same) {
+                Some(known) => known.add(findings),
+                None => done.push(Examination { transport: name, broker, findings }),
+            }
         }
         Ok(done)
+    }
+}
+
+impl Examination {
+    /// Adds what another transport found on the same broker, which is mostly the same.
+    fn add(&mut self, findings: Option<Vec<Finding>>) {
+        let Some(findings) = findings else { return };
+        let known = self.findings.get_or_insert_default();
+        for finding in findings {
+            if !known.contains(&finding) {
+                known.push(finding);
+            }
+        }
     }
 }
 

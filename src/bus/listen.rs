@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use lightbus_core::{
     Error, ErrorKind, EventMessage, Name, Result, name,
-    transport::{EventSelector, ListenSpec, Start},
+    transport::{EventSelector, LagSpec, ListenSpec, Start},
 };
 
 use super::{
@@ -233,6 +233,32 @@ impl Bus {
             Box::pin(async move { handled.await.map_err(Fault::Failed) })
         };
         self.listener(name, events, Arc::new(handler))
+    }
+
+    /// Makes the broker forget a listener that never comes back: how far it was, and all that waits
+    /// for it. `events` are those it listened to. Stop its processes first: where one still listens,
+    /// it does so in vain, or begins anew. Dead letters of it may go, too. For tools.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) if the transport cannot;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
+    pub async fn forget_listener<'a>(
+        &self,
+        service: &str,
+        listener: &str,
+        events: impl IntoIterator<Item = &'a str>,
+    ) -> Result<()> {
+        self.inner().ensure_open()?;
+        let events: Vec<_> = events.into_iter().map(selector).collect::<Result<_>>()?;
+        for (entry, events) in by_transport(self.inner(), events) {
+            entry.open().await?;
+            let spec = LagSpec { service: service.into(), listener: listener.into(), events };
+            entry.event.forget(spec).await.map_err(|error| {
+                at(&*entry.event, error).during(format!("forgetting {service}-{listener}"))
+            })?;
+        }
+        Ok(())
     }
 
     fn listener(&self, name: &str, events: Result<Vec<EventSelector>>, handler: Handler) -> Listen {

@@ -25,6 +25,11 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 256;
 
 type Any = serde_json::Map<String, serde_json::Value>;
+/// What stands beside the arguments of an event.
+type Header<'a> = Option<(&'static str, &'a str)>;
+
+/// Says that a call failed.
+const FAILED: (&str, &str) = ("failed", "true");
 
 macro_rules! parameters {
     ($($name:literal: $type:ty),* $(,)?) => {
@@ -72,6 +77,11 @@ static CONTRACT: Contract = Contract {
 /// They are sent in the background, in their order, many at once; of more than 4096 that wait, the
 /// newest are left out, which is logged. `event_id` is the event's id: in Python it is a constant text
 /// by mistake. Arguments and results go along, [sensitive](crate::Sensitive) ones redacted.
+///
+/// Python's events do not say whether a call failed, nor which listener it is that handles an event.
+/// That stands in their headers, which keeps the arguments as Python has them: `failed` of
+/// `rpc_response_sent` and `rpc_response_received`, `listener` of `event_received` and
+/// `event_processed`.
 #[derive(Debug, Default)]
 pub struct MetricsPlugin {
     sender: OnceLock<mpsc::Sender<Job>>,
@@ -87,7 +97,13 @@ enum Job {
 
 impl MetricsPlugin {
     /// Hands an event over to be sent.
-    fn fire(&self, bus: &Bus, event: &'static str, mut fields: Fields) -> Result<()> {
+    fn fire(
+        &self,
+        bus: &Bus,
+        event: &'static str,
+        mut fields: Fields,
+        header: Header<'_>,
+    ) -> Result<()> {
         put(&mut fields, "timestamp", &timestamp())?;
         put(&mut fields, "service_name", bus.service_name())?;
         put(&mut fields, "process_name", bus.process_name())?;
@@ -96,7 +112,11 @@ impl MetricsPlugin {
             tokio::spawn(send_all(Arc::downgrade(bus.inner()), jobs, Arc::clone(&self.left_out)));
             sender
         });
-        if sender.try_send(Job::Send(message(bus, &Name::from(API), event, fields))).is_err() {
+        let mut event = message(bus, &Name::from(API), event, fields);
+        if let Some((name, value)) = header {
+            event.headers.set(name, value);
+        }
+        if sender.try_send(Job::Send(event)).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
@@ -107,6 +127,7 @@ impl MetricsPlugin {
         bus: &Bus,
         event: &'static str,
         call: &RpcMessage,
+        header: Header<'_>,
         add: impl FnOnce(&mut Fields) -> Result<()>,
     ) -> Result<()> {
         if is_internal(&call.api) {
@@ -117,10 +138,16 @@ impl MetricsPlugin {
         put(&mut fields, "api_name", &*call.api)?;
         put(&mut fields, "procedure_name", &*call.procedure)?;
         add(&mut fields)?;
-        self.fire(bus, event, fields)
+        self.fire(bus, event, fields, header)
     }
 
-    fn fire_event(&self, bus: &Bus, name: &'static str, event: &EventMessage) -> Result<()> {
+    fn fire_event(
+        &self,
+        bus: &Bus,
+        name: &'static str,
+        event: &EventMessage,
+        listener: Option<&str>,
+    ) -> Result<()> {
         if is_internal(&event.api) {
             return Ok(());
         }
@@ -133,7 +160,7 @@ impl MetricsPlugin {
             Some(shown) => put(&mut fields, "kwargs", &shown)?,
             None => fields.push("kwargs", object(&event.fields)?),
         }
-        self.fire(bus, name, fields)
+        self.fire(bus, name, fields, listener.map(|listener| ("listener", listener)))
     }
 }
 
@@ -202,7 +229,7 @@ impl Plugin for MetricsPlugin {
     }
 
     async fn before_rpc_call(&self, bus: &Bus, call: &mut RpcMessage) -> Result<()> {
-        self.fire_call(bus, "rpc_call_sent", call, |fields| {
+        self.fire_call(bus, "rpc_call_sent", call, None, |fields| {
             let schema = bus.inner().schema.get(&call.api);
             match schema.and_then(|schema| schema.shown_call(&call.procedure, &call.fields)) {
                 Some(shown) => put(fields, "kwargs", &shown)?,
@@ -216,13 +243,14 @@ impl Plugin for MetricsPlugin {
         &self,
         bus: &Bus,
         call: &RpcMessage,
-        _: &mut ResultMessage,
+        result: &mut ResultMessage,
     ) -> Result<()> {
-        self.fire_call(bus, "rpc_response_received", call, |_| Ok(()))
+        let failed = result.body.is_err().then_some(FAILED);
+        self.fire_call(bus, "rpc_response_received", call, failed, |_| Ok(()))
     }
 
     async fn before_rpc_execution(&self, bus: &Bus, call: &mut RpcMessage) -> Result<()> {
-        self.fire_call(bus, "rpc_call_received", call, |_| Ok(()))
+        self.fire_call(bus, "rpc_call_received", call, None, |_| Ok(()))
     }
 
     async fn after_rpc_execution(
@@ -231,7 +259,8 @@ impl Plugin for MetricsPlugin {
         call: &RpcMessage,
         result: &mut ResultMessage,
     ) -> Result<()> {
-        self.fire_call(bus, "rpc_response_sent", call, |fields| match &result.body {
+        let failed = result.body.is_err().then_some(FAILED);
+        self.fire_call(bus, "rpc_response_sent", call, failed, |fields| match &result.body {
             Ok(value) => {
                 let schema = bus.inner().schema.get(&call.api);
                 match schema.and_then(|schema| schema.shown_result(&call.procedure, value)) {
@@ -245,20 +274,25 @@ impl Plugin for MetricsPlugin {
     }
 
     async fn after_event_sent(&self, bus: &Bus, event: &EventMessage) -> Result<()> {
-        self.fire_event(bus, "event_fired", event)
+        self.fire_event(bus, "event_fired", event, None)
     }
 
     async fn before_event_execution(
         &self,
         bus: &Bus,
         event: &mut EventMessage,
-        _: &str,
+        listener: &str,
     ) -> Result<()> {
-        self.fire_event(bus, "event_received", event)
+        self.fire_event(bus, "event_received", event, Some(listener))
     }
 
-    async fn after_event_execution(&self, bus: &Bus, event: &EventMessage, _: &str) -> Result<()> {
-        self.fire_event(bus, "event_processed", event)
+    async fn after_event_execution(
+        &self,
+        bus: &Bus,
+        event: &EventMessage,
+        listener: &str,
+    ) -> Result<()> {
+        self.fire_event(bus, "event_processed", event, Some(listener))
     }
 
     async fn after_stop(&self, _: &Bus) -> Result<()> {

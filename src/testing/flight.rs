@@ -100,6 +100,22 @@ impl Flight {
         }
     }
 
+    /// Dead letters are about to go back to a group: it alone is to get them.
+    pub(super) fn expect_again(&self, group: &str, events: &[EventMessage]) {
+        let mut state = self.lock();
+        let State { begun, groups, .. } = &mut *state;
+        let Some(group) = groups.get_mut(group) else { return };
+        for event in events.iter().filter(|event| group.wants(event)).collect::<Vec<_>>() {
+            *begun += 1;
+            group.expected.entry(Name::clone(&event.id)).or_insert_with(|| Expected {
+                number: *begun,
+                path: path(event),
+                deliveries: 0,
+                held: 0,
+            });
+        }
+    }
+
     /// The events were not confirmed. Those that no listener got by now may never come; one that comes
     /// after all is counted then.
     pub(super) fn unexpect(&self, events: &[EventMessage]) {

@@ -158,6 +158,11 @@ impl EventTransport for Events {
         self.inner.lag(LagSpec { service: self.names.put(&spec.service), events, ..spec }).await
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        let events = self.names.put_all(spec.events);
+        self.inner.forget(LagSpec { service: self.names.put(&spec.service), events, ..spec }).await
+    }
+
     async fn dead_letters(
         &self,
         service: &str,
@@ -187,6 +192,15 @@ impl EventTransport for Events {
         ids: &[Name],
     ) -> Result<usize> {
         self.inner.remove_dead_letters(&self.names.put(service), listener, ids).await
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.inner.retry_dead_letters(&self.names.put(service), listener, ids).await
     }
 }
 

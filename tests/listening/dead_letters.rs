@@ -10,7 +10,7 @@ use lightbus::{DeadLetter, ErrorKind, prelude::*};
 use crate::{
     contracts::{Notes, Ordered, order, register, tries},
     on_every_transport,
-    support::Place,
+    support::{Place, eventually},
 };
 
 on_every_transport!(
@@ -19,6 +19,7 @@ on_every_transport!(
     one_is_handled_again_by_its_listener_alone,
     all_are_handled_again_and_those_that_fail_stay,
     a_batch_listener_replays_too,
+    they_go_back_to_their_listener_from_another_process,
     what_cannot_be_replayed_is_said,
 );
 
@@ -161,6 +162,27 @@ async fn a_batch_listener_replays_too(place: Place) {
     let replayed = bus.replay_dead_letters("watch", 10).await.unwrap();
     assert_eq!((replayed.handled, replayed.failed), (2, 0));
     assert_eq!(notes.all(), ["0 of 1", "1 of 1"]);
+}
+
+async fn they_go_back_to_their_listener_from_another_process(place: Place) {
+    let (bus, notes, broken) = broken(&place, 3).await;
+    let tool = place.bus("tool").await;
+    register(&tool).await;
+    let letters = tool.dead_letters("shop", "watch", 10).await.unwrap();
+    broken.store(false, Ordering::SeqCst);
+    assert_eq!(tool.retry_dead_letters("shop", "watch", &letters).await.unwrap(), 3);
+    eventually("two are handled", async || notes.all().len() == 2).await;
+    let mut handled = notes.all();
+    handled.sort_unstable();
+    assert_eq!(handled, ["watch 0", "watch 2"], "by that listener alone");
+    // The one that fails again is a dead letter again, with its tries counted anew.
+    eventually("one failed again", async || {
+        let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
+        numbers(&letters) == ["1"] && letters[0].attempts == 1
+    })
+    .await;
+    assert_eq!(tool.retry_dead_letters("shop", "watch", &letters).await.unwrap(), 0, "gone");
+    assert_eq!(bus.dead_letters("shop", "other", 10).await.unwrap().len(), 3);
 }
 
 async fn what_cannot_be_replayed_is_said(place: Place) {

@@ -17,6 +17,7 @@ on_every_transport!(
     what_cannot_be_listened_to_is_said,
     a_name_that_is_taken_is_free_again_after_a_failure,
     a_new_listener_begins_where_it_is_told,
+    a_listener_that_is_forgotten_begins_anew,
 );
 
 async fn fire_one_of_each(bus: &Bus) {
@@ -157,4 +158,32 @@ async fn a_new_listener_begins_where_it_is_told(place: Place) {
     assert_eq!(notes.of("new"), ["new 2"]);
     assert_eq!(notes.of("since"), ["since 1", "since 2"]);
     assert_eq!(notes.of("earliest"), ["earliest 0", "earliest 1", "earliest 2"]);
+}
+
+async fn a_listener_that_is_forgotten_begins_anew(place: Place) {
+    let (shop, tool) = (place.bus("shop").await, place.bus("tool").await);
+    register(&shop).await;
+    let events = ["shop.*", "till.paid"];
+    let first = place.bus("mail").await;
+    first.listen_to("watch", events, |_| async { Ok(()) }).await.unwrap();
+    first.close().await.unwrap();
+    fire_one_of_each(&shop).await;
+    tool.forget_listener("mail", "watch", events).await.unwrap();
+    // Nobody is there any more to be forgotten.
+    tool.forget_listener("mail", "watch", events).await.unwrap();
+    let error = tool.forget_listener("mail", "watch", ["shop"]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+
+    let (again, notes) = (place.bus("mail").await, Notes::default());
+    let noted = notes.clone();
+    again
+        .listen_to("watch", events, move |event| {
+            noted.add(name(&event));
+            async { Ok(()) }
+        })
+        .await
+        .unwrap();
+    shop.fire(Paid { amount: 4 }).await.unwrap();
+    again.settle().await.unwrap();
+    assert_eq!(notes.all(), ["till.paid"], "what waited is gone");
 }

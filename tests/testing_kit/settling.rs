@@ -68,6 +68,26 @@ async fn every_try_of_a_failing_handler_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_that_is_given_back_is_waited_for() {
+    let test = TestBus::start().await.unwrap();
+    let (count, tries) = counter();
+    test.listen("watch", move |_: UserRegistered| {
+        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        async move { if first { Err(HandlerError::new("cannot")) } else { Ok(()) } }
+    })
+    .on_error(OnError::Retry(RetryPolicy { attempts: 1, ..RetryPolicy::default() }))
+    .await
+    .unwrap();
+    test.fire_from_outside(sally()).await.unwrap();
+    test.settle().await.unwrap();
+    let letters = test.dead_letters("test", "watch", 10).await.unwrap();
+    assert_eq!(test.retry_dead_letters("test", "watch", &letters).await.unwrap(), 1);
+    test.settle().await.unwrap();
+    assert_eq!(tries.load(Ordering::SeqCst), 2);
+    assert!(test.dead_letters("test", "watch", 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn calls_of_other_tasks_and_their_workers_are_waited_for() {
     struct Slow(Arc<AtomicUsize>);
     impl Auth for Slow {

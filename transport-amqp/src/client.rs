@@ -100,6 +100,10 @@ impl Client {
         &self.endpoint.broker
     }
 
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     pub(crate) fn response_timeout(&self) -> std::time::Duration {
         self.endpoint.response_timeout
     }

@@ -8,6 +8,8 @@ mod endpoint;
 mod error;
 mod event;
 mod factory;
+mod greeting;
+mod inspect;
 mod link;
 mod publisher;
 mod result;

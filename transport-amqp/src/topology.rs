@@ -151,14 +151,34 @@ impl QueueSpec {
 
 /// How many messages wait in a queue; `None` if there is no such queue.
 pub(crate) async fn waiting(link: &Link, queue: &str) -> Result<Option<u32>> {
+    Ok(counts(link, queue).await?.map(|(messages, _)| messages))
+}
+
+/// How many messages wait in a queue, and how many consumers; `None` if there is no such queue.
+pub(crate) async fn counts(link: &Link, queue: &str) -> Result<Option<(u32, u32)>> {
     // Of its own: it ends if the queue is not there.
     let channel = link.channel().await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let name = short("the name of a queue", queue)?;
     match link.asked(channel.queue_declare(name, options, FieldTable::default())).await? {
-        Ok(found) => Ok(Some(found.message_count())),
+        Ok(found) => Ok(Some((found.message_count(), found.consumer_count()))),
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(link.explain(error, Sent::Harmless).with("queue", queue)),
+    }
+}
+
+/// Whether there is an exchange of this name, of whatever type.
+pub(crate) async fn has_exchange(link: &Link, name: &str) -> Result<bool> {
+    // Of its own: it ends if the exchange is not there.
+    let channel = link.channel().await?;
+    let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    let exchange = short("the name of the exchange", name)?;
+    let kind = lapin::ExchangeKind::Topic;
+    let found = channel.exchange_declare(exchange, kind, options, FieldTable::default());
+    match link.asked(found).await? {
+        Ok(()) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(link.explain(error, Sent::Harmless).with("exchange", name)),
     }
 }
 

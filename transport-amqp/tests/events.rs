@@ -63,6 +63,65 @@ async fn an_event_that_kills_its_process_again_and_again_is_set_aside_by_the_bro
             .any(|letter| &*letter.event.id == "poison" && letter.reason.contains("delivery_limit"))
     })
     .await;
+
+    // Given back, the broker counts its deliveries anew.
+    let letters = soon(sender.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap();
+    assert!(letters[0].time > SystemTime::now() - Duration::from_secs(600));
+    let ids = [letters[0].id.clone()];
+    let retried = sender.event.retry_dead_letters(&spec.service, &spec.listener, &ids);
+    assert_eq!(soon(retried).await.unwrap(), 1);
+    let mut events = soon(sender.event.listen(spec.clone())).await.unwrap();
+    let delivery = soon(events.next()).await.unwrap().unwrap();
+    assert_eq!((&*delivery.message.id, delivery.message.attempt), ("poison", 1));
+    soon(delivery.ack.settle(Outcome::Done)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_foreign_event_keeps_its_name_as_a_dead_letter_and_after() {
+    let Some((_broker, url)) = url().await else { return };
+    let api = unique("shop");
+    let process = Process::new(&json!({"url": url}), json!({}));
+    let spec = listen(&api, "one");
+    let mut events = soon(process.event.listen(spec.clone())).await.unwrap();
+    // Only its routing key names it.
+    let properties = BasicProperties::default().with_message_id("17".into());
+    let key = format!("{api}.opened");
+    support::publish(&url, "lightbus.events", &key, properties, b"{}").await;
+    let delivery = soon(events.next()).await.unwrap().unwrap();
+    soon(delivery.ack.settle(Outcome::Reject("no".into()))).await.unwrap();
+    let letters =
+        soon(process.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap();
+    assert_eq!((&*letters[0].event.api, &*letters[0].event.event), (api.as_str(), "opened"));
+    let ids = [letters[0].id.clone()];
+    let retried = process.event.retry_dead_letters(&spec.service, &spec.listener, &ids);
+    assert_eq!(soon(retried).await.unwrap(), 1);
+    let delivery = soon(events.next()).await.unwrap().unwrap();
+    let message = &delivery.message;
+    assert_eq!((&*message.id, &*message.api, &*message.event), ("17", api.as_str(), "opened"));
+    assert!(message.headers.is_empty(), "nothing of its death: {:?}", message.headers);
+    soon(delivery.ack.settle(Outcome::Done)).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_its_listeners_queue_a_dead_letter_stays() {
+    let Some((_broker, url)) = url().await else { return };
+    let api = unique("shop");
+    let process = Process::new(&json!({"url": url}), json!({}));
+    let spec = listen(&api, "one");
+    let mut events = soon(process.event.listen(spec.clone())).await.unwrap();
+    soon(process.event.send(&[event("e1", &api)])).await.unwrap();
+    let delivery = soon(events.next()).await.unwrap().unwrap();
+    soon(delivery.ack.settle(Outcome::Reject("no".into()))).await.unwrap();
+    soon(events.close()).await.unwrap();
+    support::delete_queue(&url, &spec.group()).await;
+    let letters = || async {
+        soon(process.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap()
+    };
+    let ids = [letters().await[0].id.clone()];
+    let retried = process.event.retry_dead_letters(&spec.service, &spec.listener, &ids);
+    let error = soon(retried).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
+    eventually("it is back among the dead letters", || async { letters().await.len() == 1 }).await;
 }
 
 #[tokio::test]

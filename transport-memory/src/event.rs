@@ -91,6 +91,13 @@ impl Events {
     fn known_group(&self, name: &str) -> Option<Arc<Group>> {
         lock(&self.groups).get(name).cloned()
     }
+
+    fn forget(&self, name: &str) {
+        let Some(group) = lock(&self.groups).remove(name) else { return };
+        for stream in lock(&self.streams).values() {
+            lock(&stream.0).bells.retain(|bell| !Arc::ptr_eq(bell, &group.bell));
+        }
+    }
 }
 
 impl Log {
@@ -139,7 +146,14 @@ struct GroupState {
 #[derive(Default)]
 struct Dead {
     last: u64,
-    letters: VecDeque<(u64, DeadLetter)>,
+    letters: VecDeque<SetAside>,
+}
+
+struct SetAside {
+    number: u64,
+    letter: DeadLetter,
+    /// To be given back.
+    event: Arc<Event>,
 }
 
 type ConsumerId = u64;
@@ -291,17 +305,19 @@ impl Group {
                     state.returned.insert(*number, taken);
                     returned = true;
                 }
-                Outcome::Reject(reason) => rejected.push(self.letter(&taken, reason, now)),
+                Outcome::Reject(reason) => {
+                    rejected.push((self.letter(&taken, reason, now), taken.event));
+                }
             }
         }
         if !rejected.is_empty() {
             // Still under the group's lock: it is never neither pending nor set aside.
             let mut dead = lock(&self.dead);
-            for mut letter in rejected {
+            for (mut letter, event) in rejected {
                 dead.last += 1;
                 letter.id = dead.last.to_string().into();
                 let number = dead.last;
-                dead.letters.push_back((number, letter));
+                dead.letters.push_back(SetAside { number, letter, event });
             }
             let excess = dead.letters.len().saturating_sub(max_dead_letters);
             dead.letters.drain(..excess);
@@ -326,8 +342,34 @@ impl Group {
 
     fn letters_after(&self, number: u64, limit: usize) -> Vec<DeadLetter> {
         let dead = lock(&self.dead);
-        let from = dead.letters.partition_point(|(other, _)| *other <= number);
-        dead.letters.range(from..).take(limit).map(|(_, letter)| letter.clone()).collect()
+        let from = dead.letters.partition_point(|aside| aside.number <= number);
+        dead.letters.range(from..).take(limit).map(|aside| aside.letter.clone()).collect()
+    }
+
+    /// Takes letters away; gives what they were.
+    fn remove_letters(&self, ids: &[Name]) -> VecDeque<SetAside> {
+        let ids: HashSet<_> = ids.iter().collect();
+        let mut dead = lock(&self.dead);
+        let all = std::mem::take(&mut dead.letters).into_iter();
+        let (removed, kept): (VecDeque<_>, _) =
+            all.partition(|aside| ids.contains(&aside.letter.id));
+        dead.letters = kept;
+        removed
+    }
+
+    /// Gives letters back to the consumers, each in its old place and as if it were new.
+    fn retry(&self, ids: &[Name]) -> usize {
+        // Under the group's lock: it is never neither here nor there.
+        let mut state = lock(&self.state);
+        let removed = self.remove_letters(ids);
+        for SetAside { event, .. } in &removed {
+            let taken = Taken { event: Arc::clone(event), attempt: 0 };
+            state.returned.insert(event.number, taken);
+        }
+        if !removed.is_empty() {
+            self.bell.notify_waiters();
+        }
+        removed.len()
     }
 
     /// Ends a consumer: what it has not settled is for the others at once.
@@ -457,6 +499,12 @@ impl EventTransport for MemoryEventTransport {
         Ok(group.map(|group| group.lag(&spec)).unwrap_or_default())
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        self.open.check("forgetting a listener")?;
+        self.client.events.forget(&spec.group());
+        Ok(())
+    }
+
     async fn dead_letters(
         &self,
         service: &str,
@@ -498,11 +546,18 @@ impl EventTransport for MemoryEventTransport {
         let Some(group) = self.client.events.known_group(&format!("{service}-{listener}")) else {
             return Ok(0);
         };
-        let mut dead = lock(&group.dead);
-        let before = dead.letters.len();
-        let ids: HashSet<_> = ids.iter().collect();
-        dead.letters.retain(|(_, letter)| !ids.contains(&letter.id));
-        Ok(before - dead.letters.len())
+        Ok(group.remove_letters(ids).len())
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.open.check("giving dead letters back")?;
+        let group = self.client.events.known_group(&format!("{service}-{listener}"));
+        Ok(group.map_or(0, |group| group.retry(ids)))
     }
 }
 

@@ -52,6 +52,14 @@ enum Fault {
     SendsTwice,
     /// Rejected events are told as done.
     ForgetsDeadLetters,
+    /// Each page of dead letters is the first.
+    ReadsTheSamePageAgain,
+    /// Removes no dead letter, and says that it did.
+    KeepsDeadLetters,
+    /// Retries a dead letter by firing it again, for everybody.
+    RetriesForAll,
+    /// Removes what it is to retry.
+    RetriesAndForgets,
     /// Says that it cannot do what it can.
     HidesHistory,
     /// Leaves arguments out whose value is null.
@@ -60,6 +68,8 @@ enum Fault {
     ReadsHistoryForwards,
     /// The lag is what somebody would like it to be.
     InventsLag,
+    /// What is forgotten is not.
+    ForgetsNobody,
     /// Calls never expire.
     RunsExpiredCalls,
     /// Each call is queued twice.
@@ -122,10 +132,16 @@ found! {
     losing_the_rest_of_a_batch: LosesTheRestOfABatch by a_batch_keeps_its_order;
     sending_twice: SendsTwice by a_done_delivery_never_comes_again;
     forgetting_dead_letters: ForgetsDeadLetters by a_rejected_delivery_never_comes_again;
+    reading_the_same_page_again: ReadsTheSamePageAgain by dead_letters_are_read_page_by_page;
+    keeping_dead_letters: KeepsDeadLetters by dead_letters_are_removed_one_by_one;
+    retrying_for_all: RetriesForAll by a_retried_dead_letter_comes_again_to_its_group_alone;
+    retrying_and_forgetting: RetriesAndForgets by
+        a_retried_dead_letter_comes_again_to_its_group_alone;
     hiding_history: HidesHistory by what_is_absent_is_unsupported capabilities_are_as_declared;
     dropping_nulls: DropsNulls by bytes_of_every_kind_survive arguments_of_every_kind_survive;
     reading_history_forwards: ReadsHistoryForwards by history_is_newest_first;
     inventing_lag: InventsLag by lag_counts;
+    forgetting_nobody: ForgetsNobody by a_forgotten_listener_begins_anew;
     running_expired_calls: RunsExpiredCalls by
         an_expired_call_is_not_run a_call_past_its_deadline_is_refused
         the_deadline_reaches_the_worker;
@@ -309,6 +325,10 @@ impl EventTransport for Events {
         Ok(if self.fault == Fault::InventsLag { Lag::default() } else { lag })
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        if self.fault == Fault::ForgetsNobody { Ok(()) } else { self.inner.forget(spec).await }
+    }
+
     async fn dead_letters(
         &self,
         service: &str,
@@ -316,6 +336,52 @@ impl EventTransport for Events {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         self.inner.dead_letters(service, listener, limit).await
+    }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        match self.fault {
+            Fault::ReadsTheSamePageAgain => self.dead_letters(service, listener, limit).await,
+            _ => self.inner.dead_letters_after(service, listener, after, limit).await,
+        }
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        match self.fault {
+            Fault::KeepsDeadLetters => Ok(ids.len()),
+            _ => self.inner.remove_dead_letters(service, listener, ids).await,
+        }
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        match self.fault {
+            Fault::RetriesForAll => {
+                let letters = self.inner.dead_letters(service, listener, usize::MAX).await?;
+                let wanted = letters.into_iter().filter(|letter| ids.contains(&letter.id));
+                let events: Vec<_> = wanted.map(|letter| letter.event).collect();
+                self.inner.send(&events).await?;
+                self.inner.remove_dead_letters(service, listener, ids).await
+            }
+            Fault::RetriesAndForgets => {
+                self.inner.remove_dead_letters(service, listener, ids).await
+            }
+            _ => self.inner.retry_dead_letters(service, listener, ids).await,
+        }
     }
 }
 

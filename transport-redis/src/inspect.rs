@@ -136,19 +136,32 @@ pub(crate) async fn examine(client: &Client) -> Result<Vec<Finding>> {
         return Err(error);
     };
     let mut findings = judge(&Facts(&info));
-    let save = ask(client, &command(&["CONFIG", "GET", "appendfsync"])).await?;
-    if Facts(&info).get("aof_enabled") == "1"
-        && let Ok(save) = save
-        && let Some(pairs) = value::pairs(save)
-        && value::get(&pairs, "appendfsync").and_then(value::text) == Some("no")
-    {
-        findings.push(Finding::warning(
+    if Facts(&info).get("aof_enabled") == "1" {
+        let save = ask(client, &command(&["CONFIG", "GET", "appendfsync"])).await?;
+        findings.extend(judge_save(save));
+    }
+    Ok(findings)
+}
+
+/// How often the append-only file is written.
+fn judge_save(save: Result<Value, String>) -> Option<Finding> {
+    let save = match save {
+        Ok(save) => value::pairs(save)?,
+        Err(why) => {
+            return Some(Finding::warning(
+                format!("CONFIG GET is not allowed: {why}"),
+                "whether a crash of the machine loses the last seconds cannot be said (appendfsync)",
+                "give the user of the bus the right `+config|get`, or ask as another user",
+            ));
+        }
+    };
+    (value::get(&save, "appendfsync").and_then(value::text) == Some("no")).then(|| {
+        Finding::warning(
             "appendfsync is `no`",
             "a crash of the machine loses what the system had not written: often 30 s of events",
             "CONFIG SET appendfsync everysec",
-        ));
-    }
-    Ok(findings)
+        )
+    })
 }
 
 /// The lines of `INFO`.

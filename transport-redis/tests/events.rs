@@ -149,6 +149,67 @@ async fn a_rejected_event_is_kept_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_goes_back_to_its_stream_of_either_kind() {
+    let Some(server) = server().await else { return };
+    for (stream_use, stream) in [("per_api", STREAM), ("per_event", "shop.till.opened:stream")] {
+        let process = server.process_with(json!({"stream_use": stream_use}));
+        let mut redis = server.redis().await;
+        let _: String = redis.run(&["FLUSHALL"]).await;
+        let mut heard = process.event.listen(listen("p1", Start::New)).await.unwrap();
+        process.event.send(&[event("e1", "opened")]).await.unwrap();
+        next(&mut heard).await.ack.settle(Outcome::Reject("it broke".into())).await.unwrap();
+        let letters = process.event.dead_letters("shop", "greeter", 10).await.unwrap();
+        let ids = [letters[0].id.clone()];
+        let retried = process.event.retry_dead_letters("shop", "greeter", &ids).await.unwrap();
+        assert_eq!(retried, 1);
+        let delivery = next(&mut heard).await;
+        assert_eq!((&*delivery.message.id, delivery.message.attempt), ("e1", 1));
+        delivery.ack.settle(Outcome::Done).await.unwrap();
+        // Nothing was added: neither an entry nor a member.
+        let length: u64 = redis.run(&["XLEN", stream]).await;
+        assert_eq!(length, 1);
+        let consumers: Vec<Vec<redis::Value>> =
+            redis.run(&["XINFO", "CONSUMERS", stream, GROUP]).await;
+        assert_eq!(consumers.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_whose_event_was_trimmed_stays() {
+    let Some(server) = server().await else { return };
+    let process = server.process();
+    let mut redis = server.redis().await;
+    let mut heard = process.event.listen(listen("p1", Start::New)).await.unwrap();
+    process.event.send(&[event("e1", "opened"), event("e2", "opened")]).await.unwrap();
+    for _ in 0..2 {
+        next(&mut heard).await.ack.settle(Outcome::Reject("it broke".into())).await.unwrap();
+    }
+    let _: u64 = redis.run(&["XTRIM", STREAM, "MAXLEN", "1"]).await;
+    let letters = process.event.dead_letters("shop", "greeter", 10).await.unwrap();
+    let ids: Vec<_> = letters.iter().map(|letter| letter.id.clone()).collect();
+    let error = process.event.retry_dead_letters("shop", "greeter", &ids).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
+    for part in [&*ids[0], STREAM, "replay_dead_letters"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    // Neither of both, for the first cannot.
+    assert_eq!(process.event.dead_letters("shop", "greeter", 10).await.unwrap().len(), 2);
+    assert!(pending(&redis).await.is_empty());
+    let retried = process.event.retry_dead_letters("shop", "greeter", &ids[1..]).await.unwrap();
+    assert_eq!(retried, 1);
+    let delivery = next(&mut heard).await;
+    assert_eq!(&*delivery.message.id, "e2");
+    delivery.ack.settle(Outcome::Done).await.unwrap();
+
+    // A group that is gone is told too.
+    let _: u64 = redis.run(&["XGROUP", "DESTROY", STREAM, GROUP]).await;
+    let stranger = server.process();
+    drop((heard, process));
+    let error = stranger.event.retry_dead_letters("shop", "greeter", &ids[..1]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
+}
+
+#[tokio::test]
 async fn a_group_that_vanishes_is_made_again_and_misses_nothing() {
     let Some(server) = server().await else { return };
     let process = server.process();

@@ -52,7 +52,15 @@ async fn round_trip(options: &Value) {
     }
     got.sort();
     assert_eq!(got, ["e1", "e2"]);
-    assert_eq!(worker.event.dead_letters("shop", "greeter", 9).await.unwrap().len(), 1);
+    let letters = worker.event.dead_letters("shop", "greeter", 9).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    let ids = [letters[0].id.clone()];
+    let retried = client.event.retry_dead_letters("shop", "greeter", &ids).await.unwrap();
+    assert_eq!(retried, 1);
+    let again = soon(heard.next()).await.unwrap().unwrap();
+    assert_eq!(again.message.id, letters[0].event.id);
+    again.ack.settle(Outcome::Done).await.unwrap();
+    assert!(worker.event.dead_letters("shop", "greeter", 9).await.unwrap().is_empty());
     let schema = serde_json::value::RawValue::from_string("{}".into()).unwrap();
     for api in ["auth", "shop.till"] {
         client.schema.store(api, &schema, Duration::from_secs(9)).await.unwrap();

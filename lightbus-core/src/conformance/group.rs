@@ -264,6 +264,34 @@ pub async fn sent_events_survive_the_sender(harness: &dyn Harness) {
     drop(dead);
 }
 
+/// A listener that was forgotten begins anew, without what waited for it; others go on.
+pub async fn a_forgotten_listener_begins_anew(harness: &dyn Harness) {
+    let bus = Bus::new(harness);
+    let api = bus.name("orders");
+    let process = bus.process().await;
+    let (mail, stock) = (bus.listener(&api, "mail"), bus.listener(&api, "stock"));
+    let spec = LagSpec {
+        service: Name::clone(&mail.service),
+        listener: Name::clone(&mail.listener),
+        events: mail.events.clone(),
+    };
+    let forget = async || process.event.forget(spec.clone()).await;
+    match forget().await {
+        Err(error) if error.kind() == ErrorKind::Unsupported => return,
+        never_there => never_there.expect("a listener that never was is no error"),
+    }
+    let mut stock = process.listen(stock).await;
+    ok("closing", process.listen(mail.clone()).await.close()).await;
+    process.send(&bus.events(&api, 0..5)).await;
+    ok("forgetting", forget()).await;
+    ok("forgetting again", forget()).await;
+    let mut mail = process.listen(mail).await;
+    process.send(&bus.events(&api, 5..8)).await;
+    assert_numbers(harness, take(&mut mail, 3).await, 5..8);
+    assert_numbers(harness, take(&mut stock, 8).await, 0..8);
+    nothing("what waited is forgotten", &mut mail).await;
+}
+
 /// The lag of a group: what it has not taken, and what it has taken and not settled.
 pub async fn lag_counts(harness: &dyn Harness) {
     if !harness.capabilities().lag {

@@ -17,6 +17,7 @@
 //!
 //! Cases wait for conditions, never for a while, except where nothing is to happen.
 
+mod dead_letters;
 mod delivery;
 mod event;
 mod group;
@@ -40,7 +41,8 @@ use crate::{
 /// The cases, each to be run by itself: with a harness, panicking where a promise is broken.
 pub mod cases {
     pub use super::{
-        delivery::*, event::*, group::*, outage::*, result::*, rpc::*, schema::*, transport::*,
+        dead_letters::*, delivery::*, event::*, group::*, outage::*, result::*, rpc::*, schema::*,
+        transport::*,
     };
 }
 
@@ -266,6 +268,7 @@ macro_rules! conformance {
             a_slow_handler_keeps_its_event
             sent_events_survive_the_sender
             lag_counts
+            a_forgotten_listener_begins_anew
             // events: how often
             a_dropped_delivery_comes_again
             a_done_delivery_never_comes_again
@@ -277,6 +280,10 @@ macro_rules! conformance {
             close_waits_for_what_is_held
             a_dropped_subscription_gives_back
             close_while_blocked_returns
+            // events: what could not be handled
+            dead_letters_are_read_page_by_page
+            dead_letters_are_removed_one_by_one
+            a_retried_dead_letter_comes_again_to_its_group_alone
             // calls
             each_call_runs_once
             two_workers_share_the_calls

@@ -216,7 +216,7 @@ pub trait EventTransport: Transport {
     }
 
     /// What a group set aside after the dead letter of this id, oldest first, at most `limit`:
-    /// the next page. That letter itself may be gone.
+    /// the next page. That letter itself may be gone (case `dead_letters_are_read_page_by_page`).
     ///
     /// # Errors
     ///
@@ -233,7 +233,7 @@ pub trait EventTransport: Transport {
     }
 
     /// Removes dead letters of a group by their ids, for ever. Gives how many there were; ids that
-    /// it does not have are no error.
+    /// it does not have are no error (case `dead_letters_are_removed_one_by_one`).
     ///
     /// # Errors
     ///
@@ -250,6 +250,56 @@ pub trait EventTransport: Transport {
     ) -> Result<usize> {
         let _ = (service, listener, ids);
         Err(Error::unsupported(self.name(), "removing dead letters"))
+    }
+
+    /// Gives dead letters back to the group that set them aside, by their ids: each is an event of that
+    /// group again, as it was fired, and no dead letter any more. Gives how many there were; ids that
+    /// it does not have are no error.
+    ///
+    /// # Delivery
+    ///
+    /// At least once, and to no other group (case
+    /// `a_retried_dead_letter_comes_again_to_its_group_alone`): each is put back, which the broker
+    /// confirms, and only then removed. The group gets it when a member listens, with its attempts
+    /// counted anew.
+    ///
+    /// # Ordering
+    ///
+    /// In its old place where the broker can put it there, otherwise after what waits.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` unless the transport can give dead letters back;
+    /// [`Unknown`](crate::ErrorKind::Unknown) if the broker has the event, or the group, no more: that
+    /// letter stays. Others of the same call may have been given back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, any of them may be given back, and still be a dead letter too.
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        let _ = (service, listener, ids);
+        Err(Error::unsupported(self.name(), "giving dead letters back"))
+    }
+
+    /// Forgets a listener that never comes back: its group, how far it was, and what waits for it.
+    /// What it set aside may go with it. A group that does not exist is no error (case
+    /// `a_forgotten_listener_begins_anew`).
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` unless the transport can.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may be forgotten.
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        let _ = spec;
+        Err(Error::unsupported(self.name(), "forgetting a listener"))
     }
 }
 

@@ -73,14 +73,21 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   lightbus inspect auth --event user_registered --since 1h
   lightbus inspect auth --json-path 'address.city=London' --json
+  lightbus inspect auth --schema new.json --since 1d     # 1 if an event would not fit
   lightbus inspect auth --follow")]
     Inspect(Inspect),
     /// The descriptions of the APIs on the bus.
+    #[command(after_help = "Examples:
+  lightbus schema dump -o schemas.json
+  lightbus schema check schemas.json")]
     Schema {
         #[command(subcommand)]
         command: Schema,
     },
     /// The configuration: what is in it, and what is wrong with it.
+    #[command(after_help = "Examples:
+  lightbus --config lightbus.yaml config check
+  lightbus --config lightbus.yaml config show")]
     Config {
         #[command(subcommand)]
         command: Config,
@@ -95,6 +102,22 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   lightbus --config production.yaml doctor --json | jq 'select(.severity == \"problem\")'")]
     Doctor,
+    /// Shows what goes on on the bus, as it happens: processes, calls, events, listeners, with rates,
+    /// times, errors, what waits and what was set aside.
+    ///
+    /// Processes are known by the plugin `internal_state`, calls and events by `internal_metrics`;
+    /// what waits is the broker's own figure. Nothing is taken from anybody. Without a terminal one
+    /// sample is printed.
+    #[command(after_help = "Keys:
+  q, Esc, Ctrl-C  end             Tab, Shift-Tab  another table
+  p               pause           Up, Down        scroll it
+  s               sort            Enter           it alone, and back
+
+Examples:
+  lightbus top
+  lightbus top --once
+  lightbus top --json --interval 10 | jq '.groups[] | select(.dead_letters > 0)'")]
+    Top(Top),
     /// Measures how fast this bus is, with an echo service and a listener of its own.
     #[command(after_help = "Examples:
   lightbus bench rpc --callers 100 --size 1000 --seconds 10
@@ -103,12 +126,15 @@ pub(crate) enum Command {
     /// The events that a listener could not handle.
     #[command(after_help = "Examples:
   lightbus dlq list shop welcome --event 'auth.*'
+  lightbus dlq retry shop welcome --reason 'no connection'
   lightbus dlq purge shop welcome --before 30d --dry-run")]
     Dlq {
         #[command(subcommand)]
         command: Dlq,
     },
     /// A prompt for these commands, with history and completion from the schemas on the bus.
+    #[command(after_help = "Example:
+  lightbus --config lightbus.yaml shell")]
     Shell,
     /// Prints completions for a shell.
     #[command(after_help = "Example:
@@ -124,7 +150,9 @@ pub(crate) enum Command {
         /// Where to; it must be there.
         folder: PathBuf,
     },
-    /// Prints the version.
+    /// Prints the version; with --json the transports that it has, too.
+    #[command(after_help = "Example:
+  lightbus version --json | jq .transports")]
     Version,
 }
 
@@ -210,6 +238,15 @@ pub(crate) struct Inspect {
     /// Goes on with what is fired from now on, oldest first, until Ctrl-C.
     #[arg(long, short)]
     pub(crate) follow: bool,
+    /// Says of each event whether it fits the schema on the bus; 1 if one does not.
+    #[arg(long, short = 'd')]
+    pub(crate) validate: bool,
+    /// The same, with schemas that `schema dump` wrote.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
+    /// Internal APIs, too, when no API is named.
+    #[arg(long, short = 'I', conflicts_with = "api")]
+    pub(crate) internal: bool,
 }
 
 #[derive(Args, Debug)]
@@ -217,6 +254,20 @@ pub(crate) struct Explain {
     /// What to explain.
     #[arg(value_name = "API[.NAME]")]
     pub(crate) name: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Top {
+    /// How often it is looked. Rates are of the last ten intervals.
+    #[arg(long, short = 'n', value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) interval: Duration,
+    /// Prints one sample after one interval, and ends.
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) once: bool,
+    /// Prints so many samples, one after each interval, and ends. With --json they do not end
+    /// without it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -261,6 +312,9 @@ pub(crate) struct Letters {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dlq {
     /// One line for each, oldest first.
+    #[command(after_help = "Examples:
+  lightbus dlq list shop welcome
+  lightbus dlq list shop welcome --event 'auth.*' --reason 'no place' --json | jq .reason")]
     List {
         #[command(flatten)]
         letters: Letters,
@@ -269,11 +323,37 @@ pub(crate) enum Dlq {
         limit: usize,
     },
     /// Everything that is known about them.
+    #[command(after_help = "Example:
+  lightbus dlq show shop welcome --id 1706700000000-0")]
     Show {
         #[command(flatten)]
         letters: Letters,
     },
+    /// Gives them back to the listener that set them aside, which handles them again.
+    ///
+    /// To its group alone, as they were fired, their tries counted anew; then they are dead letters no
+    /// more. One that fails again becomes a dead letter again, and is not taken twice by one run.
+    #[command(after_help = "Examples:
+  lightbus dlq retry shop welcome --reason 'no connection' --dry-run
+  lightbus dlq retry shop welcome --all --rate 10")]
+    Retry {
+        #[command(flatten)]
+        letters: Letters,
+        /// Says how many it would be, and gives none back.
+        #[arg(long)]
+        dry_run: bool,
+        /// Gives all back.
+        #[arg(long)]
+        all: bool,
+        /// At most so many a second.
+        #[arg(long, value_name = "N", default_value_t = 100,
+            value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        rate: u16,
+    },
     /// Removes them, for ever.
+    #[command(after_help = "Examples:
+  lightbus dlq purge shop welcome --before 30d --dry-run
+  lightbus dlq purge shop welcome --all")]
     Purge {
         #[command(flatten)]
         letters: Letters,
@@ -297,6 +377,10 @@ pub(crate) enum BenchKind {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schema {
     /// Prints the schemas on the bus, `{api: document}`, or writes them.
+    #[command(after_help = "Examples:
+  lightbus schema dump auth | jq .auth.rpcs
+  lightbus schema dump -o schemas.json
+  lightbus schema dump -o schemas/       # a file for each API")]
     Dump {
         /// Only these APIs.
         apis: Vec<String>,
@@ -305,6 +389,8 @@ pub(crate) enum Schema {
         output: Option<PathBuf>,
     },
     /// Puts schemas of a file on the bus, until `bus.schema.ttl` ends: for APIs that nobody serves.
+    #[command(after_help = "Example:
+  lightbus schema load schemas.json")]
     Load {
         /// What `schema dump` wrote.
         file: PathBuf,
@@ -322,6 +408,8 @@ pub(crate) enum Schema {
         second: Option<PathBuf>,
     },
     /// Fails with 1 if these schemas would break users of those on the bus.
+    #[command(after_help = "Example:
+  lightbus --config production.yaml schema check schemas.json || echo 'not compatible'")]
     Check {
         /// What `schema dump` wrote.
         file: PathBuf,
@@ -331,10 +419,16 @@ pub(crate) enum Schema {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Checks the configuration without connecting.
+    #[command(after_help = "Example:
+  lightbus --config lightbus.yaml config check")]
     Check,
     /// Prints the JSON Schema of configurations, for editors.
+    #[command(after_help = "Example:
+  lightbus config schema > lightbus.schema.json")]
     Schema,
     /// Prints the values in effect, each with where it came from; secrets are hidden.
+    #[command(after_help = "Example:
+  lightbus --config lightbus.yaml config show | grep timeout")]
     Show,
 }
 

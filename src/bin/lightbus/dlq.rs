@@ -7,23 +7,24 @@ use crate::{
     cli::{self, Global, Letters},
     connect,
     failure::{FAILED, Failure},
-    output,
+    output, retry,
 };
 
-/// How many are read from the broker at once.
-const PAGE: usize = 100;
+/// How many are read from the broker at once. They may be large; but on RabbitMQ each page takes all of
+/// them in turn.
+const PAGE: usize = 500;
 
 pub(crate) async fn run(global: &Global, command: cli::Dlq) -> Result<(), Failure> {
     let bus = connect::bus(global).await?;
     match command {
         cli::Dlq::List { letters, limit } => list(global, &bus, &letters, limit).await?,
         cli::Dlq::Show { letters } => show(global, &bus, &letters).await?,
+        cli::Dlq::Retry { letters, dry_run, all, rate } => {
+            letters.must_say_which(all)?;
+            retry::run(global, &bus, &letters, dry_run, rate).await?;
+        }
         cli::Dlq::Purge { letters, dry_run, all } => {
-            if !all && letters.has_no_filter() {
-                return Err(Failure::Usage(
-                    "say which with --id, --event, --reason or --before, or --all".to_owned(),
-                ));
-            }
+            letters.must_say_which(all)?;
             purge(global, &bus, &letters, dry_run).await?;
         }
     }
@@ -32,8 +33,16 @@ pub(crate) async fn run(global: &Global, command: cli::Dlq) -> Result<(), Failur
 }
 
 impl Letters {
-    fn has_no_filter(&self) -> bool {
-        self.id.is_none() && self.event.is_none() && self.reason.is_none() && self.before.is_none()
+    fn must_say_which(&self, all: bool) -> Result<(), Failure> {
+        let has_filter = self.id.is_some()
+            || self.event.is_some()
+            || self.reason.is_some()
+            || self.before.is_some();
+        if all || has_filter {
+            return Ok(());
+        }
+        let which = "say which with --id, --event, --reason or --before, or --all";
+        Err(Failure::Usage(which.to_owned()))
     }
 
     fn takes(&self, letter: &DeadLetter) -> bool {
@@ -50,7 +59,7 @@ impl Letters {
 }
 
 /// Reads page by page; the next page is read when `each` is done with the last.
-async fn pages(
+pub(crate) async fn pages(
     bus: &Bus,
     letters: &Letters,
     mut each: impl AsyncFnMut(Vec<DeadLetter>) -> Result<bool, Failure>,

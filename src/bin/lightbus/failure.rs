@@ -1,6 +1,6 @@
 //! Why a command failed: what is told, and the code that scripts rely on.
 
-use std::{io, process::ExitCode};
+use std::{fmt, io, process::ExitCode};
 
 use console::style;
 use lightbus::{Error, ErrorKind};
@@ -44,6 +44,17 @@ impl From<io::Error> for Failure {
             Self::Quiet(0)
         } else {
             Self::Failed(error.to_string())
+        }
+    }
+}
+
+/// In one line.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bus(error) | Self::Reached(error) => error.fmt(f),
+            Self::Usage(text) | Self::Failed(text) => f.write_str(text),
+            Self::Quiet(code) => write!(f, "code {code}"),
         }
     }
 }

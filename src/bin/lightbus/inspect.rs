@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use console::style;
 use futures_util::StreamExt;
 use lightbus::{Bus, ErrorKind, EventMessage, Name};
 use serde_json::Value;
@@ -13,8 +14,9 @@ use serde_json_path::JsonPath;
 use crate::{
     cli::{Global, Inspect},
     connect,
-    failure::Failure,
+    failure::{FAILED, Failure},
     output,
+    validate::{Judge, Verdict},
 };
 
 /// How often it is asked for new events.
@@ -26,6 +28,7 @@ const MOST_REMEMBERED: usize = 100_000;
 
 pub(crate) async fn run(global: &Global, command: Inspect) -> Result<(), Failure> {
     let filter = Filter::new(&command)?;
+    let mut printer = Printer::new(global, &command)?;
     let bus = connect::bus(global).await?;
     let apis = apis(&bus, &command).await?;
     let mut shown = HashSet::new();
@@ -40,20 +43,67 @@ pub(crate) async fn run(global: &Global, command: Inspect) -> Result<(), Failure
             let event = event?;
             remember(&mut shown, &event.id);
             if filter.takes(&event) {
-                output::event(&bus, global.json, &event)?;
+                printer.print(&bus, &event).await?;
                 left -= 1;
             }
         }
     }
     if command.follow {
-        follow(global, &bus, &apis, &filter, shown, began).await?;
+        follow(&mut printer, &bus, &apis, &filter, shown, began).await?;
     }
     bus.close().await?;
-    Ok(())
+    printer.done()
+}
+
+/// Prints events, with whether they fit their schema where that is asked for.
+struct Printer {
+    json: bool,
+    judge: Option<Judge>,
+}
+
+impl Printer {
+    fn new(global: &Global, command: &Inspect) -> Result<Self, Failure> {
+        let judges = command.validate || command.schema.is_some();
+        let judge = judges.then(|| Judge::new(command.schema.as_deref())).transpose()?;
+        Ok(Self { json: global.json, judge })
+    }
+
+    async fn print(&mut self, bus: &Bus, event: &EventMessage) -> Result<(), Failure> {
+        let Some(judge) = &mut self.judge else {
+            return Ok(output::event(bus, self.json, event)?);
+        };
+        let verdict = judge.judge(bus, event).await?;
+        if self.json {
+            let mut value = output::event_as_json(bus, event);
+            let (fits, why) = match verdict {
+                Verdict::Fits => (Some(true), None),
+                Verdict::Unknown(why) => (None, Some(why)),
+                Verdict::Wrong(why) => (Some(false), Some(why)),
+            };
+            value["valid"] = fits.into();
+            value["invalid_because"] = why.into();
+            output::line(&value.to_string())?;
+        } else {
+            let verdict = match verdict {
+                Verdict::Fits => style("valid".to_owned()).green(),
+                Verdict::Unknown(why) => style(format!("not checked: {why}")).yellow(),
+                Verdict::Wrong(why) => style(format!("INVALID: {why}")).red(),
+            };
+            output::line(&format!("{}   {verdict}", output::event_line(bus, event)))?;
+        }
+        Ok(())
+    }
+
+    fn done(&self) -> Result<(), Failure> {
+        match &self.judge {
+            Some(judge) if judge.wrong > 0 => Err(Failure::Quiet(FAILED)),
+            _ => Ok(()),
+        }
+    }
 }
 
 async fn follow(
-    global: &Global,
+    printer: &mut Printer,
     bus: &Bus,
     apis: &[Name],
     filter: &Filter,
@@ -76,7 +126,7 @@ async fn follow(
             for event in fresh.into_iter().rev() {
                 remember(&mut shown, &event.id);
                 if filter.takes(&event) {
-                    output::event(bus, global.json, &event)?;
+                    printer.print(bus, &event).await?;
                 }
             }
         }
@@ -92,7 +142,11 @@ fn remember(shown: &mut HashSet<Name>, id: &Name) {
 
 /// The API that is asked for, or all on the bus.
 async fn apis(bus: &Bus, command: &Inspect) -> Result<Vec<Name>, Failure> {
-    let Some(api) = command.api.as_deref() else { return Ok(bus.remote_apis().await?) };
+    let Some(api) = command.api.as_deref() else {
+        let mut apis = bus.remote_apis().await?;
+        apis.retain(|api| command.internal || !api.starts_with("internal."));
+        return Ok(apis);
+    };
     // What nobody serves any more may have a past.
     Ok(vec![api.into()])
 }

@@ -32,8 +32,8 @@ pub(crate) async fn run(global: &Global, command: Listen) -> Result<(), Failure>
         async move {
             let number = begun.fetch_add(1, Ordering::Relaxed) + 1;
             if number > most {
-                // Not ours any more: given back when the bus closes.
-                std::future::pending::<()>().await;
+                // Not ours any more: given back, and no more are taken.
+                return Err(std::io::Error::other("enough").into());
             }
             if let Err(error) = output::event(&bus, json, &event) {
                 let _ = ends.try_send(End::Output(error));

@@ -16,8 +16,11 @@ mod inspect;
 mod listen;
 mod moment;
 mod output;
+mod retry;
 mod schema;
 mod shell;
+mod top;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -51,6 +54,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         // Ends by itself when it is interrupted: what was printed is acknowledged.
         Command::Listen(listen) => listen::run(&global, listen).await,
+        // Gives the terminal back, and leaves nothing on the broker.
+        Command::Top(top) => top::run(&global, top).await,
         // Ctrl-C clears its line, or ends the command that it runs.
         Command::Shell => shell::run(&global).await,
         command => {
@@ -72,15 +77,14 @@ async fn run(cli: Cli) -> Result<(), Failure> {
                     Command::Completions { shell } => complete::completions(shell),
                     Command::Man { folder } => complete::man_pages(&folder),
                     Command::Version => output::version(&global),
-                    Command::Listen(_) | Command::Shell => Ok(()),
+                    Command::Listen(_) | Command::Shell | Command::Top(_) => Ok(()),
                 }
             };
+            let interrupted = Failure::Quiet(if follows { 0 } else { INTERRUPTED });
             tokio::select! {
-                            done = work => done,
-                            _ = tokio::signal::ctrl_c() => {
-             Err(Failure::Quiet(if follows { 0 } else { INTERRUPTED }))
+                done = work => done,
+                _ = tokio::signal::ctrl_c() => Err(interrupted),
             }
-                        }
         }
     }
 }

@@ -68,6 +68,11 @@ pub(crate) fn arguments(event: &EventMessage) -> Map<String, Value> {
     values.collect()
 }
 
+/// Whether an event has something that must not be seen.
+pub(crate) fn is_hidden(bus: &Bus, event: &EventMessage) -> bool {
+    bus.shown(event) != arguments(event)
+}
+
 /// An event for people, on one line, without what must not be seen.
 pub(crate) fn event_line(bus: &Bus, event: &EventMessage) -> String {
     let time = event.time.map(moment).unwrap_or_default();

@@ -102,7 +102,7 @@ async fn on_the_bus(bus: &Bus) -> Result<BTreeMap<String, Schema>, Failure> {
 }
 
 /// Reads `{api: document}`, or, if the file is named after the API, one document.
-fn read(file: &Path) -> Result<BTreeMap<String, Schema>, Failure> {
+pub(crate) fn read(file: &Path) -> Result<BTreeMap<String, Schema>, Failure> {
     let wrong = |why: String| Failure::Usage(format!("{}: {why}", file.display()));
     let text = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
     let value: Value =

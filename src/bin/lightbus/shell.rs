@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use lightbus::Bus;
 use rustyline::{
     CompletionType, Config, Context, Editor, Helper, completion::Completer, error::ReadlineError,
@@ -19,10 +19,11 @@ use crate::{
 const PROMPT: &str = "lightbus> ";
 /// How many lines are remembered.
 const HISTORY: usize = 1_000;
-const COMMANDS: [&str; 9] =
-    ["bench", "call", "doctor", "exit", "explain", "fire", "inspect", "listen", "schema"];
 
 pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
+    // From now on: between a prompt and its command, Ctrl-C must not end the shell either.
+    #[cfg(unix)]
+    let _kept = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let bus = connect::bus(global).await?;
     let config = Config::builder()
         .completion_type(CompletionType::List)
@@ -157,7 +158,13 @@ impl Known {
             all.iter().map(|(name, _)| name.clone()).collect()
         };
         let mut found = match done {
-            [] => COMMANDS.map(str::to_owned).to_vec(),
+            [] => {
+                let mut commands = subcommands_of(&Cli::command());
+                // This is one, and the others are for a shell of the system.
+                commands.retain(|name| !matches!(name.as_str(), "shell" | "completions" | "man"));
+                commands.extend(["exit", "help"].map(str::to_owned));
+                commands
+            }
             ["call"] => names(&self.procedures),
             ["fire"] => names(&self.events),
             ["listen", ..] => {
@@ -169,7 +176,9 @@ impl Known {
                 let (procedures, events) = (names(&self.procedures), names(&self.events));
                 self.apis.iter().cloned().chain(procedures).chain(events).collect()
             }
-            ["schema"] => ["check", "diff", "dump", "load"].map(str::to_owned).to_vec(),
+            [command @ ("schema" | "config" | "dlq")] => {
+                Cli::command().find_subcommand(command).map(subcommands_of).unwrap_or_default()
+            }
             [kind @ ("call" | "fire"), name, given @ ..] => {
                 let all = if *kind == "call" { &self.procedures } else { &self.events };
                 let arguments = all.iter().find(|(known, _)| known == name);
@@ -187,6 +196,11 @@ impl Known {
         found.sort();
         found
     }
+}
+
+/// The commands that a command has.
+fn subcommands_of(command: &clap::Command) -> Vec<String> {
+    command.get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
 /// Completes with what is on the bus.
@@ -245,6 +259,8 @@ mod tests {
             ("call auth.check u", &["username="]),
             ("call auth.other ", &[]),
             ("explain auth.", &["auth.check", "auth.registered"]),
+            ("config s", &["schema", "show"]),
+            ("to", &["top"]),
             ("nothing ", &[]),
         ] {
             assert_eq!(known.complete(line), expected, "{line}");

@@ -62,6 +62,10 @@ impl EventTransport for Events {
         self.inner.lag(spec).await
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        self.inner.forget(spec).await
+    }
+
     async fn dead_letters(
         &self,
         service: &str,
@@ -88,5 +92,14 @@ impl EventTransport for Events {
         ids: &[Name],
     ) -> Result<usize> {
         self.inner.remove_dead_letters(service, listener, ids).await
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.inner.retry_dead_letters(service, listener, ids).await
     }
 }

@@ -56,6 +56,10 @@ impl EventTransport for Events {
         self.inner.lag(spec).await
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        self.inner.forget(spec).await
+    }
+
     async fn dead_letters(
         &self,
         service: &str,
@@ -82,6 +86,25 @@ impl EventTransport for Events {
         ids: &[Name],
     ) -> Result<usize> {
         self.inner.remove_dead_letters(service, listener, ids).await
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        let letters = self.inner.dead_letters(service, listener, usize::MAX).await?;
+        let retried = letters.into_iter().filter(|letter| ids.contains(&letter.id));
+        let events: Vec<_> = retried.map(|letter| letter.event).collect();
+        let flight = &self.tap.hub.flight;
+        // As with what is sent: it may be handled before this returns.
+        flight.expect_again(&format!("{service}-{listener}"), &events);
+        let done = self.inner.retry_dead_letters(service, listener, ids).await;
+        if done.is_err() {
+            flight.unexpect(&events);
+        }
+        done
     }
 }
 

@@ -1,19 +1,19 @@
 //! Dead letters: events that could not be handled, in a queue of their own, with the reason.
 
-use std::time::SystemTime;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use lapin::{
-    message::Delivery,
-    options::{BasicGetOptions, BasicNackOptions},
-    types::{AMQPValue, FieldTable},
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
 };
 use lightbus_core::{Error, EventMessage, Fields, Name, Result, transport::DeadLetter};
 
 use super::raw::{Raw, Read};
 use crate::{
     EventConfig,
-    client::Client,
-    error::{Sent, is_missing},
     publisher::{Message, Publisher},
     topology::{dead_letters_of, short},
     wire,
@@ -22,6 +22,13 @@ use crate::{
 /// The most bytes of a reason that are kept.
 const LONGEST_REASON: usize = 4096;
 
+/// What headers of dead letters begin with.
+const DEAD: &str = "lightbus-dead-";
+/// What the broker adds to a message by itself: where it was dead, and how often it was delivered.
+const OF_THE_BROKER: [&str; 5] =
+    ["x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count"];
+
+const ID: &str = "lightbus-dead-id";
 const REASON: &str = "lightbus-dead-reason";
 const ATTEMPTS: &str = "lightbus-dead-attempts";
 const GROUP: &str = "lightbus-dead-group";
@@ -39,6 +46,7 @@ pub(super) async fn set_aside(
     raw: &Raw,
 ) -> Result<()> {
     let mut headers = raw.properties.headers().clone().unwrap_or_default();
+    headers.insert(ID.into(), wire::text(&new_id(raw)));
     headers.insert(REASON.into(), wire::text(shortened(reason)));
     headers.insert(ATTEMPTS.into(), AMQPValue::LongLongInt(attempts.into()));
     headers.insert(GROUP.into(), wire::text(group));
@@ -73,43 +81,82 @@ fn shortened(reason: &str) -> &str {
     &reason[..end]
 }
 
-/// What a group set aside, oldest first. Read by taking and giving back: who reads at the same time
-/// may see less.
-pub(super) async fn list(
-    client: &Client,
-    config: &EventConfig,
-    group: &str,
-    limit: usize,
-) -> Result<Vec<DeadLetter>> {
-    let link = client.consumes().await?;
-    let channel = link.channel().await?;
-    let queue = short("the name of a queue", &dead_letters_of(config, group))?;
-    let mut letters = Vec::new();
-    let mut last = None;
-    while letters.len() < limit {
-        let get = channel.basic_get(queue.clone(), BasicGetOptions { no_ack: false });
-        match link.asked(get).await? {
-            Ok(Some(message)) => {
-                last = Some(message.delivery.delivery_tag);
-                letters.push(read(message.delivery, group));
-            }
-            Ok(None) => break,
-            Err(error) if is_missing(&error) => return Ok(Vec::new()),
-            Err(error) => return Err(link.explain(error, Sent::Harmless)),
-        }
-    }
-    if let Some(last) = last {
-        let options = BasicNackOptions { multiple: true, requeue: true };
-        link.answered(channel.basic_nack(last, options), Sent::Harmless).await?;
-    }
-    link.answered(channel.close(200, "read".into()), Sent::Harmless).await?;
-    Ok(letters)
+/// A name for a dead letter: its place among all of this process, then the message's own.
+fn new_id(raw: &Raw) -> String {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = micros(SystemTime::now());
+    let next = |last: u64| now.max(last + 1);
+    let place = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+    id_of(place.map_or(now, next), &raw.properties)
 }
 
-fn read(delivery: Delivery, group: &str) -> DeadLetter {
-    let raw = Raw::new(delivery);
+fn id_of(place: u64, properties: &BasicProperties) -> String {
+    let message = properties.message_id().as_ref().map_or("", ShortString::as_str);
+    format!("{place}-{message}")
+}
+
+fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The place of a dead letter among others, by its id, if that says so.
+pub(super) fn place(id: &str) -> Option<u64> {
+    id.split_once('-')?.0.parse().ok()
+}
+
+/// The headers of a message, and what the broker says of its last death.
+fn tables(raw: &Raw) -> (Option<&FieldTable>, Option<&FieldTable>) {
+    let headers = raw.properties.headers().as_ref();
+    let death = match headers.and_then(|headers| headers.inner().get("x-death")) {
+        Some(AMQPValue::FieldArray(deaths)) => match deaths.as_slice().first() {
+            Some(AMQPValue::FieldTable(death)) => Some(death),
+            _ => None,
+        },
+        _ => None,
+    };
+    (headers, death)
+}
+
+/// What the broker calls a dead letter: what it was called when it was set aside, or else by when the
+/// broker did it. One that was put there by hand has the name of its message.
+pub(super) fn id(raw: &Raw) -> Name {
+    let (headers, death) = tables(raw);
+    let own = headers.and_then(|headers| wire::string(headers, ID)).map(Name::from);
+    own.unwrap_or_else(|| match death.and_then(died) {
+        Some(time) => id_of(micros(time), &raw.properties).into(),
+        None => raw.properties.message_id().as_ref().map_or("", ShortString::as_str).into(),
+    })
+}
+
+fn died(death: &FieldTable) -> Option<SystemTime> {
+    let seconds = u64::try_from(wire::int(death, "time")?).ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+/// The routing key with which the event was fired.
+fn fired_with(raw: &Raw) -> Option<ShortString> {
+    let (headers, death) = tables(raw);
+    let own = headers.and_then(|headers| wire::string(headers, ROUTING_KEY));
+    let of_broker = || match death?.inner().get("routing-keys")? {
+        AMQPValue::FieldArray(keys) => match keys.as_slice().first()? {
+            AMQPValue::LongString(key) => std::str::from_utf8(key.as_bytes()).ok(),
+            _ => None,
+        },
+        _ => None,
+    };
+    ShortString::try_new(own.or_else(of_broker)?).ok()
+}
+
+/// A dead letter as it is, for people.
+pub(super) fn read(mut raw: Raw, group: &str) -> DeadLetter {
+    let id = id(&raw);
+    if let Some(key) = fired_with(&raw) {
+        raw.key = key;
+    }
+    let (headers, death) = tables(&raw);
     let none = FieldTable::default();
-    let headers = raw.properties.headers().as_ref().unwrap_or(&none);
+    let headers = headers.unwrap_or(&none);
     let number = |name| wire::int(headers, name);
     let attempts = number(ATTEMPTS)
         .or_else(|| number("x-delivery-count"))
@@ -121,24 +168,49 @@ fn read(delivery: Delivery, group: &str) -> DeadLetter {
         format!("RabbitMQ set it aside: {why}")
     });
     let names = |api: &str, event: &str| Some((Name::from(api), Name::from(event)));
+    let time = number(TIME).and_then(wire::time_of).or_else(|| died(death?));
     let event = match raw.read(attempts, names) {
         Read::Event(event) => *event,
-        Read::Other | Read::Malformed(_) => unreadable(&raw, headers, attempts),
+        Read::Other | Read::Malformed(_) => unreadable(&raw, attempts),
     };
     DeadLetter {
-        id: event.native_id.clone().unwrap_or_else(|| Name::from("")),
+        id,
         event,
         group: group.into(),
         reason,
         attempts,
-        time: number(TIME).and_then(wire::time_of).unwrap_or(SystemTime::UNIX_EPOCH),
+        time: time.unwrap_or(UNIX_EPOCH),
+    }
+}
+
+/// The event of a dead letter as it was fired, to be published to the queue of its group.
+pub(super) fn revived(raw: Raw, queue: ShortString) -> Message {
+    let key = fired_with(&raw).unwrap_or_else(|| raw.key.clone());
+    let of_death = |name: &str| {
+        name.starts_with(DEAD) || OF_THE_BROKER.iter().any(|prefix| name.starts_with(prefix))
+    };
+    let mut headers = FieldTable::default();
+    let all = raw.properties.headers().iter().flatten();
+    for (name, value) in all.filter(|(name, _)| !of_death(name.as_str())) {
+        headers.insert(name.clone(), value.clone());
+    }
+    // On its way to the queue itself it loses its routing key, which may be all that names it.
+    if let Some((api, event)) = wire::event_names(&raw.properties, key.as_str()) {
+        headers.insert(wire::API.into(), wire::text(api));
+        headers.insert(wire::EVENT.into(), wire::text(event));
+    }
+    Message {
+        exchange: "".into(),
+        key: queue,
+        mandatory: true,
+        properties: raw.properties.with_delivery_mode(2).with_headers(headers),
+        body: raw.body,
     }
 }
 
 /// An event of which only parts can be read.
-fn unreadable(raw: &Raw, headers: &FieldTable, attempt: u32) -> EventMessage {
-    let key = wire::string(headers, ROUTING_KEY).unwrap_or_default();
-    let (api, event) = wire::event_names(&raw.properties, key).unwrap_or_default();
+fn unreadable(raw: &Raw, attempt: u32) -> EventMessage {
+    let (api, event) = wire::event_names(&raw.properties, raw.key.as_str()).unwrap_or_default();
     let id = raw.properties.message_id().as_ref().map(|id| Name::from(id.as_str()));
     let id = id.unwrap_or_else(|| Name::from(""));
     EventMessage {

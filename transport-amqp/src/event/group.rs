@@ -48,6 +48,18 @@ pub(super) async fn ensure(
     bind_all(&link, &channel, config, spec).await
 }
 
+/// Removes the queues of a group, with all that is in them. Queues that are not there are no error.
+pub(super) async fn remove(client: &Client, config: &EventConfig, group: &str) -> Result<()> {
+    let link = client.consumes().await?;
+    let channel = link.channel().await?;
+    for queue in [queue_of(config, group), topology::dead_letters_of(config, group)] {
+        let name = short("the name of a queue", &queue)?;
+        let delete = channel.queue_delete(name, QueueDeleteOptions::default());
+        link.answered(delete, Sent::Harmless).await?;
+    }
+    Ok(())
+}
+
 /// Makes the queues of a group and the exchange.
 async fn declare(link: &Link, channel: &Channel, config: &EventConfig, group: &str) -> Result<()> {
     topology::declare_exchange(link, channel, &topology::exchange_of(config)).await?;

@@ -3,6 +3,7 @@
 mod dead;
 mod group;
 mod history;
+mod letters;
 mod raw;
 mod send;
 mod source;
@@ -17,12 +18,16 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
-    transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start},
+    transport::{
+        DeadLetter, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec, ListenSpec, Place,
+        Start,
+    },
 };
 
 use crate::{
-    EventConfig, NAME,
+    EventConfig, NAME, QueueType,
     client::{Client, Handle},
+    inspect,
     publisher::Publisher,
     topology,
 };
@@ -94,6 +99,21 @@ impl AmqpEventTransport {
         history::history(client, &self.publisher, &self.config, spec).await
     }
 
+    async fn set_aside(
+        &self,
+        service: &str,
+        listener: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let group = format!("{service}-{listener}");
+        let read = async {
+            let client = self.handle.client(WHAT)?;
+            letters::list(client, &self.config, &group, after, limit).await
+        };
+        read.await.map_err(|error| error.during(format!("reading the dead letters of {group}")))
+    }
+
     async fn behind(&self, spec: LagSpec) -> Result<Lag> {
         let client = self.handle.client(WHAT)?;
         let group = spec.group();
@@ -147,16 +167,56 @@ impl EventTransport for AmqpEventTransport {
             .map_err(|error| error.during(format!("measuring the lag of {group}")))
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        let group = spec.group();
+        let forgotten =
+            async { group::remove(self.handle.client(WHAT)?, &self.config, &group).await };
+        forgotten.await.map_err(|error| error.during(format!("forgetting {group}")))
+    }
+
     async fn dead_letters(
         &self,
         service: &str,
         listener: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
+        self.set_aside(service, listener, None, limit).await
+    }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.set_aside(service, listener, Some(after), limit).await
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
         let group = format!("{service}-{listener}");
-        let read =
-            async { dead::list(self.handle.client(WHAT)?, &self.config, &group, limit).await };
-        read.await.map_err(|error| error.during(format!("reading the dead letters of {group}")))
+        let removed =
+            async { letters::remove(self.handle.client(WHAT)?, &self.config, &group, ids).await };
+        removed.await.map_err(|error| error.during(format!("removing dead letters of {group}")))
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        let group = format!("{service}-{listener}");
+        let retried = async {
+            let client = self.handle.client(WHAT)?;
+            letters::retry(client, &self.publisher, &self.config, &group, ids).await
+        };
+        retried.await.map_err(|error| error.during(format!("giving dead letters back to {group}")))
     }
 }
 
@@ -174,6 +234,10 @@ impl Transport for AmqpEventTransport {
         crate::capabilities(self.config.history.is_some())
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -183,6 +247,35 @@ impl Transport for AmqpEventTransport {
         self.publisher.close();
         self.aside.close();
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Inspect for AmqpEventTransport {
+    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+        let client = self.handle.client(WHAT)?;
+        let exchange = topology::exchange_of(&self.config);
+        let mut places = vec![inspect::exchange(client, &exchange, api).await?];
+        if self.config.history.is_some() {
+            let stream = topology::history_of(&self.config, api);
+            places.push(inspect::queue(client, "past events (a stream)", &stream).await?);
+        }
+        Ok(places)
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        let client = self.handle.client(WHAT)?;
+        let mut findings = inspect::examine(client, &self.publisher).await?;
+        let exchange = topology::exchange_of(&self.config);
+        findings.push(inspect::has_exchange(client, &exchange).await?);
+        if self.config.queue_type == QueueType::Classic {
+            findings.push(Finding::warning(
+                "listeners have classic queues (`queue_type: classic`)",
+                "a queue is on one node: if that is lost, so is what waits in it",
+                "leave `queue_type` out, and delete the queues when they are empty",
+            ));
+        }
+        Ok(findings)
     }
 }
 

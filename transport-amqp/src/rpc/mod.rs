@@ -8,13 +8,15 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, Result, RpcMessage, Subscription, Transport,
-    transport::{RpcTransport, ServeSpec},
+    transport::{Finding, Inspect, Place, RpcTransport, ServeSpec},
 };
 
 use crate::{
     NAME, RpcConfig,
     client::{Client, Handle},
+    inspect,
     publisher::Publisher,
+    topology,
 };
 use source::CallSource;
 
@@ -82,6 +84,10 @@ impl Transport for AmqpRpcTransport {
         crate::capabilities(false)
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -90,6 +96,19 @@ impl Transport for AmqpRpcTransport {
         self.handle.close();
         self.publisher.close();
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Inspect for AmqpRpcTransport {
+    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+        let queue = topology::calls_of(&self.config, api);
+        let client = self.handle.client(WHAT)?;
+        Ok(vec![inspect::queue(client, "calls that wait for a worker (a queue)", &queue).await?])
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        inspect::examine(self.handle.client(WHAT)?, &self.publisher).await
     }
 }
 

@@ -5,13 +5,18 @@ mod view;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use lightbus_core::{Capabilities, Result, Transport, transport::SchemaTransport};
+use lightbus_core::{
+    Capabilities, Result, Transport,
+    transport::{Finding, Inspect, Place, SchemaTransport},
+};
 use serde_json::value::RawValue;
 
 use crate::{
     NAME, SchemaConfig,
     client::{Client, Handle},
+    inspect,
     publisher::Publisher,
+    topology::QueueSpec,
 };
 use view::View;
 
@@ -87,6 +92,10 @@ impl Transport for AmqpSchemaTransport {
         crate::capabilities(false)
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -95,6 +104,21 @@ impl Transport for AmqpSchemaTransport {
         self.handle.close();
         self.publisher.close();
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Inspect for AmqpSchemaTransport {
+    async fn places(&self, _api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+        let client = self.handle.client(WHAT)?;
+        Ok(vec![inspect::queue(client, "all schemas (a stream)", &self.stream).await?])
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        let client = self.handle.client(WHAT)?;
+        let mut findings = inspect::examine(client, &self.publisher).await?;
+        findings.push(inspect::declared(client, &QueueSpec::schemas(&self.stream)).await?);
+        Ok(findings)
     }
 }
 

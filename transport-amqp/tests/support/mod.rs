@@ -374,6 +374,13 @@ pub async fn publish(
     soon(connection.close(200, "done".into())).await.unwrap();
 }
 
+/// Deletes a queue.
+pub async fn delete_queue(url: &str, queue: &str) {
+    let (connection, channel) = channel(url).await;
+    soon(channel.queue_delete(queue.into(), Default::default())).await.unwrap();
+    soon(connection.close(200, "done".into())).await.unwrap();
+}
+
 /// The four transports of a process.
 pub struct Process {
     pub rpc: Arc<dyn RpcTransport>,

@@ -20,8 +20,8 @@ const AT_ONCE: usize = 1000;
 const LONGEST_REASON: usize = 4096;
 
 const REASON: &str = "dead_letter_reason";
-const STREAM: &str = "dead_letter_stream";
-const ENTRY: &str = "dead_letter_entry";
+pub(super) const STREAM: &str = "dead_letter_stream";
+pub(super) const ENTRY: &str = "dead_letter_entry";
 const ATTEMPTS: &str = "dead_letter_attempts";
 const OWN_FIELDS: usize = 4;
 

@@ -82,6 +82,17 @@ pub(super) async fn restore(
     Ok(())
 }
 
+/// Removes a group, if there is one.
+pub(super) async fn destroy(client: &Client, stream: &str, group: &str) -> Result<()> {
+    // A stream that is not there would be an error.
+    if list(client, stream).await?.iter().any(|info| info.name == group) {
+        let mut destroy = redis::cmd("XGROUP");
+        destroy.arg("DESTROY").arg(stream).arg(group);
+        client.command(&destroy, Sent::Harmless).await?;
+    }
+    Ok(())
+}
+
 /// The groups of a stream; none if there is no stream.
 pub(super) async fn list(client: &Client, stream: &str) -> Result<Vec<GroupInfo>> {
     let mut info = redis::cmd("XINFO");

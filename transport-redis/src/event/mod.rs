@@ -6,6 +6,7 @@ mod group;
 mod held;
 mod history;
 mod keep;
+mod retry;
 mod send;
 mod source;
 
@@ -133,6 +134,18 @@ impl EventTransport for RedisEventTransport {
             .map_err(|error| error.during(format!("measuring the lag of {group}")))
     }
 
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        let group = self.group(&spec.service, &spec.listener);
+        let forgotten = async {
+            let client = self.handle.client(WHAT)?;
+            for (stream, _) in self.streams(&spec.events)? {
+                group::destroy(client, &stream, &group).await?;
+            }
+            Ok(())
+        };
+        forgotten.await.map_err(|error: Error| error.during(format!("forgetting {group}")))
+    }
+
     async fn dead_letters(
         &self,
         service: &str,
@@ -178,6 +191,23 @@ impl EventTransport for RedisEventTransport {
         removed
             .await
             .map_err(|error| error.during(format!("removing dead letters of {service}-{listener}")))
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        let ids: Vec<_> = ids.iter().filter_map(|id| EntryId::parse(id)).collect();
+        let retried = async {
+            let client = self.handle.client(WHAT)?;
+            let after = self.config.acknowledgement_timeout.0;
+            retry::retry(client, &self.group(service, listener), after, &ids).await
+        };
+        retried.await.map_err(|error| {
+            error.during(format!("giving dead letters back to {service}-{listener}"))
+        })
     }
 }
 

@@ -1,0 +1,119 @@
+//! `lightbus dlq retry`: dead letters go back to the listener that set them aside.
+
+use std::time::Duration;
+
+use lightbus::{Bus, DeadLetter, Error, ErrorKind};
+use serde_json::json;
+use tokio::time::MissedTickBehavior;
+
+use crate::{
+    cli::{Global, Letters},
+    dlq,
+    failure::{FAILED, Failure, code},
+    output,
+};
+
+/// The most letters that go back together.
+const BATCH: u16 = 500;
+/// The most letters that one run takes.
+const MOST: usize = 100_000;
+
+pub(crate) async fn run(
+    global: &Global,
+    bus: &Bus,
+    letters: &Letters,
+    dry_run: bool,
+    rate: u16,
+) -> Result<(), Failure> {
+    // All are found before the first goes back: one that fails again is set aside behind them, and
+    // would go back again and again.
+    let found = find(bus, letters).await?;
+    let mut retrying = Retrying { global, bus, letters, retried: 0, stayed: 0 };
+    let stopped = if dry_run { Ok(()) } else { retrying.all(&found, rate).await };
+    let Retrying { retried, stayed, .. } = retrying;
+    if global.json {
+        let line = json!({ "found": found.len(), "retried": retried, "dry_run": dry_run });
+        output::line(&line.to_string())?;
+    } else if dry_run {
+        output::line(&format!("would give {} dead letters back", found.len()))?;
+    } else {
+        output::line(&format!("gave {retried} dead letters back"))?;
+    }
+    stopped?;
+    if stayed > 0 || (letters.id.is_some() && found.is_empty()) {
+        return Err(Failure::Quiet(FAILED));
+    }
+    Ok(())
+}
+
+/// The letters that are meant, without what the events carry.
+async fn find(bus: &Bus, letters: &Letters) -> Result<Vec<DeadLetter>, Failure> {
+    let mut found: Vec<DeadLetter> = Vec::new();
+    dlq::pages(bus, letters, async |page| {
+        let room = MOST - found.len();
+        found.extend(page.into_iter().take(room).map(|mut letter| {
+            letter.event.fields = Default::default();
+            letter.event.headers = Default::default();
+            letter
+        }));
+        Ok(found.len() < MOST)
+    })
+    .await?;
+    Ok(found)
+}
+
+struct Retrying<'a> {
+    global: &'a Global,
+    bus: &'a Bus,
+    letters: &'a Letters,
+    retried: usize,
+    stayed: usize,
+}
+
+impl Retrying<'_> {
+    async fn all(&mut self, found: &[DeadLetter], rate: u16) -> Result<(), Failure> {
+        let size = rate.min(BATCH);
+        let mut ticks =
+            tokio::time::interval(Duration::from_secs(1) * u32::from(size) / u32::from(rate));
+        // After a slow answer it is no faster than it may be.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for batch in found.chunks(usize::from(size)) {
+            ticks.tick().await;
+            match self.give_back(batch).await {
+                Ok(()) => {}
+                // For one of them: the others can.
+                Err(error) if error.kind() == ErrorKind::Unknown => self.each(batch).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn each(&mut self, batch: &[DeadLetter]) -> Result<(), Failure> {
+        for letter in batch {
+            match self.give_back(std::slice::from_ref(letter)).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Unknown => self.stays(letter, &error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn give_back(&mut self, batch: &[DeadLetter]) -> Result<(), Error> {
+        let Letters { service, listener, .. } = self.letters;
+        self.retried += self.bus.retry_dead_letters(service, listener, batch).await?;
+        Ok(())
+    }
+
+    fn stays(&mut self, letter: &DeadLetter, error: &Error) {
+        self.stayed += 1;
+        if self.global.json {
+            let line =
+                json!({ "id": &*letter.id, "stays": error.to_string(), "code": code(error) });
+            eprintln!("{line}");
+        } else {
+            eprintln!("{} stays: {error}", letter.id);
+        }
+    }
+}

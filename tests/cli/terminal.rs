@@ -1,0 +1,190 @@
+//! The tool in a real terminal: `tmux` has one of its own for each session.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Place, Tool,
+    support::{self, RedisServer},
+    top::busy,
+};
+
+/// A real terminal: `tmux` has one of its own for each session.
+struct Screen {
+    tool: Tool,
+}
+
+impl Screen {
+    /// Runs a script of the shell in a terminal of this size; `None`, told loudly, without tmux.
+    fn start(tool: Tool, script: &str, size: (u16, u16)) -> Option<Self> {
+        let screen = Self { tool };
+        let (width, height) = (size.0.to_string(), size.1.to_string());
+        let lightbus = format!("{} --config lightbus.yaml", env!("CARGO_BIN_EXE_lightbus"));
+        // Ctrl-C is for what runs, not for what comes after it.
+        let script = format!(
+            "trap : INT; stty -a > before; {}; echo $? > code.part; stty -a > after; mv code.part code; sleep 60",
+            script.replace("LIGHTBUS", &lightbus)
+        );
+        let started = screen
+            .tmux()
+            .args(["new-session", "-d", "-x", &width, "-y", &height, "sh", "-c", &script])
+            .status();
+        match started {
+            Ok(status) => assert!(status.success(), "tmux does not start"),
+            Err(error) => {
+                eprintln!("SKIPPED: tmux cannot be started: {error}");
+                return None;
+            }
+        }
+        Some(screen)
+    }
+
+    fn tmux(&self) -> Command {
+        let mut command = Command::new("tmux");
+        command
+            .args(["-f", "/dev/null", "-S"])
+            .arg(self.tool.folder.join("tmux"))
+            .current_dir(&self.tool.folder)
+            .env("HOME", &self.tool.folder)
+            .env("LC_ALL", "C.UTF-8")
+            .env_remove("TMUX")
+            .env_remove("LIGHTBUS_CONFIG")
+            .env_remove("NO_COLOR");
+        command
+    }
+
+    fn press(&self, keys: &[&str]) {
+        assert!(self.tmux().arg("send-keys").args(keys).status().unwrap().success());
+    }
+
+    /// What is to be seen.
+    fn seen(&self) -> String {
+        let shown = self.tmux().args(["capture-pane", "-p"]).output().unwrap();
+        String::from_utf8_lossy(&shown.stdout).into_owned()
+    }
+
+    async fn shows(&self, part: &str) {
+        let found = self.until(|seen| seen.contains(part)).await;
+        assert!(found, "never saw {part:?}, but:\n{}", self.seen());
+    }
+
+    async fn until(&self, holds: impl Fn(&str) -> bool) -> bool {
+        let end = Instant::now() + support::PATIENCE;
+        while !holds(&self.seen()) {
+            if Instant::now() > end {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
+    }
+
+    /// The code with which it has ended. The terminal is as it was.
+    async fn ended(&self) -> i32 {
+        let read = |name: &str| std::fs::read_to_string(self.tool.folder.join(name));
+        let ended = self.until(|_| read("code").is_ok()).await;
+        assert!(ended, "it does not end:\n{}", self.seen());
+        assert_eq!(
+            read("before").unwrap(),
+            read("after").unwrap(),
+            "the terminal is not as it was"
+        );
+        read("code").unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = self.tmux().arg("kill-server").status();
+    }
+}
+
+/// A bus with something to see, and the tool at it.
+async fn place() -> Option<(Place, lightbus::Bus, Tool)> {
+    let place = Place::Redis(RedisServer::start()?);
+    let (bus, tool) = (busy(&place).await, Tool::at(&place));
+    Some((place, bus, tool))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_live_view_follows_keys_and_gives_the_terminal_back() {
+    let Some((_redis, bus, tool)) = place().await else { return };
+    let Some(screen) = Screen::start(tool, "LIGHTBUS top --interval 0.2", (120, 35)) else {
+        return;
+    };
+    screen.shows("web-1").await;
+    super::top::work(&bus).await;
+    screen.shows("auth.check_pass").await;
+    screen.shows("auth-welcome").await;
+    screen.press(&["p"]);
+    screen.shows("PAUSED").await;
+    screen.press(&["p", "s"]);
+    screen.shows("busiest first").await;
+    screen.press(&["Tab", "Tab", "Enter"]);
+    screen
+        .shows(
+            "┌ Procedures (2) ──────────────────────────────────────────────────────────────────",
+        )
+        .await;
+    assert!(!screen.seen().contains("Listeners"), "it is alone: {}", screen.seen());
+    screen.press(&["C-c"]);
+    assert_eq!(screen.ended().await, 0);
+    assert!(!screen.seen().contains("lightbus top"), "the screen is as it was");
+    bus.shut_down();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_gives_the_terminal_back_too() {
+    let Some((_redis, bus, tool)) = place().await else { return };
+    let script = "(sh -c 'echo $$ > pid; exec LIGHTBUS top --interval 0.2')";
+    let Some(screen) = Screen::start(tool, script, (80, 20)) else { return };
+    screen.shows("web-1").await;
+    let pid = std::fs::read_to_string(screen.tool.folder.join("pid")).unwrap();
+    assert!(Command::new("kill").arg(pid.trim()).status().unwrap().success());
+    assert_eq!(screen.ended().await, 0);
+    bus.shut_down();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shell_completes_and_ends() {
+    let Some((_redis, bus, tool)) = place().await else { return };
+    let Some(screen) = Screen::start(tool, "LIGHTBUS shell", (80, 20)) else { return };
+    screen.shows("lightbus>").await;
+    screen.press(&["-l", "call auth.ch"]);
+    screen.press(&["Tab"]);
+    screen.shows("lightbus> call auth.check_password").await;
+    screen.press(&["-l", " username=admin pass"]);
+    screen.press(&["Tab"]);
+    screen.shows("password=").await;
+    screen.press(&["-l", "secret"]);
+    screen.press(&["Enter"]);
+    screen.shows("true").await;
+    // Ctrl-C ends the command that runs, or clears the line, and not the shell.
+    screen.press(&["-l", "call auth.slow"]);
+    screen.press(&["Enter"]);
+    screen.shows("lightbus> call auth.slow\n").await;
+    screen.press(&["C-c"]);
+    screen.press(&["-l", "version"]);
+    screen.press(&["Enter"]);
+    screen.shows(&format!("version\n{}\nlightbus>", env!("CARGO_PKG_VERSION"))).await;
+    screen.press(&["C-d"]);
+    assert_eq!(screen.ended().await, 0);
+    bus.shut_down();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn firing_lines_shows_how_far_it_is() {
+    let Some((_redis, bus, tool)) = place().await else { return };
+    let script = "LIGHTBUS fire auth.user_registered --stdin";
+    let Some(screen) = Screen::start(tool, script, (80, 20)) else { return };
+    screen.press(&["-l", r#"{"username": "a", "age": 1}"#]);
+    screen.press(&["Enter"]);
+    screen.shows("1 fired, ").await;
+    screen.press(&["C-d"]);
+    screen.shows("fired 1, refused 0").await;
+    assert_eq!(screen.ended().await, 0);
+    assert!(!screen.seen().contains("1 fired, "), "it is gone at the end: {}", screen.seen());
+    bus.shut_down();
+}

@@ -1,0 +1,76 @@
+//! What a node says of itself when it is connected to, before anybody logs in: the client keeps it to
+//! itself, so it is asked once more.
+
+use futures_util::{AsyncReadExt, AsyncWriteExt};
+use lapin::{
+    protocol::{AMQPClass, connection::AMQPMethod, parse_class},
+    tcp::AMQPUriTcpExt,
+    types::{AMQPValue, FieldTable},
+    uri::AMQPUri,
+};
+
+use crate::{endpoint::Endpoint, wire};
+
+/// The protocol that is spoken: AMQP 0-9-1.
+const HELLO: &[u8; 8] = b"AMQP\0\0\x09\x01";
+/// The largest greeting that is read.
+const MOST: usize = 64 << 10;
+/// What lightbus relies on, by the names that brokers give it.
+const NEEDED: [&str; 4] =
+    ["publisher_confirms", "basic.nack", "connection.blocked", "direct_reply_to"];
+
+/// A node, by its own words.
+#[derive(Debug, Default)]
+pub(crate) struct Greeting {
+    pub(crate) product: String,
+    pub(crate) version: String,
+    pub(crate) cluster: String,
+    /// What lightbus relies on and the node does not have.
+    pub(crate) lacks: Vec<&'static str>,
+}
+
+impl Greeting {
+    /// Asks a node. The caller limits how long that may take.
+    pub(crate) async fn of(endpoint: &Endpoint, uri: &AMQPUri) -> Result<Self, String> {
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let runtime = lapin::runtime::default_runtime().map_err(|error| failed(&error))?;
+        let tls = endpoint.tls.to_config();
+        let mut stream = AMQPUriTcpExt::connect_with_config_async(uri, tls.as_ref(), &runtime)
+            .await
+            .map_err(|error| failed(&error))?;
+        stream.write_all(HELLO).await.map_err(|error| failed(&error))?;
+        stream.flush().await.map_err(|error| failed(&error))?;
+        // A frame: its type, its channel, its size, then as many bytes.
+        let mut head = [0; 7];
+        stream.read_exact(&mut head).await.map_err(|error| failed(&error))?;
+        let [kind, _, _, size @ ..] = head;
+        let size = usize::try_from(u32::from_be_bytes(size)).unwrap_or(usize::MAX);
+        if kind != 1 || size > MOST {
+            return Err("it does not speak AMQP 0-9-1".to_owned());
+        }
+        let mut frame = vec![0; size];
+        stream.read_exact(&mut frame).await.map_err(|error| failed(&error))?;
+        match parse_class(&frame[..]) {
+            Ok((_, AMQPClass::Connection(AMQPMethod::Start(start)))) => {
+                Ok(Self::read(&start.server_properties))
+            }
+            _ => Err("it does not greet as AMQP 0-9-1 has it".to_owned()),
+        }
+    }
+
+    fn read(properties: &FieldTable) -> Self {
+        let text = |name| wire::string(properties, name).unwrap_or_default().to_owned();
+        let can = |name: &str| match properties.inner().get("capabilities") {
+            Some(AMQPValue::FieldTable(can)) => {
+                matches!(can.inner().get(name), Some(AMQPValue::Boolean(true)))
+            }
+            _ => false,
+        };
+        Self {
+            product: text("product"),
+            version: text("version"),
+            cluster: text("cluster_name"),
+            lacks: NEEDED.into_iter().filter(|name| !can(name)).collect(),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Looking at RabbitMQ, as far as AMQP lets a client: queues and exchanges by their names, the
+//! greeting of each node, what is refused, and alarms.
+
+use std::time::Duration;
+
+use lapin::{BasicProperties, uri::AMQPUri};
+use lightbus_core::{
+    Error, ErrorKind, Result,
+    transport::{Finding, Place},
+};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    client::Client,
+    greeting::Greeting,
+    link::Link,
+    publisher::{Message, Publisher},
+    topology::{self, QueueSpec},
+};
+
+/// The oldest version that has what lightbus needs.
+const OLDEST: (u16, u16) = (3, 10);
+/// How long to wait for a confirmation before an alarm is what holds it up.
+const PROMPT: Duration = Duration::from_secs(3);
+
+/// A word as it can be given to a shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn vhost(client: &Client) -> String {
+    quoted(client.endpoint().uris.first().map_or("/", |uri| uri.vhost.as_str()))
+}
+
+/// What RabbitMQ forbids is an answer too, and what there is not.
+fn allowed<T>(asked: Result<T>) -> Result<std::result::Result<T, Error>> {
+    match asked {
+        Err(error) if error.is_temporary() => Err(error),
+        other => Ok(other),
+    }
+}
+
+/// A queue or a stream.
+pub(crate) async fn queue(client: &Client, what: &str, name: &str) -> Result<Place> {
+    let link = client.consumes().await?;
+    let (what, messages) = match allowed(topology::counts(&link, name).await)? {
+        Ok(Some((messages, consumers))) => {
+            (format!("{what}, consumers: {consumers}"), Some(messages.into()))
+        }
+        Ok(None) => (format!("{what}, not there yet"), None),
+        Err(refused) => {
+            (format!("{what}, which may not be looked at: {}", refused.message()), None)
+        }
+    };
+    let mut place = Place::new(what, name);
+    place.messages = messages;
+    let vhost = vhost(client);
+    place.look = vec![
+        format!(
+            "rabbitmqctl list_queues -p {vhost} name type messages_ready messages_unacknowledged consumers | grep -F {}",
+            quoted(name)
+        ),
+        format!("rabbitmqctl list_consumers -p {vhost} | grep -F {}", quoted(name)),
+    ];
+    Ok(place)
+}
+
+/// The exchange of events.
+pub(crate) async fn exchange(client: &Client, name: &str, api: &str) -> Result<Place> {
+    const WHAT: &str = "events on their way to the queue of each listener (a topic exchange)";
+    let link = client.consumes().await?;
+    let what = match allowed(topology::has_exchange(&link, name).await)? {
+        Ok(true) => WHAT.to_owned(),
+        Ok(false) => format!("{WHAT}, not there yet"),
+        Err(refused) => format!("{WHAT}, which may not be looked at: {}", refused.message()),
+    };
+    let mut place = Place::new(what, name);
+    let vhost = vhost(client);
+    place.look = vec![
+        // Who listens, AMQP tells nobody.
+        format!(
+            "rabbitmqctl list_bindings -p {vhost} source_name routing_key destination_name | grep -F {}",
+            quoted(&format!("{api}."))
+        ),
+        format!(
+            "rabbitmqctl list_queues -p {vhost} name messages_ready messages_unacknowledged consumers"
+        ),
+    ];
+    Ok(place)
+}
+
+/// What can be told of the broker itself, whatever is carried over it.
+pub(crate) async fn examine(client: &Client, publisher: &Publisher) -> Result<Vec<Finding>> {
+    // So that one that is away is an error, not a finding.
+    client.sends().await?;
+    let mut findings = nodes(client).await;
+    findings.extend(takes_messages(client, publisher).await?);
+    let vhost = vhost(client);
+    findings.push(Finding::warning(
+        "AMQP does not show policies, the members of quorum queues, alarms that are near, and `consumer_timeout`",
+        "a policy that drops messages, or a queue that is about to lose its majority, stays unseen",
+        format!(
+            "look by hand: rabbitmqctl list_policies -p {vhost}; rabbitmq-queues check_if_node_is_quorum_critical; rabbitmq-diagnostics check_local_alarms; rabbitmqctl environment | grep consumer_timeout"
+        ),
+    ));
+    Ok(findings)
+}
+
+/// Each node, by its greeting.
+async fn nodes(client: &Client) -> Vec<Finding> {
+    let endpoint = client.endpoint();
+    let mut findings = Vec::new();
+    let mut clusters: Vec<String> = Vec::new();
+    for uri in &endpoint.uris {
+        let greeting = timeout(endpoint.connect_timeout, Greeting::of(endpoint, uri)).await;
+        match greeting.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
+            Ok(greeting) => {
+                findings.push(judge(uri, &greeting));
+                if !clusters.contains(&greeting.cluster) {
+                    clusters.push(greeting.cluster);
+                }
+            }
+            Err(why) => findings.push(Finding::warning(
+                format!("the node {} cannot be reached: {why}", place(uri)),
+                "connecting takes longer, and if the others go too nobody can",
+                "rabbitmqctl cluster_status on another node; is the address in `nodes` right?",
+            )),
+        }
+    }
+    if clusters.len() > 1 {
+        findings.push(Finding::problem(
+            format!("the nodes are of different clusters: {}", clusters.join(", ")),
+            "processes meet on different brokers and never hear of each other",
+            "name nodes of one cluster only in `url` and `nodes`",
+        ));
+    }
+    if endpoint.uris.len() == 1 {
+        findings.push(Finding::warning(
+            "one node is known",
+            "if it goes, nobody can connect, whatever the other nodes of its cluster do",
+            "name the others in `nodes`; with three nodes quorum queues survive the loss of one",
+        ));
+    }
+    findings
+}
+
+fn place(uri: &AMQPUri) -> String {
+    format!("{}:{}", uri.authority.host, uri.authority.port)
+}
+
+fn judge(uri: &AMQPUri, greeting: &Greeting) -> Finding {
+    let Greeting { product, version, cluster, lacks } = greeting;
+    let what = format!("{product} {version} at {}, of the cluster {cluster}", place(uri));
+    let mut numbers = version.split('.').map(|number| number.parse::<u16>().unwrap_or(0));
+    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if product == "RabbitMQ" && number < OLDEST {
+        return Finding::problem(
+            what,
+            "older than 3.10: quorum queues and streams lack what lightbus relies on",
+            "update RabbitMQ",
+        );
+    }
+    if !lacks.is_empty() {
+        return Finding::problem(
+            format!("{what}, lacks {}", lacks.join(", ")),
+            "calls or confirmed events do not work",
+            "use RabbitMQ 3.10 or newer",
+        );
+    }
+    Finding::good(what)
+}
+
+/// Publishes a message that no queue can get: RabbitMQ tells of an alarm only to who publishes.
+async fn takes_messages(client: &Client, publisher: &Publisher) -> Result<Vec<Finding>> {
+    let outlet = publisher.outlet().await?;
+    let nobody =
+        format!("lightbus.doctor.{}.{:?}", std::process::id(), std::thread::current().id());
+    let message = Message {
+        exchange: "".into(),
+        key: topology::short("the name of a queue", &nobody)?,
+        mandatory: true,
+        properties: BasicProperties::default(),
+        body: bytes::Bytes::new(),
+    };
+    let deadline = Instant::now() + client.response_timeout().min(PROMPT);
+    let published = publisher.publish(&outlet, message, deadline).await;
+    let blocked = outlet.link.is_blocked();
+    Ok(vec![match (published, blocked) {
+        (_, Some(reason)) => Finding::problem(
+            format!("RabbitMQ takes no messages because of an alarm: {reason}"),
+            "calls and events wait, and fail when their time is over; what is queued is still delivered",
+            "rabbitmq-diagnostics check_local_alarms, rabbitmqctl status: free memory or disk space on the node, or raise vm_memory_high_watermark or lower disk_free_limit",
+        ),
+        (Ok(_), None) => Finding::good("it takes messages, and confirms them"),
+        (Err(error), None) if error.is_temporary() => return Err(error),
+        (Err(error), None) => refused("a message to a queue is refused", &error),
+    }])
+}
+
+/// Holds the queue that would be declared against the one that is there.
+pub(crate) async fn declared(client: &Client, spec: &QueueSpec) -> Result<Finding> {
+    let link = client.consumes().await?;
+    let name = spec.name();
+    let found = match allowed(topology::waiting(&link, name).await)? {
+        Ok(None) => return Ok(not_yet("queue", name)),
+        Ok(Some(_)) => allowed(declare(&link, spec).await)?,
+        Err(error) => Err(error),
+    };
+    Ok(match found {
+        Ok(()) => Finding::good(format!("the queue `{name}` is as it would be declared")),
+        Err(error) => refused(&format!("the queue `{name}` cannot be used"), &error),
+    })
+}
+
+/// One that is there and equal is left as it is.
+async fn declare(link: &Link, spec: &QueueSpec) -> Result<()> {
+    let channel = link.channel().await?;
+    spec.declare(link, &channel).await
+}
+
+/// Holds the exchange of events against the one that is there.
+pub(crate) async fn has_exchange(client: &Client, name: &str) -> Result<Finding> {
+    let link = client.consumes().await?;
+    let found = match allowed(topology::has_exchange(&link, name).await)? {
+        Ok(false) => return Ok(not_yet("exchange", name)),
+        Ok(true) => {
+            let channel = link.channel().await?;
+            allowed(topology::declare_exchange(&link, &channel, name).await)?
+        }
+        Err(error) => Err(error),
+    };
+    Ok(match found {
+        Ok(()) => Finding::good(format!("the exchange `{name}` is as it would be declared")),
+        Err(error) => refused(&format!("the exchange `{name}` cannot be used"), &error),
+    })
+}
+
+fn not_yet(kind: &str, name: &str) -> Finding {
+    Finding::good(format!("the {kind} `{name}` is not there yet: who needs it first makes it"))
+}
+
+fn refused(what: &str, error: &Error) -> Finding {
+    let cure = match (error.kind(), error.advice()) {
+        (_, Some(advice)) => advice.to_owned(),
+        (ErrorKind::Config, None) => "rabbitmqctl list_permissions, and set_permissions".to_owned(),
+        (_, None) => "look at the log of RabbitMQ".to_owned(),
+    };
+    Finding::problem(
+        format!("{what}: {}", error.message()),
+        "whoever needs it ends with an error when it starts, or with each message",
+        cure,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use lightbus_core::transport::Severity;
+
+    use super::*;
+
+    #[test]
+    fn an_old_broker_and_one_that_lacks_something_are_problems() {
+        let uri: AMQPUri = "amqp://here:1/%2f".parse().unwrap_or_default();
+        let of = |version: &str, lacks| {
+            let (product, version) = ("RabbitMQ".to_owned(), version.to_owned());
+            judge(&uri, &Greeting { product, version, cluster: "c".to_owned(), lacks }).severity
+        };
+        assert_eq!(of("3.10.0", vec![]), Severity::Good);
+        assert_eq!(of("4.2.1", vec![]), Severity::Good);
+        assert_eq!(of("3.9.27", vec![]), Severity::Problem);
+        assert_eq!(of("3.12.1", vec!["direct_reply_to"]), Severity::Problem);
+    }
+}

@@ -1,0 +1,187 @@
+//! Dead letters given back to the group that set them aside.
+//!
+//! The event still lies in its stream, so nothing is added to it: the entry is made pending for the
+//! group again, as if a process had taken it long ago and died. Whoever of the group looks next takes it
+//! over, in Rust or in Python; other groups see nothing.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use lightbus_core::{Error, ErrorKind, Result};
+use redis::{Pipeline, Value};
+
+use super::{
+    dead,
+    entry::{EntryId, RawEntry},
+    group,
+};
+use crate::{
+    client::Client,
+    error::{Sent, from_redis, is_missing_group},
+    link, value,
+};
+
+/// The most letters that are looked at by one command.
+const AT_ONCE: usize = 500;
+/// As if it had been taken this long ago at least: the members may wait longer than this process knows.
+const LONG_AGO: Duration = Duration::from_secs(24 * 3600);
+/// For whom it is pending where the group has no member: the first one takes it from there.
+const NOBODY: &str = "lightbus-retry";
+
+/// A dead letter, and where its event lies.
+struct Letter {
+    id: EntryId,
+    stream: String,
+    entry: EntryId,
+}
+
+/// Makes the events of letters pending for their group, then removes the letters; gives how many
+/// there were.
+pub(super) async fn retry(
+    client: &Client,
+    group: &str,
+    after: Duration,
+    ids: &[EntryId],
+) -> Result<usize> {
+    let mut retried = 0;
+    for ids in ids.chunks(AT_ONCE) {
+        let letters = find(client, group, ids).await?;
+        let mut streams: BTreeMap<&str, Vec<&Letter>> = BTreeMap::new();
+        for letter in &letters {
+            streams.entry(&letter.stream).or_default().push(letter);
+        }
+        // All are looked at first: mostly an error leaves each where it was.
+        for (stream, letters) in &streams {
+            check(client, group, stream, letters).await?;
+        }
+        for (stream, letters) in &streams {
+            give_back(client, group, stream, after, letters).await?;
+            let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
+            retried += dead::remove(client, group, &ids).await?;
+        }
+    }
+    Ok(retried)
+}
+
+/// Reads where the events of letters lie. Those that are gone are left out.
+async fn find(client: &Client, group: &str, ids: &[EntryId]) -> Result<Vec<Letter>> {
+    let key = dead::key(group);
+    let mut look = Pipeline::with_capacity(ids.len());
+    for id in ids {
+        look.cmd("XRANGE").arg(&key).arg(id.to_string()).arg(id.to_string());
+    }
+    let mut letters = Vec::with_capacity(ids.len());
+    for entry in each(client, &look).await? {
+        let entry = entry.map_err(|error| from_redis(error, client.broker(), Sent::Harmless))?;
+        let entry = value::items(entry).and_then(|entries| entries.into_iter().next());
+        let Some(RawEntry { id, fields: Some(fields) }) = entry.and_then(RawEntry::new) else {
+            continue;
+        };
+        let fields = value::pairs(Value::Array(fields)).unwrap_or_default();
+        let text = |name| value::get(&fields, name).and_then(value::text);
+        let place = text(dead::STREAM).zip(text(dead::ENTRY).and_then(EntryId::parse));
+        let Some((stream, entry)) = place else {
+            return Err(Error::new(
+                ErrorKind::Malformed,
+                "a dead letter does not say where its event was",
+            )
+            .with("id", id)
+            .with("stream", key));
+        };
+        letters.push(Letter { id, stream: stream.to_owned(), entry });
+    }
+    Ok(letters)
+}
+
+/// Whether the events are still there, and the group is.
+async fn check(client: &Client, group: &str, stream: &str, letters: &[&Letter]) -> Result<()> {
+    if group::list(client, stream).await?.iter().all(|known| known.name != group) {
+        return Err(Error::new(ErrorKind::Unknown, "the consumer group is not there any more")
+            .with("group", group)
+            .with("stream", stream)
+            .hint("Start the listener once, so that Redis knows it, and give the dead letters back then"));
+    }
+    let mut look = Pipeline::with_capacity(letters.len());
+    for Letter { entry, .. } in letters {
+        look.cmd("XRANGE").arg(stream).arg(entry.to_string()).arg(entry.to_string());
+    }
+    for (entry, letter) in each(client, &look).await?.into_iter().zip(letters) {
+        let entry = entry.map_err(|error| from_redis(error, client.broker(), Sent::Harmless))?;
+        if value::items(entry).is_none_or(|entries| entries.is_empty()) {
+            return Err(gone(stream, letter));
+        }
+    }
+    Ok(())
+}
+
+fn gone(stream: &str, letter: &Letter) -> Error {
+    Error::new(ErrorKind::Unknown, "the event of a dead letter is in its stream no more: it was trimmed or deleted")
+        .with("id", letter.id)
+        .with("event", letter.entry)
+        .with("stream", stream)
+        .hint("The letter stays, with all of the event: let the service call `replay_dead_letters`, or fire it again")
+}
+
+/// Makes entries pending for the group, abandoned for so long that the next who looks takes them over.
+/// One that is pending already is left to whoever has it.
+async fn give_back(
+    client: &Client,
+    group: &str,
+    stream: &str,
+    after: Duration,
+    letters: &[&Letter],
+) -> Result<()> {
+    let mut look = Pipeline::with_capacity(letters.len());
+    for Letter { entry, .. } in letters {
+        let entry = entry.to_string();
+        look.cmd("XPENDING").arg(stream).arg(group).arg(&entry).arg(&entry).arg(1);
+    }
+    let mut lost = Vec::with_capacity(letters.len());
+    for (pending, letter) in each(client, &look).await?.into_iter().zip(letters) {
+        let pending =
+            pending.map_err(|error| from_redis(error, client.broker(), Sent::Harmless))?;
+        if value::items(pending).is_none_or(|pending| pending.is_empty()) {
+            lost.push(*letter);
+        }
+    }
+    let consumer = consumer(client, group, stream).await?;
+    let idle = u64::try_from(after.max(LONG_AGO).as_millis()).unwrap_or(u64::MAX);
+    let mut claim = Pipeline::with_capacity(lost.len());
+    for Letter { entry, .. } in &lost {
+        claim.cmd("XCLAIM").arg(stream).arg(group).arg(&consumer).arg(0).arg(entry.to_string());
+        claim.arg("IDLE").arg(idle.saturating_add(1)).arg("RETRYCOUNT").arg(0);
+        claim.arg("FORCE").arg("JUSTID");
+    }
+    for (claimed, letter) in each(client, &claim).await?.into_iter().zip(lost) {
+        match claimed.map(|claimed| value::items(claimed).unwrap_or_default()) {
+            Ok(claimed) if !claimed.is_empty() => {}
+            // Trimmed, or the group was destroyed, since they were looked at.
+            Ok(_) => return Err(gone(stream, letter)),
+            Err(error) if is_missing_group(&error) => return Err(gone(stream, letter)),
+            Err(error) => return Err(from_redis(error, client.broker(), Sent::Harmless)),
+        }
+    }
+    Ok(())
+}
+
+/// For whom entries are made pending: the member that was there last, so that no name is added to the
+/// group, and none that is about to be removed for its long idleness.
+async fn consumer(client: &Client, group: &str, stream: &str) -> Result<String> {
+    let mut info = redis::cmd("XINFO");
+    info.arg("CONSUMERS").arg(stream).arg(group);
+    let consumers = client.command(&info, Sent::Harmless).await?;
+    let known = value::items(consumers).unwrap_or_default().into_iter().filter_map(|consumer| {
+        let consumer = value::pairs(consumer)?;
+        let idle = value::get(&consumer, "idle").and_then(value::int)?;
+        Some((idle, value::get(&consumer, "name").and_then(value::text)?.to_owned()))
+    });
+    Ok(known.min().map_or_else(|| NOBODY.to_owned(), |(_, name)| name))
+}
+
+/// The answer to each command.
+async fn each(client: &Client, pipeline: &Pipeline) -> Result<Vec<redis::RedisResult<Value>>> {
+    if pipeline.is_empty() {
+        return Ok(Vec::new());
+    }
+    let answers = client.pipeline(pipeline, Sent::Harmless).await?;
+    Ok(answers.into_iter().map(link::answer).collect())
+}
