@@ -13,16 +13,22 @@ use super::{
 };
 
 /// What is different each time, and what stands for it.
-const CHANGING: [(&str, &str); 10] = [
+const CHANGING: [(&str, &str); 12] = [
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
-    (r"\b(redis|amqp) 127\.0\.0\.1:\d+(/0)?", "BROKER"),
+    (r"\b(redis|amqp|kafka) 127\.0\.0\.1:\d+(/0)?", "BROKER"),
     (r"127\.0\.0\.1:\d+(/(0|%2f))?", "HOST:PORT"),
+    (r"test-\d+-\d+-\d+\.|\bt[0-9a-f]{16}\.", "PREFIX."),
+    // RabbitMQ counts what is in a stream a little later.
+    (r"(schemas \(a stream\), consumers: \d+): \d+", "$1: N"),
+    (
+        r#""messages":\d+,"name":"PREFIX.lightbus.schemas""#,
+        r#""messages":N,"name":"PREFIX.lightbus.schemas""#,
+    ),
     (r"\b\d{13}-\d+\b", "NATIVE-ID"),
-    (r"test-\d+-\d+-\d+\.", "PREFIX."),
     (r"\b\d+\.\d s\b", "N.N s"),
     (r"Redis \d+\.\d+\.\d+", "Redis N.N.N"),
     (r#""native_id":"[^"]*""#, r#""native_id":"NATIVE-ID""#),
-    (r"[0-9a-f]{32}-[0-9a-f]+", "ID"),
+    (r"(\b\d{16}-)?[0-9a-f]{32}-[0-9a-f]+", "ID"),
     (r"\b0 [a-z]+, \d+ µs", "N µs"),
 ];
 

@@ -109,16 +109,15 @@ impl Asker {
         part: Whereabouts,
         known: &Known,
     ) -> Result<(), Failure> {
-        let Some(mut places) = part.places else {
-            if part.capabilities.lag {
-                self.lag(figures, &row.name, known).await?;
-            }
-            return Ok(());
-        };
-        if places.is_empty() {
+        let tells_places = part.places.is_some();
+        let mut places = part.places.unwrap_or_default();
+        if tells_places && places.is_empty() {
             places = self.places_of_each(&row.name).await?;
         }
         row.stored = sum(places.iter());
+        if part.capabilities.lag && places.iter().all(|place| place.groups.is_empty()) {
+            return self.lag(figures, &row.name, known).await;
+        }
         for place in places {
             for group in place.groups {
                 let oldest = group.consumers.iter().filter_map(|one| one.oldest).max();
