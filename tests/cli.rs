@@ -145,6 +145,15 @@ macro_rules! on_shared_transports {
                 }
             })*
         }
+        #[cfg(feature = "kafka")]
+        mod kafka {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(place) = super::Place::kafka() {
+                    super::$case(place).await;
+                }
+            })*
+        }
     };
 }
 
@@ -466,6 +475,14 @@ async fn an_api_is_explained_down_to_the_broker(place: Place) {
             all.out().lines().find(|line| line.contains("auth.rpc_queue")).map(str::to_owned);
         assert!(queue.unwrap().contains("consumers: 1"), "{}", all.out());
         assert!(all.out().contains("rabbitmqctl list_queues"), "{}", all.out());
+    }
+    #[cfg(feature = "kafka")]
+    if let Place::Kafka { .. } = &place {
+        let topic = &explained["on"][0]["places"][0];
+        assert!(topic["name"].as_str().unwrap().ends_with("auth.events"), "{explained}");
+        assert_eq!(topic["groups"][0]["waiting"].as_u64().is_some(), true, "{explained}");
+        assert!(all.out().contains("auth.rpc_queue"), "{}", all.out());
+        assert!(all.out().contains("kafka-consumer-groups.sh"), "{}", all.out());
     }
     let unknown = tool.run(&["explain", "auth.nothing"]).await;
     assert_eq!(unknown.code(), 1);

@@ -159,6 +159,8 @@ fn kind(place: &Place) -> &'static str {
         Place::Redis(_) => "redis",
         #[cfg(feature = "amqp")]
         Place::Amqp(_) => "amqp",
+        #[cfg(feature = "kafka")]
+        Place::Kafka { .. } => "kafka",
     }
 }
 

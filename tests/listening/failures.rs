@@ -164,6 +164,7 @@ async fn a_dead_letter_counts_the_deliveries_before(place: Place) {
     listen.on_error(tries(3)).await.unwrap();
     bus.settle().await.unwrap();
     let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
-    assert_eq!(letters[0].attempts, 4, "one before, three here");
+    let before = u32::from(place.counts_deliveries());
+    assert_eq!(letters[0].attempts, before + 3, "those before, three here");
     assert_eq!(letters[0].reason, "nowhere");
 }

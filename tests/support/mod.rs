@@ -245,6 +245,15 @@ impl Place {
         Some(Self::Kafka { brokers, prefix: format!("t{random:016x}.") })
     }
 
+    /// Whether the broker tells how often an event was delivered. Kafka does not count.
+    pub fn counts_deliveries(&self) -> bool {
+        match self {
+            #[cfg(feature = "kafka")]
+            Self::Kafka { .. } => false,
+            _ => true,
+        }
+    }
+
     /// Another process of the same bus, as far as the bus can tell.
     pub async fn bus(&self, service: &str) -> Bus {
         self.bus_with(service, "").await

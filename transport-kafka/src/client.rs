@@ -11,15 +11,18 @@ use std::{
 
 use lightbus_core::{Error, ErrorKind, Result, Retry};
 use rdkafka::{
-    admin::AdminClient,
+    Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _},
+    error::RDKafkaErrorCode as Code,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     context::Logging,
-    error::{Sent, code, from_kafka, is_unknown_topic},
+    error::{Sent, code, from_code, from_kafka, is_unknown_topic},
+    examine::Cluster,
     produce::{Outgoing, Placed, Producer},
     range::{Quiet, Reader},
     settings::Settings,
@@ -177,6 +180,75 @@ impl Client {
         .await?
     }
 
+    /// The brokers, and all topics.
+    pub(crate) async fn cluster(&self) -> Result<Cluster> {
+        let asker = self.asker()?;
+        let (broker, timeout) = (self.broker().to_owned(), self.settings.timeout);
+        blocking(move || {
+            let found = asker.client().fetch_metadata(None, timeout);
+            while asker.poll(Duration::ZERO).is_some() {}
+            let found = found.map_err(|error| from_kafka(error, &broker, Sent::Harmless))?;
+            Ok(topic::cluster(&found))
+        })
+        .await?
+    }
+
+    /// The settings of a topic or a broker.
+    pub(crate) async fn describe(&self, of: &ResourceSpecifier<'_>) -> Result<ConfigResource> {
+        let options = AdminOptions::new().request_timeout(Some(self.settings.timeout));
+        let mut answers = self
+            .admin()?
+            .describe_configs([of], &options)
+            .await
+            .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
+        match answers.pop() {
+            Some(Ok(settings)) => Ok(settings),
+            Some(Err(code)) => Err(from_code(code, self.broker(), Sent::Harmless)),
+            None => Err(Error::new(ErrorKind::Unexpected, "Kafka did not say its settings")),
+        }
+    }
+
+    /// Removes a consumer group and how far it was; one with members not before they have left.
+    pub(crate) async fn forget_group(&self, group: &str) -> Result<()> {
+        let admin = self.admin()?;
+        let options = AdminOptions::new().request_timeout(Some(self.settings.timeout));
+        let until = Instant::now() + self.settings.timeout;
+        loop {
+            let mut answers = admin
+                .delete_groups(&[group], &options)
+                .await
+                .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
+            match answers.pop() {
+                None | Some(Ok(_)) | Some(Err((_, Code::GroupIdNotFound))) => return Ok(()),
+                Some(Err((
+                    _,
+                    Code::NonEmptyGroup
+                    | Code::NotCoordinator
+                    | Code::CoordinatorNotAvailable
+                    | Code::CoordinatorLoadInProgress,
+                ))) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+                Some(Err((_, code))) => {
+                    return Err(from_code(code, self.broker(), Sent::Harmless)
+                        .with("group", group)
+                        .hint("Are all processes of this listener stopped?"));
+                }
+            }
+        }
+    }
+
+    /// Removes the records of a topic's first partition before this offset.
+    pub(crate) async fn empty(&self, topic: &str, before: i64) -> Result<()> {
+        let admin = self.admin()?;
+        let mut list = TopicPartitionList::new();
+        let error = |error| from_kafka(error, self.broker(), Sent::Harmless);
+        list.add_partition_offset(topic, 0, Offset::Offset(before)).map_err(error)?;
+        let options = AdminOptions::new()
+            .request_timeout(Some(self.settings.timeout))
+            .operation_timeout(Some(self.settings.timeout));
+        let answer = admin.delete_records(&list, &options).await.map_err(error)?;
+        crate::range::check(&answer).map_err(error)
+    }
+
     /// Sends records, and waits until all are confirmed.
     pub(crate) async fn send(&self, records: Vec<Outgoing>) -> Result<Vec<Placed>> {
         let producer = self.producer()?;
@@ -196,6 +268,9 @@ impl Client {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A group that has members, or no coordinator, is tried again after this.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// A topic to ask about, to learn whether anybody answers.
 const PROBE: &str = "lightbus.probe";

@@ -142,6 +142,6 @@ pub(crate) fn from_code(code: Code, broker: &str, sent: Sent) -> Error {
 }
 
 /// The code in words, in one line.
-fn text(code: Code) -> String {
+pub(crate) fn text(code: Code) -> String {
     code.to_string().lines().next().unwrap_or_default().to_owned()
 }

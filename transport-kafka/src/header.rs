@@ -30,6 +30,10 @@ pub(crate) const REASON: &str = "lightbus-dead-letter-reason";
 pub(crate) const ATTEMPTS: &str = "lightbus-dead-letter-attempts";
 /// The topic, partition and offset it had.
 pub(crate) const ORIGIN: &str = "lightbus-dead-letter-origin";
+/// There, and 1, on a record that tells which dead letters were removed.
+pub(crate) const REMOVED: &str = "lightbus-dead-letter-removed";
+/// The one group that an event is for, that was given back to it.
+pub(crate) const ONLY_GROUP: &str = "lightbus-only-group";
 
 const OWN: &str = "lightbus-";
 /// More headers than these are left out: they are few by nature, and searched one by one.

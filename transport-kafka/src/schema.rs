@@ -8,14 +8,19 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{Capabilities, Name, Result, Transport, transport::SchemaTransport};
+use lightbus_core::{
+    Capabilities, Name, Result, Transport,
+    transport::{Finding, Inspect, Place, SchemaTransport},
+};
 use rdkafka::{Message, message::OwnedHeaders};
 use serde_json::value::RawValue;
 
 use crate::{
     NAME, SchemaConfig,
     client::{Client, Handle, blocking, discard},
+    examine,
     header::{self, Found},
+    inspect::{self, Readers},
     produce::Outgoing,
     range::{Reader, time_of},
     topic::TopicSpec,
@@ -23,6 +28,7 @@ use crate::{
 };
 
 const WHAT: &str = "the schema transport";
+const TOPIC: &str = "lightbus.schemas";
 /// What the key of a record begins with that only lets a schema live longer. No API is called so.
 const ALIVE: &str = "alive:";
 
@@ -53,7 +59,7 @@ impl KafkaSchemaTransport {
     pub(crate) fn new(client: Arc<Client>, config: &SchemaConfig) -> Self {
         let topics = config.topics();
         Self {
-            topic: format!("{}lightbus.schemas", topics.prefix).into(),
+            topic: format!("{}{TOPIC}", topics.prefix).into(),
             group: format!("{}lightbus.readers", topics.prefix),
             spec: TopicSpec::new(&topics)
                 .one_partition()
@@ -63,6 +69,10 @@ impl KafkaSchemaTransport {
             handle: Handle::new(client),
             table: Arc::default(),
         }
+    }
+
+    fn prefix(&self) -> &str {
+        self.topic.strip_suffix(TOPIC).unwrap_or_default()
     }
 
     async fn put(&self, key: String, value: Vec<u8>, ttl: Duration) -> Result<()> {
@@ -214,6 +224,10 @@ impl Transport for KafkaSchemaTransport {
         crate::capabilities()
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -239,6 +253,19 @@ impl Drop for Ended {
 impl Drop for KafkaSchemaTransport {
     fn drop(&mut self) {
         discard(Ended(Arc::clone(&self.table)));
+    }
+}
+
+#[async_trait]
+impl Inspect for KafkaSchemaTransport {
+    async fn places(&self, _api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+        let client = self.handle.client(WHAT)?;
+        let what = "all schemas (a compacted topic)";
+        Ok(vec![inspect::topic(client, what, &self.topic, Readers::None).await?])
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        examine::examine(self.handle.client(WHAT)?, self.prefix()).await
     }
 }
 

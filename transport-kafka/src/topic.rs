@@ -12,13 +12,15 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::{Client as RdClient, ClientContext},
     error::RDKafkaErrorCode as Code,
+    metadata::Metadata,
 };
 use tokio::{sync::OnceCell, time::Instant};
 
 use crate::{
     config::TopicConfig,
     context::Logging,
-    error::{Sent, from_code, from_kafka, is_refusal, is_unknown_topic},
+    error::{Sent, from_code, from_kafka, is_refusal, is_unknown_topic, text},
+    examine::{Cluster, Topic},
     settings::ms,
 };
 
@@ -171,6 +173,25 @@ pub(crate) fn partitions<C: ClientContext>(
         );
     }
     Ok(i32::try_from(found.partitions().len()).ok())
+}
+
+/// What the brokers say of themselves and of all topics.
+pub(crate) fn cluster(found: &Metadata) -> Cluster {
+    let topics = found.topics().iter().map(|topic| {
+        let parts = topic.partitions();
+        let refused = topic.error().map(|error| text(Code::from(error)));
+        Topic {
+            name: topic.name().to_owned(),
+            copies: parts.iter().map(|part| part.replicas().len()).min().unwrap_or(0),
+            in_sync: parts.iter().map(|part| part.isr().len()).min().unwrap_or(0),
+            has_leaders: parts.iter().all(|part| part.leader() >= 0),
+            refused,
+        }
+    });
+    Cluster {
+        brokers: found.brokers().iter().map(|broker| broker.id()).collect(),
+        topics: topics.collect(),
+    }
 }
 
 /// The same, waiting until the topic can be seen. Blocks.

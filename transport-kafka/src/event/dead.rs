@@ -1,16 +1,12 @@
 //! Dead letters: records that could not be handled, in a topic of their group, with the reason.
 
-use std::sync::Arc;
-
-use lightbus_core::{EventMessage, Name, Rejection, Result, transport::DeadLetter};
+use lightbus_core::{EventMessage, Name, Rejection};
 use rdkafka::{Message, message::OwnedHeaders};
 
 use super::record;
 use crate::{
-    client::{Client, blocking},
-    header::{self, Found},
+    header,
     produce::{Outgoing, Placed},
-    range::time_of,
 };
 
 /// The most bytes of a reason that are kept.
@@ -67,49 +63,4 @@ fn explain(mut headers: OwnedHeaders, reason: &str, attempts: u32, origin: &str)
     headers = header::add(headers, header::REASON, reason);
     headers = header::add(headers, header::ATTEMPTS, &attempts.to_string());
     header::add(headers, header::ORIGIN, origin)
-}
-
-/// What a group set aside, oldest first.
-pub(super) async fn list(
-    client: &Arc<Client>,
-    reader_group: &str,
-    topic: &Name,
-    group: Name,
-    limit: usize,
-) -> Result<Vec<DeadLetter>> {
-    if limit == 0 || client.existing(topic).await?.is_none() {
-        return Ok(Vec::new());
-    }
-    let (client, reader_group, topic) =
-        (Arc::clone(client), reader_group.to_owned(), Name::clone(topic));
-    blocking(move || {
-        let reader = client.reader(&reader_group)?;
-        let (low, high) = reader.bounds(&topic, 0)?;
-        // No more than asked for, as far as there are no gaps.
-        let high = high.min(low.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)));
-        let mut letters = Vec::new();
-        reader.read(&topic, 0, low, high, |record| letters.push(read(record, &group)))?;
-        letters.truncate(limit);
-        Ok(letters)
-    })
-    .await?
-}
-
-fn read<M: Message>(record: &M, group: &Name) -> DeadLetter {
-    let own = [header::REASON, header::ATTEMPTS, header::ORIGIN];
-    let found = Found::read(record, own);
-    let mut event = record::unreadable(record);
-    event.headers = found.others.clone();
-    event.native_id = found.get(header::ORIGIN).map(Name::from);
-    let attempts = found.get(header::ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or(0);
-    event.attempt = attempts;
-    let placed = Placed { partition: record.partition(), offset: record.offset() };
-    DeadLetter {
-        id: record::native_id(record.topic(), placed),
-        event,
-        group: Name::clone(group),
-        reason: found.get(header::REASON).unwrap_or_default().to_owned(),
-        attempts,
-        time: time_of(record),
-    }
 }

@@ -1,21 +1,19 @@
-//! Looking back: the history of events, and how far a group is behind.
+//! Looking back: the history of events.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 use lightbus_core::{
     EventMessage, Name, Result,
-    transport::{EventSelector, HistorySpec, Lag},
+    transport::{EventSelector, HistorySpec},
 };
-use rdkafka::{Message as _, Offset, TopicPartitionList, consumer::Consumer as _};
+use rdkafka::Message as _;
 
 use super::record::{self, Read};
 use crate::{
     client::{Client, blocking},
-    error::{Sent, from_kafka, insist},
-    group::Committed,
-    range::{Reader, check, time_of},
+    range::{Reader, time_of},
 };
 
 /// How many offsets of a partition are read at once, from the end.
@@ -161,7 +159,7 @@ impl Part {
             {
                 return;
             }
-            match record::read(found, selectors) {
+            match record::read(found, selectors, None) {
                 Read::Event(message) => {
                     let order = (time, record::sent_at(found), found.offset());
                     events.push(Event { order, message: *message });
@@ -182,68 +180,6 @@ impl Part {
 fn truncated(time: SystemTime) -> SystemTime {
     let ms = crate::range::milliseconds(time);
     SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0))
-}
-
-/// How far a group is behind in these topics.
-pub(super) async fn lag(client: &Arc<Client>, topics: &[Name], group: String) -> Result<Lag> {
-    let mut counts = Vec::new();
-    for topic in topics {
-        if let Some(count) = client.existing(topic).await? {
-            counts.push((Name::clone(topic), count));
-        }
-    }
-    if counts.is_empty() {
-        return Ok(Lag::default());
-    }
-    let client = Arc::clone(client);
-    blocking(move || {
-        let reader = client.reader(&group)?;
-        behind(&reader, &counts)
-    })
-    .await?
-}
-
-fn behind(reader: &Reader, topics: &[(Name, i32)]) -> Result<Lag> {
-    let error = |error| from_kafka(error, &reader.broker, Sent::Harmless);
-    let mut all = TopicPartitionList::new();
-    for (topic, count) in topics {
-        for partition in 0..*count {
-            all.add_partition(topic, partition);
-        }
-    }
-    let mut times = all.clone();
-    // To this question the end is a time too.
-    times.set_all_offsets(Offset::End).map_err(error)?;
-    let committed = insist(reader.timeout, || {
-        let committed = reader.consumer.committed_offsets(all.clone(), reader.timeout)?;
-        check(&committed)?;
-        Ok(committed)
-    })
-    .map_err(error)?;
-    let ends = insist(reader.timeout, || {
-        let ends = reader.consumer.offsets_for_times(times.clone(), reader.timeout)?;
-        check(&ends)?;
-        Ok(ends)
-    })
-    .map_err(error)?;
-    let ends: HashMap<(String, i32), i64> = ends
-        .elements()
-        .iter()
-        .filter_map(|element| match element.offset() {
-            Offset::Offset(end) => Some(((element.topic().to_owned(), element.partition()), end)),
-            _ => None,
-        })
-        .collect();
-    let mut lag = Lag::default();
-    for element in committed.elements() {
-        let Offset::Offset(position) = element.offset() else { continue };
-        let read = Committed::from_text(position, element.metadata());
-        let end = ends.get(&(element.topic().to_owned(), element.partition())).copied();
-        let end = end.unwrap_or(position);
-        lag.pending += read.pending();
-        lag.waiting += u64::try_from(end - read.taken).unwrap_or(0);
-    }
-    Ok(lag)
 }
 
 #[cfg(test)]

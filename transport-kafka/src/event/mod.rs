@@ -2,6 +2,7 @@
 
 mod dead;
 mod history;
+mod letters;
 mod record;
 mod source;
 
@@ -11,15 +12,21 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
-    transport::{DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec},
+    transport::{
+        DeadLetter, EventSelector, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec,
+        ListenSpec, Place,
+    },
 };
 
 use crate::{
     EventConfig, NAME, TopicUse,
     client::{Client, Handle},
+    examine,
     group::MemberSpec,
+    inspect::{self, Readers},
     topic::{TopicSpec, legal},
 };
+use letters::Letters;
 use source::{DeadLetters, EventSource};
 
 const WHAT: &str = "the event transport";
@@ -133,9 +140,53 @@ impl EventTransport for KafkaEventTransport {
         listener: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.set_aside(service, listener, limit).await.map_err(|error| {
+        self.letters(service, listener)?.list(None, limit).await.map_err(|error| {
             error.during(format!("reading the dead letters of {service}-{listener}"))
         })
+    }
+
+    async fn dead_letters_after(
+        &self,
+        service: &str,
+        listener: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.letters(service, listener)?.list(Some(after), limit).await.map_err(|error| {
+            error.during(format!("reading the dead letters of {service}-{listener}"))
+        })
+    }
+
+    async fn remove_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.letters(service, listener)?
+            .remove(ids)
+            .await
+            .map_err(|error| error.during(format!("removing dead letters of {service}-{listener}")))
+    }
+
+    async fn retry_dead_letters(
+        &self,
+        service: &str,
+        listener: &str,
+        ids: &[Name],
+    ) -> Result<usize> {
+        self.letters(service, listener)?.give_back(ids).await.map_err(|error| {
+            error.during(format!("giving dead letters back to {service}-{listener}"))
+        })
+    }
+
+    async fn forget(&self, spec: LagSpec) -> Result<()> {
+        let group = self.full_group(&spec.service, &spec.listener);
+        let client = self.handle.client(WHAT)?;
+        client
+            .forget_group(&group)
+            .await
+            .map_err(|error| error.during(format!("forgetting the listener {group}")))
     }
 }
 
@@ -212,19 +263,17 @@ impl KafkaEventTransport {
     async fn behind(&self, spec: LagSpec) -> Result<Lag> {
         let client = self.handle.client(WHAT)?;
         let topics = self.topics(&spec.events)?;
-        history::lag(client, &topics, self.full_group(&spec.service, &spec.listener)).await
+        crate::lag::lag(client, &topics, self.full_group(&spec.service, &spec.listener)).await
     }
 
-    async fn set_aside(
-        &self,
-        service: &str,
-        listener: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let client = self.handle.client(WHAT)?;
-        let (topic, group) =
-            (self.dead_letter_topic(service, listener), self.group(service, listener));
-        dead::list(client, &self.reader_group(), &topic, group.into(), limit).await
+    fn letters(&self, service: &str, listener: &str) -> Result<Letters> {
+        Ok(Letters {
+            client: Arc::clone(self.handle.client(WHAT)?),
+            reader_group: self.reader_group(),
+            topic: self.dead_letter_topic(service, listener),
+            group: self.group(service, listener).into(),
+            full_group: self.full_group(service, listener),
+        })
     }
 }
 
@@ -242,6 +291,10 @@ impl Transport for KafkaEventTransport {
         crate::capabilities()
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -249,6 +302,24 @@ impl Transport for KafkaEventTransport {
     async fn close(&self) -> Result<()> {
         self.handle.close();
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Inspect for KafkaEventTransport {
+    async fn places(&self, api: &str, member: Option<&str>) -> Result<Vec<Place>> {
+        let client = self.handle.client(WHAT)?;
+        if member.is_none() && self.config.topic_use == TopicUse::PerEvent {
+            // Which events there are stands in the schema, not here.
+            return Ok(Vec::new());
+        }
+        let topic = self.topic(api, member)?;
+        let listeners = Readers::Any(self.config.prefix.clone());
+        Ok(vec![inspect::topic(client, "events (a topic)", &topic, listeners).await?])
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        examine::examine(self.handle.client(WHAT)?, &self.config.prefix).await
     }
 }
 

@@ -13,7 +13,15 @@ use crate::{
     wire,
 };
 
-const OWN: [&str; 5] = [header::ID, header::API, header::EVENT, header::VERSION, header::SENT];
+const OWN: [&str; 7] = [
+    header::ID,
+    header::API,
+    header::EVENT,
+    header::VERSION,
+    header::SENT,
+    header::ONLY_GROUP,
+    header::ORIGIN,
+];
 
 /// The record of an event.
 pub(super) fn outgoing(topic: &Name, event: &EventMessage) -> Outgoing {
@@ -52,9 +60,18 @@ pub(super) enum Read {
     Malformed(String),
 }
 
-/// Reads a record, if one of these selects it.
-pub(super) fn read<M: Message>(record: &M, selectors: &[EventSelector]) -> Read {
+/// Reads a record, if one of these selects it, for a group, or for the history.
+pub(super) fn read<M: Message>(
+    record: &M,
+    selectors: &[EventSelector],
+    group: Option<&str>,
+) -> Read {
     let found = Found::read(record, OWN);
+    let only = found.get(header::ONLY_GROUP);
+    if only.is_some() && only != group {
+        // Given back to another group; in the past it stands where it was first.
+        return Read::Other;
+    }
     let names =
         || -> Result<_, String> { Ok((found.need(header::API)?, found.need(header::EVENT)?)) };
     let (api, event) = match names() {
@@ -76,6 +93,7 @@ pub(super) fn read<M: Message>(record: &M, selectors: &[EventSelector]) -> Read 
         Err(error) => return Read::Malformed(error.message().to_owned()),
     };
     let placed = Placed { partition: record.partition(), offset: record.offset() };
+    let origin = only.and_then(|_| found.get(header::ORIGIN)).map(Name::from);
     Read::Event(Box::new(EventMessage {
         id,
         api,
@@ -84,7 +102,7 @@ pub(super) fn read<M: Message>(record: &M, selectors: &[EventSelector]) -> Read 
         fields,
         headers: found.others,
         key: key(record),
-        native_id: Some(native_id(record.topic(), placed)),
+        native_id: origin.or_else(|| Some(native_id(record.topic(), placed))),
         time: Some(time_of(record)),
         // Kafka does not count.
         attempt: 0,

@@ -30,6 +30,7 @@ pub(super) enum Taken {
 /// Reads events that somebody asked for.
 struct Events {
     selectors: Vec<EventSelector>,
+    group: String,
 }
 
 impl Reading for Events {
@@ -42,7 +43,7 @@ impl Reading for Events {
         record: &M,
         place: Place,
     ) -> Option<Taken> {
-        match record::read(record, &self.selectors) {
+        match record::read(record, &self.selectors, Some(&self.group)) {
             record::Read::Event(event) => Some(Taken::Event(place, event)),
             record::Read::Other => None,
             record::Read::Malformed(reason) => {
@@ -90,7 +91,8 @@ impl EventSource {
     ) -> Result<Self> {
         let user = User::new(Arc::clone(client));
         let desk = Arc::new(Desk::new());
-        let member = Member::join(spec, Events { selectors }, &desk).await?;
+        let group = spec.group.clone();
+        let member = Member::join(spec, Events { selectors, group }, &desk).await?;
         Ok(Self {
             client: Arc::clone(client),
             closing: Arc::clone(closing),

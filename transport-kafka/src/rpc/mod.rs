@@ -14,13 +14,15 @@ use std::{
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, Name, Result, RpcMessage, Subscription, Transport,
-    transport::{RpcTransport, ServeSpec},
+    transport::{Finding, Inspect, Place, RpcTransport, ServeSpec},
 };
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     NAME, RpcConfig,
     client::{Client, Handle},
+    examine,
+    inspect::{self, Readers},
     produce::cut_short,
     topic::{TopicSpec, legal},
 };
@@ -140,6 +142,10 @@ impl Transport for KafkaRpcTransport {
         crate::capabilities()
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     async fn open(&self) -> Result<()> {
         self.handle.open(WHAT).await
     }
@@ -147,6 +153,20 @@ impl Transport for KafkaRpcTransport {
     async fn close(&self) -> Result<()> {
         self.handle.close();
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Inspect for KafkaRpcTransport {
+    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+        let (client, topic) = (self.handle.client(WHAT)?, self.queues.topic(api));
+        let workers = Readers::One(self.queues.group(api));
+        let what = "calls that wait for a worker (a topic)";
+        Ok(vec![inspect::topic(client, what, &topic, workers).await?])
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        examine::examine(self.handle.client(WHAT)?, &self.queues.prefix).await
     }
 }
 

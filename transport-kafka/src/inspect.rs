@@ -1,0 +1,113 @@
+//! Looking at Kafka: what a topic holds, and which groups read from it.
+
+use std::sync::Arc;
+
+use lightbus_core::{
+    Name, Result,
+    transport::{Group, Place},
+};
+use rdkafka::consumer::Consumer as _;
+
+use crate::{
+    client::{Client, blocking},
+    error::{Sent, from_kafka, insist},
+    lag::behind,
+    range::Reader,
+};
+
+/// The most groups that are asked how far they are.
+const MOST_GROUPS: usize = 200;
+
+/// Which groups may read from a topic.
+pub(crate) enum Readers {
+    /// Nobody as a member.
+    None,
+    /// This group.
+    One(String),
+    /// Any whose name begins so.
+    Any(String),
+}
+
+/// A word as it can be given to a shell.
+pub(crate) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// A topic, with the groups that read from it. Of calls, those count that no worker has taken.
+pub(crate) async fn topic(
+    client: &Arc<Client>,
+    what: &str,
+    name: &Name,
+    readers: Readers,
+) -> Result<Place> {
+    let broker = quoted(client.broker());
+    let Some(count) = client.existing(name).await? else {
+        return Ok(Place::new(format!("{what}, not there yet"), &**name));
+    };
+    let mut place = Place::new(format!("{what}, {count} partitions"), &**name);
+    let words = format!("--bootstrap-server {broker} --topic {}", quoted(name));
+    place.look = vec![
+        format!("kafka-topics.sh --describe {words}"),
+        format!(
+            "kafka-console-consumer.sh {words} --from-beginning --max-messages 10 --property print.headers=true --property print.key=true"
+        ),
+    ];
+    let (client, name) = (Arc::clone(client), Name::clone(name));
+    blocking(move || {
+        place.messages = Some(held(&client, &name, count)?);
+        place.groups = match readers {
+            Readers::None => Vec::new(),
+            Readers::One(group) => {
+                let found = group_of(&client, group, &name, count)?;
+                if let Some(waiting) = found.as_ref().and_then(|found| found.waiting) {
+                    place.messages = Some(waiting);
+                }
+                found.into_iter().collect()
+            }
+            Readers::Any(prefix) => groups(&client, &prefix, &name, count)?,
+        };
+        for group in &place.groups {
+            place.look.push(format!(
+                "kafka-consumer-groups.sh --bootstrap-server {broker} --describe --group {}",
+                quoted(&group.name)
+            ));
+        }
+        Ok(place)
+    })
+    .await?
+}
+
+/// How many records a topic has, gaps included. Blocks.
+fn held(client: &Client, topic: &str, count: i32) -> Result<u64> {
+    let reader = client.reader("lightbus.readers")?;
+    let mut held = 0;
+    for partition in 0..count {
+        let (low, high) = reader.bounds(topic, partition)?;
+        held += u64::try_from(high - low).unwrap_or(0);
+    }
+    Ok(held)
+}
+
+/// Those that have been at this topic. Blocks.
+fn groups(client: &Client, prefix: &str, topic: &Name, count: i32) -> Result<Vec<Group>> {
+    let reader = client.reader("lightbus.readers")?;
+    let mut found = Vec::new();
+    for name in names(&reader, prefix)?.into_iter().take(MOST_GROUPS) {
+        found.extend(group_of(client, name, topic, count)?);
+    }
+    Ok(found)
+}
+
+fn names(reader: &Reader, prefix: &str) -> Result<Vec<String>> {
+    let list = insist(reader.timeout, || reader.consumer.fetch_group_list(None, reader.timeout))
+        .map_err(|error| from_kafka(error, &reader.broker, Sent::Harmless))?;
+    let all = list.groups().iter().map(|group| group.name().to_owned());
+    let mut names: Vec<_> = all.filter(|name| name.starts_with(prefix)).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn group_of(client: &Client, name: String, topic: &Name, count: i32) -> Result<Option<Group>> {
+    let lag = behind(&client.reader(&name)?, &[(Name::clone(topic), count)])?;
+    Ok(lag.map(|lag| Group::new(name, Some(lag.waiting), lag.pending)))
+}
