@@ -121,6 +121,10 @@ pub(crate) fn from_code(code: Code, broker: &str, sent: Sent) -> Error {
             Error::new(ErrorKind::Config, format!("Kafka does not make such a topic: {text}"))
                 .hint("Look at `partitions`, `replication` and `topic_settings`")
         }
+        Code::InvalidRecord => {
+            Error::new(ErrorKind::Config, format!("Kafka does not take such a record into the topic: {text}"))
+                .hint("A topic with `cleanup.policy: compact` takes no event without a key: set it to `delete`")
+        }
         Code::UnsupportedVersion | Code::UnsupportedFeature => {
             Error::new(ErrorKind::Unsupported, format!("this Kafka is too old: {text}"))
         }

@@ -22,8 +22,8 @@ const MOST_GROUPS: usize = 200;
 pub(crate) enum Readers {
     /// Nobody as a member.
     None,
-    /// This group.
-    One(String),
+    /// This group, whose name begins so on Kafka.
+    One(String, String),
     /// Any whose name begins so.
     Any(String),
 }
@@ -53,23 +53,27 @@ pub(crate) async fn topic(
         ),
     ];
     let (client, name) = (Arc::clone(client), Name::clone(name));
+    let prefix = match &readers {
+        Readers::None => String::new(),
+        Readers::One(_, prefix) | Readers::Any(prefix) => prefix.clone(),
+    };
     blocking(move || {
         place.messages = Some(held(&client, &name, count)?);
         place.groups = match readers {
             Readers::None => Vec::new(),
-            Readers::One(group) => {
-                let found = group_of(&client, group, &name, count)?;
+            Readers::One(group, _) => {
+                let found = group_of(&client, &group, &prefix, &name, count)?;
                 if let Some(waiting) = found.as_ref().and_then(|found| found.waiting) {
                     place.messages = Some(waiting);
                 }
                 found.into_iter().collect()
             }
-            Readers::Any(prefix) => groups(&client, &prefix, &name, count)?,
+            Readers::Any(_) => groups(&client, &prefix, &name, count)?,
         };
         for group in &place.groups {
             place.look.push(format!(
                 "kafka-consumer-groups.sh --bootstrap-server {broker} --describe --group {}",
-                quoted(&group.name)
+                quoted(&format!("{prefix}{}", group.name))
             ));
         }
         Ok(place)
@@ -93,7 +97,7 @@ fn groups(client: &Client, prefix: &str, topic: &Name, count: i32) -> Result<Vec
     let reader = client.reader("lightbus.readers")?;
     let mut found = Vec::new();
     for name in names(&reader, prefix)?.into_iter().take(MOST_GROUPS) {
-        found.extend(group_of(client, name, topic, count)?);
+        found.extend(group_of(client, &name, prefix, topic, count)?);
     }
     Ok(found)
 }
@@ -107,7 +111,15 @@ fn names(reader: &Reader, prefix: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn group_of(client: &Client, name: String, topic: &Name, count: i32) -> Result<Option<Group>> {
-    let lag = behind(&client.reader(&name)?, &[(Name::clone(topic), count)])?;
-    Ok(lag.map(|lag| Group::new(name, Some(lag.waiting), lag.pending)))
+/// A group, by its name without the prefix, as the bus knows it.
+fn group_of(
+    client: &Client,
+    name: &str,
+    prefix: &str,
+    topic: &Name,
+    count: i32,
+) -> Result<Option<Group>> {
+    let lag = behind(&client.reader(name)?, &[(Name::clone(topic), count)])?;
+    let known = name.strip_prefix(prefix).unwrap_or(name);
+    Ok(lag.map(|lag| Group::new(known, Some(lag.waiting), lag.pending)))
 }

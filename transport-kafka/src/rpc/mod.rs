@@ -160,7 +160,7 @@ impl Transport for KafkaRpcTransport {
 impl Inspect for KafkaRpcTransport {
     async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
         let (client, topic) = (self.handle.client(WHAT)?, self.queues.topic(api));
-        let workers = Readers::One(self.queues.group(api));
+        let workers = Readers::One(self.queues.group(api), self.queues.prefix.clone());
         let what = "calls that wait for a worker (a topic)";
         Ok(vec![inspect::topic(client, what, &topic, workers).await?])
     }
