@@ -52,6 +52,10 @@ const fn of(name: &'static str, callers: usize, bytes: usize) -> Of {
 const NAIVE: &str = "redis.rpc.naive";
 const BEST: &str = "redis.rpc.shared-batch+batch-server";
 const XADD: &str = "redis.event.xadd.mux";
+const KAFKA_RPC: &str = "kafka.rpc.two-topics";
+const KAFKA_RPC_COMMIT: &str = "kafka.rpc.two-topics.commit-first";
+const KAFKA_FIRE: &str = "kafka.event.produce.acks-all";
+const KAFKA_CONSUME: &str = "kafka.event.consume.commit100";
 const AMQP_RPC: &str = "amqp.rpc.reply-to.ack";
 const AMQP_FIRE: &str = "amqp.event.publish.quorum.confirm";
 const AMQP_CONSUME: &str = "amqp.event.consume.quorum.multiple100";
@@ -69,7 +73,7 @@ const fn target(
 }
 
 /// The numbers are those of README.md.
-const TARGETS: [Target; 23] = [
+const TARGETS: [Target; 27] = [
     target(
         1,
         "call, 256 callers",
@@ -229,6 +233,38 @@ const TARGETS: [Target; 23] = [
         of(AMQP_CONSUME, 1, 100),
         Figure::Rate,
         AtLeast { must: 0.70, aim: 0.85 },
+    ),
+    target(
+        17,
+        "fire on Kafka, 256 callers",
+        of("bus.fire.one-task", 256, 100),
+        of(KAFKA_FIRE, 256, 100),
+        Figure::Rate,
+        AtLeast { must: 0.60, aim: 0.75 },
+    ),
+    target(
+        17,
+        "consume on Kafka",
+        of("bus.consume", 1, 100),
+        of(KAFKA_CONSUME, 1, 100),
+        Figure::Rate,
+        AtLeast { must: 0.60, aim: 0.75 },
+    ),
+    target(
+        17,
+        "call on Kafka, 256 callers, committed first by both",
+        of("bus.rpc", 256, 100),
+        of(KAFKA_RPC_COMMIT, 256, 100),
+        Figure::Rate,
+        AtLeast { must: 0.70, aim: 0.75 },
+    ),
+    target(
+        17,
+        "call on Kafka, 256 callers, the client alone commits nothing",
+        of("bus.rpc", 256, 100),
+        of(KAFKA_RPC, 256, 100),
+        Figure::Rate,
+        AtLeast { must: 0.70, aim: 0.75 },
     ),
     target(
         18,

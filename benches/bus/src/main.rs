@@ -88,10 +88,22 @@ fn measure(cli: Cli, redis_is_given: bool) -> Result<()> {
         }
         place.amqp = Some(url.clone());
     }
+    if let Some(brokers) = &options.kafka {
+        if place.is_shared() {
+            return Err(
+                "either --kafka, --amqp, --redis or --config: they name the same thing".into()
+            );
+        }
+        place.kafka = Some(brokers.clone());
+    }
     let place = place.or_from_env();
     let redis = place.redis()?;
-    let brokers =
-        Brokers { shared: place.is_shared(), redis: redis.is_some(), amqp: options.amqp.is_some() };
+    let brokers = Brokers {
+        shared: place.is_shared(),
+        redis: redis.is_some(),
+        amqp: options.amqp.is_some(),
+        kafka: options.kafka.is_some(),
+    };
     if let Some(url) = redis {
         options.redis = url;
     }

@@ -20,12 +20,15 @@ pub(crate) struct Place {
     /// A RabbitMQ to use with default options, instead of a configuration.
     #[arg(skip)]
     pub(crate) amqp: Option<String>,
+    /// Kafka brokers to use with default options, instead of a configuration.
+    #[arg(skip)]
+    pub(crate) kafka: Option<String>,
 }
 
 impl Place {
     /// What the environment says, unless something was asked for.
     pub(crate) fn or_from_env(mut self) -> Self {
-        if self.config.is_none() && self.redis.is_none() && self.amqp.is_none() {
+        if self.config.is_none() && !self.is_shared() {
             self.config = std::env::var("LIGHTBUS_CONFIG").ok().filter(|paths| !paths.is_empty());
         }
         self
@@ -39,7 +42,8 @@ impl Place {
     fn settings(&self) -> Result<Config> {
         let redis = self.redis.as_ref().map(|url| json!({"redis": {"url": url}}));
         let amqp = self.amqp.as_ref().map(|url| json!({"amqp": {"url": url}}));
-        if let Some(broker) = redis.or(amqp) {
+        let kafka = self.kafka.as_ref().map(|brokers| json!({"kafka": {"brokers": brokers}}));
+        if let Some(broker) = redis.or(amqp).or(kafka) {
             let all = json!({
                 "bus": {"schema": {"transport": broker}},
                 "apis": {"default": {
@@ -65,7 +69,7 @@ impl Place {
 
     /// Whether there is a broker at all.
     pub(crate) fn is_shared(&self) -> bool {
-        self.config.is_some() || self.redis.is_some() || self.amqp.is_some()
+        [&self.config, &self.redis, &self.amqp, &self.kafka].into_iter().any(Option::is_some)
     }
 
     /// The Redis that carries calls, if one does.
@@ -93,7 +97,8 @@ impl Place {
         let config = self.config.iter().map(|paths| format!("--config={paths}"));
         let redis = self.redis.iter().map(|url| format!("--redis={url}"));
         let amqp = self.amqp.iter().map(|url| format!("--amqp={url}"));
-        config.chain(redis).chain(amqp).collect()
+        let kafka = self.kafka.iter().map(|brokers| format!("--kafka={brokers}"));
+        config.chain(redis).chain(amqp).chain(kafka).collect()
     }
 }
 

@@ -31,6 +31,8 @@ const GROUPS: [&[Side]; 7] = [
         Raw(Case::RedisRpcBatch),
         Raw(Case::AmqpRpc(false)),
         Raw(Case::AmqpRpc(true)),
+        Raw(Case::KafkaRpc(false)),
+        Raw(Case::KafkaRpc(true)),
         Bus(BusCase::Rpc(Text, Off)),
         Bus(BusCase::Rpc(Text, On)),
         Bus(BusCase::Rpc(Items, Off)),
@@ -40,6 +42,7 @@ const GROUPS: [&[Side]; 7] = [
     &[
         Raw(Case::RedisEventXadd),
         Raw(Case::AmqpEventPublish),
+        Raw(Case::KafkaEventProduce),
         Bus(BusCase::Fire(Tasks::One)),
         Bus(BusCase::Fire(Tasks::Each)),
     ],
@@ -47,6 +50,7 @@ const GROUPS: [&[Side]; 7] = [
         Raw(Case::RedisEventConsume(100)),
         Raw(Case::RedisEventConsume(1000)),
         Raw(Case::AmqpEventConsume),
+        Raw(Case::KafkaEventConsume),
         Bus(BusCase::Consume),
     ],
     &[Raw(Case::RedisEventLatency), Bus(BusCase::Latency)],
@@ -90,6 +94,8 @@ pub(crate) struct Brokers {
     pub(crate) redis: bool,
     /// Whether it is RabbitMQ, likewise.
     pub(crate) amqp: bool,
+    /// Whether it is Kafka, likewise.
+    pub(crate) kafka: bool,
 }
 
 /// The measurements of a round, in order.
@@ -98,6 +104,7 @@ pub(crate) fn steps(options: &Options, brokers: Brokers) -> Vec<Step> {
         Raw(case) => match case.name().split('.').next() {
             Some("redis") => brokers.redis,
             Some("amqp") => brokers.amqp,
+            Some("kafka") => brokers.kafka,
             _ => true,
         },
         Bus(case) => brokers.shared || !case.needs_broker(),
@@ -137,9 +144,11 @@ mod tests {
 
     #[test]
     fn all_is_measured_and_without_a_broker_only_memory() {
-        let options = Cli::parse_from(["bench", "--amqp", "amqp://somewhere"]).options;
+        let options =
+            Cli::parse_from(["bench", "--amqp", "amqp://somewhere", "--kafka", "somewhere"])
+                .options;
         let names = |shared, redis| -> Vec<String> {
-            let steps = steps(&options, Brokers { shared, redis, amqp: redis });
+            let steps = steps(&options, Brokers { shared, redis, amqp: redis, kafka: redis });
             steps.iter().map(|step| step.side.name()).collect()
         };
         let all = names(true, true);
@@ -153,7 +162,7 @@ mod tests {
         assert!(
             names(true, false)
                 .iter()
-                .all(|name| !name.starts_with("redis.") && !name.starts_with("amqp."))
+                .all(|name| ["redis.", "amqp.", "kafka."].iter().all(|of| !name.starts_with(of)))
         );
     }
 }

@@ -53,6 +53,9 @@ pub(crate) struct Serve {
     /// A RabbitMQ to use with default options, instead of a configuration.
     #[arg(long)]
     pub(crate) amqp: Option<String>,
+    /// Kafka brokers to use with default options, instead of a configuration.
+    #[arg(long)]
+    pub(crate) kafka: Option<String>,
     /// The name of the service on the bus.
     #[arg(long)]
     pub(crate) service: String,
@@ -261,7 +264,8 @@ pub(crate) fn serve(serve: Serve) -> Result<()> {
     let case =
         BusCase::from_name(&serve.name).ok_or_else(|| format!("no measurement {}", serve.name))?;
     runtime(serve.threads)?.block_on(async {
-        let place = Place { redis: serve.redis, amqp: serve.amqp, ..serve.place };
+        let place =
+            Place { redis: serve.redis, amqp: serve.amqp, kafka: serve.kafka, ..serve.place };
         let site = case.site(&place, &serve.service, serve.bytes).await?;
         // In a task, as on a multi-threaded runtime what is blocked on runs beside the workers.
         tokio::spawn(async move {

@@ -52,6 +52,7 @@ pub mod record;
 pub mod suite;
 
 mod amqp;
+mod kafka;
 mod memory_event;
 mod memory_rpc;
 mod redis_event;

@@ -16,6 +16,9 @@ pub struct Options {
     /// The RabbitMQ to measure with; without it nothing on RabbitMQ is measured.
     #[arg(long, value_name = "URL")]
     pub amqp: Option<String>,
+    /// The Kafka brokers to measure with; without them nothing on Kafka is measured.
+    #[arg(long, value_name = "HOST:PORT,..")]
+    pub kafka: Option<String>,
     /// Callers at the same time, a list.
     #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,32,256")]
     pub callers: Vec<usize>,
@@ -50,7 +53,8 @@ impl Options {
 
     /// Whether a measurement of this name is wanted.
     pub fn wants(&self, name: &str) -> bool {
-        let possible = self.amqp.is_some() || !name.starts_with("amqp.");
+        let possible = (self.amqp.is_some() || !name.starts_with("amqp."))
+            && (self.kafka.is_some() || !name.starts_with("kafka."));
         possible && (self.only.is_empty() || self.only.iter().any(|pattern| name.contains(pattern)))
     }
 }
@@ -66,6 +70,9 @@ pub struct Serve {
     /// The RabbitMQ to use.
     #[arg(long)]
     pub amqp: Option<String>,
+    /// The Kafka brokers to use.
+    #[arg(long)]
+    pub kafka: Option<String>,
     /// What the names of keys begin with.
     #[arg(long)]
     pub prefix: String,
@@ -87,6 +94,7 @@ impl Serve {
             format!("--prefix={}", self.prefix),
             format!("--bytes={}", self.bytes),
         ];
+        args.extend(self.kafka.as_ref().map(|brokers| format!("--kafka={brokers}")));
         args.extend(self.amqp.as_ref().map(|url| format!("--amqp={url}")));
         args.extend(self.threads.map(|threads| format!("--threads={threads}")));
         args

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::amqp::{self, AmqpSite};
+use crate::kafka::{self, KafkaSite};
 use crate::options::runtime;
 use crate::redis_rpc::{batch, naive};
 use crate::{Broker, Label, Load, Measurement, Options, Outcome, Peer, Processes, Result, Serve};
@@ -27,6 +28,12 @@ pub enum Case {
     AmqpEventPublish,
     /// Consuming from a quorum queue, acknowledging a hundred at a time.
     AmqpEventConsume,
+    /// Calls over two topics, committed before they run or never.
+    KafkaRpc(bool),
+    /// Sending records, confirmed by all copies.
+    KafkaEventProduce,
+    /// Consuming in a group, a commit for each hundred.
+    KafkaEventConsume,
     /// A channel to a serving task, a oneshot back.
     MemoryRpc,
     /// The same with a task for each call.
@@ -72,7 +79,7 @@ impl Site {
 
 impl Case {
     /// All measurements.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::RedisRpcNaive,
         Self::RedisRpcBatch,
         Self::RedisEventXadd,
@@ -83,6 +90,10 @@ impl Case {
         Self::AmqpRpc(true),
         Self::AmqpEventPublish,
         Self::AmqpEventConsume,
+        Self::KafkaRpc(false),
+        Self::KafkaRpc(true),
+        Self::KafkaEventProduce,
+        Self::KafkaEventConsume,
         Self::MemoryRpc,
         Self::MemoryRpcSpawn,
         Self::MemoryRpcJson,
@@ -103,6 +114,10 @@ impl Case {
             Self::AmqpRpc(true) => "amqp.rpc.reply-to.ack+confirm".into(),
             Self::AmqpEventPublish => "amqp.event.publish.quorum.confirm".into(),
             Self::AmqpEventConsume => "amqp.event.consume.quorum.multiple100".into(),
+            Self::KafkaRpc(false) => "kafka.rpc.two-topics".into(),
+            Self::KafkaRpc(true) => "kafka.rpc.two-topics.commit-first".into(),
+            Self::KafkaEventProduce => "kafka.event.produce.acks-all".into(),
+            Self::KafkaEventConsume => "kafka.event.consume.commit100".into(),
             Self::MemoryRpc => "memory.rpc.mpsc+oneshot".into(),
             Self::MemoryRpcSpawn => "memory.rpc.mpsc+spawn+oneshot".into(),
             Self::MemoryRpcJson => "memory.rpc.json+spawn".into(),
@@ -122,6 +137,7 @@ impl Case {
             Self::RedisEventConsume(_)
             | Self::RedisEventLatency
             | Self::AmqpEventConsume
+            | Self::KafkaEventConsume
             | Self::MemoryEventFanout => &[1],
             _ => asked,
         }
@@ -152,6 +168,7 @@ impl Case {
             name: self.name(),
             redis: options.redis.clone(),
             amqp: options.amqp.clone(),
+            kafka: options.kafka.clone(),
             prefix: unique_prefix(),
             bytes,
             threads: options.threads,
@@ -194,6 +211,14 @@ impl Case {
                 amqp::fire::measure(&AmqpSite::of(serve)?, callers, load).await
             }
             Self::AmqpEventConsume => amqp::consume::measure(&AmqpSite::of(serve)?).await,
+            Self::KafkaRpc(_) => {
+                let start = || Peer::start(serve.args());
+                kafka::rpc::measure(&KafkaSite::of(serve)?, start, callers, load).await
+            }
+            Self::KafkaEventProduce => {
+                kafka::fire::measure(&KafkaSite::of(serve)?, callers, load).await
+            }
+            Self::KafkaEventConsume => kafka::consume::measure(&KafkaSite::of(serve)?).await,
             Self::MemoryRpc => memory_rpc::measure_inline(callers, serve.bytes, load).await,
             Self::MemoryRpcSpawn => memory_rpc::measure_spawn(callers, serve.bytes, load).await,
             Self::MemoryRpcJson => memory_rpc::measure_json(callers, serve.bytes, load).await,
@@ -206,6 +231,9 @@ impl Case {
 pub fn serve(serve: &Serve) -> Result<()> {
     let case =
         Case::from_name(&serve.name).ok_or_else(|| format!("no measurement {}", serve.name))?;
+    if let Case::KafkaRpc(commits) = case {
+        return kafka::rpc::serve(&KafkaSite::of(serve)?, commits);
+    }
     runtime(serve.threads)?.block_on(async {
         if matches!(case, Case::AmqpRpc(_)) {
             let site = AmqpSite::of(serve)?;
