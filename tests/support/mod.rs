@@ -254,6 +254,11 @@ impl Place {
         }
     }
 
+    /// Whether events without a key keep their order. Kafka spreads them over partitions.
+    pub fn orders_without_keys(&self) -> bool {
+        self.counts_deliveries()
+    }
+
     /// Another process of the same bus, as far as the bus can tell.
     pub async fn bus(&self, service: &str) -> Bus {
         self.bus_with(service, "").await

@@ -20,7 +20,7 @@ use rdkafka::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    context::Logging,
+    context::{Logging, Refusals},
     error::{Sent, code, from_code, from_kafka, is_unknown_topic},
     examine::Cluster,
     produce::{Outgoing, Placed, Producer},
@@ -35,6 +35,7 @@ pub(crate) struct Client {
     state: Mutex<State>,
     users: AtomicUsize,
     topics: Topics,
+    refusals: Arc<Refusals>,
 }
 
 #[derive(Default)]
@@ -54,6 +55,7 @@ impl Client {
             state: Mutex::default(),
             users: AtomicUsize::new(0),
             topics: Topics::default(),
+            refusals: Arc::default(),
         }
     }
 
@@ -71,7 +73,7 @@ impl Client {
         if let Some(producer) = state.producer.as_ref().filter(|producer| !producer.is_broken()) {
             return Ok(Arc::clone(producer));
         }
-        let made = Producer::new(&self.settings.producer())
+        let made = Producer::new(&self.settings.producer(), &self.refusals)
             .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
         let made = Arc::new(made);
         discard(state.producer.replace(Arc::clone(&made)));
@@ -83,7 +85,7 @@ impl Client {
         if let Some(admin) = &state.admin {
             return Ok(Arc::clone(admin));
         }
-        let made = AdminClient::from_config_and_context(&self.settings.admin(), Logging)
+        let made = AdminClient::from_config_and_context(&self.settings.admin(), self.logging())
             .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
         Ok(Arc::clone(state.admin.insert(Arc::new(made))))
     }
@@ -95,7 +97,7 @@ impl Client {
         }
         let mut config = self.settings.admin();
         config.set("allow.auto.create.topics", "false");
-        let made = BaseConsumer::from_config_and_context(&config, Quiet)
+        let made = BaseConsumer::from_config_and_context(&config, self.quiet())
             .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
         Ok(Arc::clone(state.asker.insert(Arc::new(made))))
     }
@@ -104,13 +106,26 @@ impl Client {
     pub(crate) fn reader(&self, group: &str) -> Result<Reader> {
         let mut config = self.settings.consumer(group);
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "100");
-        let consumer = BaseConsumer::from_config_and_context(&config, Quiet)
+        let consumer = BaseConsumer::from_config_and_context(&config, self.quiet())
             .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
         Ok(Reader {
             consumer,
             timeout: self.settings.timeout,
             broker: self.settings.broker.clone(),
         })
+    }
+
+    fn logging(&self) -> Logging {
+        Logging(Arc::clone(&self.refusals))
+    }
+
+    pub(crate) fn quiet(&self) -> Quiet {
+        Quiet(Arc::clone(&self.refusals))
+    }
+
+    /// Says why, where it is that brokers refuse us.
+    fn explain(&self, error: Error, began: std::time::Instant) -> Error {
+        self.refusals.explain(error, began, self.broker())
     }
 
     /// Checks that a broker answers.
@@ -125,7 +140,9 @@ impl Client {
         if let Some(count) = cell.get() {
             return Ok(*count);
         }
-        cell.get_or_try_init(|| self.find_or_make(name, spec)).await.copied()
+        let began = std::time::Instant::now();
+        let made = cell.get_or_try_init(|| self.find_or_make(name, spec)).await.copied();
+        made.map_err(|error| self.explain(error, began))
     }
 
     async fn find_or_make(&self, name: &str, spec: &TopicSpec) -> Result<i32> {
@@ -168,16 +185,17 @@ impl Client {
     }
 
     async fn existing_now(&self, name: &str) -> Result<Option<i32>> {
+        let began = std::time::Instant::now();
         let asker = self.asker()?;
         let (owned, broker, timeout) =
             (name.to_owned(), self.broker().to_owned(), self.settings.timeout);
         blocking(move || {
             let found = topic::partitions(asker.client(), &owned, timeout, &broker);
-            // What it reports of itself must not pile up.
-            while asker.poll(Duration::ZERO).is_some() {}
+            drain(&asker);
             found
         })
         .await?
+        .map_err(|error| self.explain(error, began))
     }
 
     /// The brokers, and all topics.
@@ -186,7 +204,7 @@ impl Client {
         let (broker, timeout) = (self.broker().to_owned(), self.settings.timeout);
         blocking(move || {
             let found = asker.client().fetch_metadata(None, timeout);
-            while asker.poll(Duration::ZERO).is_some() {}
+            drain(&asker);
             let found = found.map_err(|error| from_kafka(error, &broker, Sent::Harmless))?;
             Ok(topic::cluster(&found))
         })
@@ -267,6 +285,11 @@ impl Client {
         // Nothing panics while it is locked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes what a consumer that only asks reports of itself, which must not pile up.
+fn drain(asker: &Asker) {
+    while asker.poll(Duration::ZERO).is_some() {}
 }
 
 /// A group that has members, or no coordinator, is tried again after this.

@@ -19,7 +19,10 @@ use rdkafka::{
 };
 use tokio::sync::oneshot;
 
-use crate::{context, error::code};
+use crate::{
+    context::{self, Refusals},
+    error::code,
+};
 
 /// While librdkafka's queue is full, it is tried again after this.
 const FULL: Duration = Duration::from_millis(2);
@@ -50,8 +53,12 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    pub(crate) fn new(config: &ClientConfig) -> std::result::Result<Self, KafkaError> {
-        let threaded = ThreadedProducer::from_config_and_context(config, Reports)?;
+    pub(crate) fn new(
+        config: &ClientConfig,
+        refusals: &Arc<Refusals>,
+    ) -> std::result::Result<Self, KafkaError> {
+        let reports = Reports(Arc::clone(refusals));
+        let threaded = ThreadedProducer::from_config_and_context(config, reports)?;
         Ok(Self { threaded, broken: AtomicBool::new(false) })
     }
 
@@ -170,14 +177,16 @@ impl Ticket {
 }
 
 /// Takes delivery reports.
-pub(crate) struct Reports;
+pub(crate) struct Reports(Arc<Refusals>);
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.0.read(facility, text);
         context::log(level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.0.note(&error, reason);
         context::report(&error, reason);
     }
 

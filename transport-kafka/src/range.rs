@@ -1,6 +1,9 @@
 //! Reading a part of a partition, by hand and without a group.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use lightbus_core::{Error, ErrorKind, Result};
 use rdkafka::{
@@ -12,19 +15,21 @@ use rdkafka::{
 };
 
 use crate::{
-    context,
+    context::{self, Refusals},
     error::{Sent, code, from_kafka, insist, is_refusal},
 };
 
 /// A consumer without a group's duties.
-pub(crate) struct Quiet;
+pub(crate) struct Quiet(pub(crate) Arc<Refusals>);
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.0.read(facility, text);
         context::log(level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.0.note(&error, reason);
         context::report(&error, reason);
     }
 

@@ -144,7 +144,7 @@ impl Letters {
     }
 
     fn unknown(&self, id: &str) -> Error {
-        Error::new(ErrorKind::Unknown, format!("`{id}` is no dead letter of this group"))
+        Error::new(ErrorKind::Invalid, format!("`{id}` names no dead letter of this group"))
             .with("group", &self.group)
     }
 

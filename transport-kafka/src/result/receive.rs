@@ -48,8 +48,9 @@ impl Receiver {
         let mut config = client.settings().consumer(group);
         config.set("fetch.wait.max.ms", ms(fetch_wait));
         let (timeout, broker) = (client.settings().timeout, client.broker().to_owned());
+        let quiet = client.quiet();
         let consumer = blocking(move || {
-            assign(&config, &path, timeout)
+            assign(&config, quiet, &path, timeout)
                 .map_err(|error| from_kafka(error, &broker, Sent::Harmless))
         })
         .await??;
@@ -79,10 +80,11 @@ impl Drop for Receiver {
 /// A consumer of one partition, from its end on.
 fn assign(
     config: &rdkafka::ClientConfig,
+    quiet: Quiet,
     path: &ReplyPath,
     timeout: Duration,
 ) -> std::result::Result<BaseConsumer<Quiet>, KafkaError> {
-    let consumer = BaseConsumer::from_config_and_context(config, Quiet)?;
+    let consumer = BaseConsumer::from_config_and_context(config, quiet)?;
     // A position rather than "the end", which would be looked up later than a call is sent.
     let (_, end) =
         insist(timeout, || consumer.fetch_watermarks(&path.topic, path.partition, timeout))?;

@@ -39,7 +39,31 @@ impl Server {
     pub async fn advertising(port: u16, advertised: u16) -> Option<Self> {
         let controller = free_port();
         let voters = format!("1@127.0.0.1:{controller}");
-        let mut server = Self::prepared(1, 1, (port, advertised, controller), &voters)?;
+        let mut server = Self::prepared(1, 1, (port, advertised, controller), &voters, "", &[])?;
+        server.launch();
+        server.await_brokers(1).await;
+        Some(server)
+    }
+
+    /// Starts one that also listens at these ports, which may be encrypted, to users it knows: further
+    /// lines of its settings, and of the users whose passwords it is to prove.
+    pub async fn with_users(
+        listeners: &str,
+        protocols: &str,
+        more: &str,
+        users: &[&str],
+    ) -> Option<Self> {
+        let (port, controller) = (free_port(), free_port());
+        let voters = format!("1@127.0.0.1:{controller}");
+        let mut server = Self::prepared(1, 1, (port, port, controller), &voters, more, users)?;
+        let path = server.dir.join("server.properties");
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text
+            .replace("advertised.listeners=", &format!("advertised.listeners={listeners},"))
+            .replace("\nlisteners=", &format!("\nlisteners={listeners},"))
+            .replace("protocol.map=", &format!("protocol.map={protocols},"));
+        fs::write(&path, format!("{text}inter.broker.listener.name=PLAINTEXT\n")).unwrap();
+        server.format(users);
         server.launch();
         server.await_brokers(1).await;
         Some(server)
@@ -56,7 +80,7 @@ impl Server {
         let mut servers = Vec::new();
         for (index, (port, controller)) in ports.iter().enumerate() {
             let ports = (*port, *port, *controller);
-            let mut server = Self::prepared(index + 1, count, ports, &voters.join(","))?;
+            let mut server = Self::prepared(index + 1, count, ports, &voters.join(","), "", &[])?;
             server.launch();
             servers.push(server);
         }
@@ -72,6 +96,8 @@ impl Server {
         count: usize,
         (port, advertised, controller): (u16, u16, u16),
         voters: &str,
+        more: &str,
+        users: &[&str],
     ) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let home =
@@ -94,16 +120,23 @@ impl Server {
             dir = dir.display(),
             majority = count.div_ceil(2),
         );
-        fs::write(dir.join("server.properties"), text).unwrap();
+        fs::write(dir.join("server.properties"), format!("{text}{more}")).unwrap();
         let server = Self { child: None, dir, home, port, advertised };
-        let formatted = server
+        if users.is_empty() {
+            server.format(users);
+        }
+        Some(server)
+    }
+
+    fn format(&self, users: &[&str]) {
+        let formatted = self
             .java(&["kafka.tools.StorageTool", "format", "--cluster-id", "lightbusTestClusterAA"])
             .args(["--config", "server.properties"])
+            .args(users.iter().flat_map(|user| ["--add-scram", user]))
             .stderr(Stdio::null())
             .status()
             .expect("java");
         assert!(formatted.success(), "the storage of Kafka cannot be formatted");
-        Some(server)
     }
 
     fn java(&self, arguments: &[&str]) -> Command {

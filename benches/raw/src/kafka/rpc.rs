@@ -57,7 +57,10 @@ impl Caller for Call {
         ]);
         let partition = i32::try_from(number % u64::from(PARTITIONS.unsigned_abs()))?;
         let record: BaseRecord<'_, str, [u8]> = BaseRecord::to(&self.topic);
-        send(&self.producer, record.partition(partition).payload(self.payload.as_slice()).headers(all))?;
+        send(
+            &self.producer,
+            record.partition(partition).payload(self.payload.as_slice()).headers(all),
+        )?;
         let length = receiver.await?;
         if length == self.payload.len() { Ok(1) } else { Err("not the result of the call".into()) }
     }
