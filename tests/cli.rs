@@ -395,6 +395,13 @@ async fn past_events_are_inspected(place: Place) {
         });
         names.collect::<Vec<_>>()
     };
+    let held = tool.run(&["inspect", "auth", "--pending", "--json"]).await;
+    assert_eq!(held.code(), 0, "{}", held.err());
+    let held: serde_json::Value = serde_json::from_str(held.out().trim()).unwrap();
+    assert_eq!(held["api"], "auth", "{held}");
+    let kinds: Vec<_> = held["on"].as_array().unwrap().iter().map(|part| &part["kind"]).collect();
+    assert_eq!(kinds, ["calls", "events"], "{held}");
+    assert!(held["on"][1]["places"][0]["name"].is_string(), "{held}");
     let all = tool.run(&["inspect", "--json"]).await;
     if all.code() == 1 && all.err().contains("unsupported") {
         // A broker without a past says so, and what can be done.

@@ -74,6 +74,7 @@ pub(crate) enum Command {
   lightbus inspect auth --event user_registered --since 1h
   lightbus inspect auth --json-path 'address.city=London' --json
   lightbus inspect auth --schema new.json --since 1d     # 1 if an event would not fit
+  lightbus inspect auth --pending
   lightbus inspect auth --follow")]
     Inspect(Inspect),
     /// The descriptions of the APIs on the bus.
@@ -247,6 +248,15 @@ pub(crate) struct Inspect {
     /// Internal APIs, too, when no API is named.
     #[arg(long, short = 'I', conflicts_with = "api")]
     pub(crate) internal: bool,
+    /// Instead of the past: what is queued and what is pending, by whom and for how long.
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "id", "native_id", "event_version", "json_path", "since", "until", "limit", "follow",
+            "validate", "schema",
+        ],
+    )]
+    pub(crate) pending: bool,
 }
 
 #[derive(Args, Debug)]

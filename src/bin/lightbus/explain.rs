@@ -69,6 +69,29 @@ pub(crate) async fn run(global: &Global, command: Explain) -> Result<(), Failure
     Ok(())
 }
 
+/// What of an API is queued and what is pending, by whom and for how long: of all, or of one event.
+pub(crate) async fn held(
+    global: &Global,
+    bus: &Bus,
+    api: &str,
+    event: Option<&str>,
+) -> Result<(), Failure> {
+    let mut asked: Vec<_> = bus.whereabouts(api, event).await?.into_iter().collect();
+    let document = bus.schema(api).await?.unwrap_or_default();
+    complete(bus, api, &members(&document, event), &mut asked).await?;
+    asked.retain(|part| part.kind == "events" || (part.kind == "calls" && event.is_none()));
+    if global.json {
+        let on: Vec<_> = asked.iter().map(part_as_json).collect();
+        output::line(&json!({ "api": api, "event": event, "on": on }).to_string())?;
+        return Ok(());
+    }
+    output::line(&style(api).bold().to_string())?;
+    for part in &asked {
+        show_places(part, false)?;
+    }
+    Ok(())
+}
+
 /// The API and the member that a name means, with the schema on the bus.
 async fn find(bus: &Bus, name: &str) -> Result<(String, Option<String>, Value), Failure> {
     if let Some(document) = bus.schema(name).await? {
@@ -161,6 +184,11 @@ fn show(part: &Whereabouts) -> Result<(), Failure> {
     let title = format!("{} by {} {}", part.kind, part.transport, part.broker);
     output::line(&format!("\n{}", style(title).bold()))?;
     output::line(&format!("  {}", guarantees(part.kind, part.capabilities).join("; ")))?;
+    show_places(part, true)
+}
+
+/// Where messages are, and who has them; and, if wanted, how to look at it.
+fn show_places(part: &Whereabouts, commands: bool) -> Result<(), Failure> {
     let Some(places) = &part.places else {
         output::line("  the transport does not tell where")?;
         return Ok(());
@@ -185,7 +213,7 @@ fn show(part: &Whereabouts) -> Result<(), Failure> {
                 ))?;
             }
         }
-        for command in &place.look {
+        for command in place.look.iter().filter(|_| commands) {
             output::line(&format!("    {}", style(format!("$ {command}")).dim()))?;
         }
     }

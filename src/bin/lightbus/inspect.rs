@@ -13,7 +13,7 @@ use serde_json_path::JsonPath;
 
 use crate::{
     cli::{Global, Inspect},
-    connect,
+    connect, explain,
     failure::{FAILED, Failure},
     output,
     validate::{Judge, Verdict},
@@ -31,6 +31,13 @@ pub(crate) async fn run(global: &Global, command: Inspect) -> Result<(), Failure
     let mut printer = Printer::new(global, &command)?;
     let bus = connect::bus(global).await?;
     let apis = apis(&bus, &command).await?;
+    if command.pending {
+        for api in &apis {
+            explain::held(global, &bus, api, command.event.as_deref()).await?;
+        }
+        bus.close().await?;
+        return Ok(());
+    }
     let mut shown = HashSet::new();
     let began = SystemTime::now();
     let mut left = command.limit.unwrap_or(u64::MAX);
