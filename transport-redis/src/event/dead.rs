@@ -113,7 +113,9 @@ pub(super) async fn list(
     }
     let first = after.map_or_else(|| "-".to_owned(), |after| after.next().to_string());
     let mut range = Cmd::new();
-    range.arg("XRANGE").arg(key(group)).arg(first).arg("+").arg("COUNT").arg(limit);
+    // Redis takes no more.
+    let count = i64::try_from(limit).unwrap_or(i64::MAX);
+    range.arg("XRANGE").arg(key(group)).arg(first).arg("+").arg("COUNT").arg(count);
     let answer = client.command(&range, Sent::Harmless).await?;
     let entries = value::items(answer).ok_or_else(|| odd_answer("XRANGE", &Value::Nil))?;
     Ok(entries.into_iter().filter_map(RawEntry::new).filter_map(|raw| read(raw, group)).collect())
