@@ -56,8 +56,9 @@ pub(crate) async fn call(
 pub(crate) async fn serve(site: &Site) -> Result<()> {
     let bus = site.bus().await?;
     bus.serve(BenchApi(Echo)).await?;
-    peer::ready();
-    std::future::pending().await
+    peer::ready_until_left().await;
+    bus.close().await?;
+    Ok(())
 }
 
 pub(crate) struct BusCaller {

@@ -4,10 +4,13 @@ use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::Result;
 
 const READY: &str = "ready";
+/// How long the process may take to leave.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A process started from this executable, ended when dropped.
 #[derive(Debug)]
@@ -46,6 +49,13 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
+        // It sees the end of its input, and leaves: killed, it would be missed by a Kafka group, which
+        // gives its partitions to nobody else for a while.
+        drop(self.child.stdin.take());
+        let until = Instant::now() + FAREWELL;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
         // Fails only if the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -58,7 +68,25 @@ impl Drop for Peer {
 pub fn ready() {
     println!("{READY}");
     thread::spawn(|| {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
+        await_end_of_input();
         std::process::exit(0);
     });
+}
+
+/// The same, but for the end: this completes then, and the process may take its leave.
+pub async fn ready_until_left() {
+    println!("{READY}");
+    let (left, wait) = tokio::sync::oneshot::channel();
+    thread::spawn(|| {
+        await_end_of_input();
+        // Nobody waits any more: then the process ends anyhow.
+        let _ = left.send(());
+    });
+    // Never closed without a word.
+    let _ = wait.await;
+}
+
+fn await_end_of_input() {
+    // An error is an end, too.
+    let _ = io::stdin().read_to_end(&mut Vec::new());
 }
