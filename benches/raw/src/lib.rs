@@ -52,6 +52,7 @@ pub mod record;
 pub mod suite;
 
 mod amqp;
+mod backlog;
 mod kafka;
 mod memory_event;
 mod memory_rpc;

@@ -140,9 +140,7 @@ impl EventTransport for KafkaEventTransport {
         listener: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.letters(service, listener)?.list(None, limit).await.map_err(|error| {
-            error.during(format!("reading the dead letters of {service}-{listener}"))
-        })
+        self.set_aside(service, listener, None, limit).await
     }
 
     async fn dead_letters_after(
@@ -152,9 +150,7 @@ impl EventTransport for KafkaEventTransport {
         after: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.letters(service, listener)?.list(Some(after), limit).await.map_err(|error| {
-            error.during(format!("reading the dead letters of {service}-{listener}"))
-        })
+        self.set_aside(service, listener, Some(after), limit).await
     }
 
     async fn remove_dead_letters(
@@ -264,6 +260,18 @@ impl KafkaEventTransport {
         let client = self.handle.client(WHAT)?;
         let topics = self.topics(&spec.events)?;
         crate::lag::lag(client, &topics, self.full_group(&spec.service, &spec.listener)).await
+    }
+
+    async fn set_aside(
+        &self,
+        service: &str,
+        listener: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.letters(service, listener)?.list(after, limit).await.map_err(|error| {
+            error.during(format!("reading the dead letters of {service}-{listener}"))
+        })
     }
 
     fn letters(&self, service: &str, listener: &str) -> Result<Letters> {
