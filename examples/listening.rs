@@ -55,13 +55,13 @@ async fn main() -> lightbus::Result<()> {
     for (customer, total) in [("anna", 1), ("ben", 2), ("anna", 3), ("ben", 4), ("carl", 5)] {
         bus.fire(OrderPlaced { customer: customer.to_owned(), total }).await?;
     }
-    bus.settle().await?;
+    bus.wait_until_idle().await?;
 
     for letter in bus.dead_letters(bus.service_name(), "print", 10).await? {
         println!("dead letter: {} after {} tries", letter.reason, letter.attempts);
     }
     PAPER.store(true, Ordering::SeqCst);
-    let replayed = bus.replay_dead_letters("print", 10).await?;
+    let replayed = bus.handle_dead_letters("print", 10).await?;
     println!("{} handled again, {} failed again", replayed.handled, replayed.failed);
     bus.close().await
 }

@@ -39,6 +39,6 @@ async fn main() -> lightbus::Result<()> {
     }
     bus.fire(UserRegistered { username: "sally".into(), email: "sally@example.com".into() })
         .await?;
-    bus.settle().await?;
+    bus.wait_until_idle().await?;
     bus.close().await
 }

@@ -59,7 +59,7 @@ async fn main() -> lightbus::Result<()> {
     })
     .await?;
     bus.fire(UserRegistered { username: "sally".into() }).await?;
-    bus.settle().await?;
+    bus.wait_until_idle().await?;
     bus.close().await
 }
 
@@ -81,7 +81,7 @@ mod tests {
             .returns("sally@example.com".into());
 
         test.fire_from_outside(UserRegistered { username: "sally".into() }).await?;
-        test.settle().await?;
+        test.wait_until_idle().await?;
 
         test.assert_fired_event(WelcomeSent { to: "sally@example.com".into() });
         test.assert_rpc_called_times("auth.email_of", 1);
@@ -98,7 +98,7 @@ mod tests {
             Reply::value("sally@example.com".into()),
         ]);
         test.fire_from_outside(sally()).await?;
-        test.settle().await?;
+        test.wait_until_idle().await?;
         test.assert_fired::<WelcomeSent>(1);
         Ok(())
     }
@@ -109,7 +109,7 @@ mod tests {
         start(&test).await?;
         test.mock_rpc_call("auth.email_of").fails_with("no such user");
         test.fire_from_outside(sally()).await?;
-        test.settle().await?;
+        test.wait_until_idle().await?;
         test.assert_event_not_fired("mail.welcome_sent");
         let letters = test.dead_letters("mail", "welcome", 10).await?;
         assert!(letters[0].reason.contains("no such user"));
@@ -127,7 +127,7 @@ mod tests {
         for number in 0..50 {
             test.fire_from_outside(UserRegistered { username: format!("user{number}") }).await?;
         }
-        test.settle().await?;
+        test.wait_until_idle().await?;
         let welcomed: std::collections::BTreeSet<_> =
             test.fired::<WelcomeSent>().into_iter().map(|sent| sent.to).collect();
         assert_eq!(welcomed.len(), 50);

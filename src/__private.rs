@@ -4,7 +4,7 @@ pub use std::sync::LazyLock;
 
 pub use bytes::Bytes;
 pub use futures_util::future::BoxFuture;
-pub use lightbus_core::{Fields, codec};
+pub use lightbus_core::{Arguments, codec};
 pub use schemars;
 pub use serde;
 pub use serde_json;
@@ -14,6 +14,11 @@ use lightbus_core::Name;
 use crate::{Bus, Call, Result};
 
 /// A call by a typed client.
-pub fn call<T, E>(bus: &Bus, api: &Name, procedure: &Name, fields: Result<Fields>) -> Call<T, E> {
+pub fn call<T, E>(
+    bus: &Bus,
+    api: &Name,
+    procedure: &Name,
+    fields: Result<Arguments>,
+) -> Call<T, E> {
     Call::new(bus.clone(), api.clone(), procedure.clone(), fields)
 }

@@ -63,11 +63,11 @@ pub mod testing;
 
 pub use async_trait::async_trait;
 pub use bus::{
-    Bus, BusBuilder, Call, Features, Fired, HandlerError, HandlerResult, Health, Listen, OnError,
-    Received, Replayed, RetryPolicy, Serve, Task,
+    Bus, BusBuilder, Call, Features, Fired, HandledDeadLetters, HandlerError, HandlerResult,
+    Health, Listen, OnError, Received, RetryPolicy, Serve, Task,
 };
 pub use lightbus_core::{
-    Args, Error, ErrorKind, EventMessage, Fields, Headers, Name, Registry, RemoteError, Result,
+    Args, Arguments, Error, ErrorKind, EventMessage, Headers, Name, Registry, RemoteError, Result,
     ResultMessage, Retry, RpcMessage,
     transport::{DeadLetter, EventSelector, HistorySpec, Lag, Start},
 };

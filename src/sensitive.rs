@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use lightbus_core::{EventMessage, Fields};
+use lightbus_core::{Arguments, EventMessage};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
@@ -126,7 +126,7 @@ pub(crate) fn is_in(schema: &Value) -> bool {
 /// assert_eq!(shown, json!({ "username": "admin", "password": "<redacted>" }));
 /// ```
 #[must_use]
-pub fn redact(schema: &Value, fields: &Fields) -> Value {
+pub fn redact(schema: &Value, fields: &Arguments) -> Value {
     let mut shown = Value::Object(
         fields
             .iter()

@@ -311,7 +311,7 @@ async fn a_worker_killed_in_the_middle_of_a_batch_loses_no_event() {
     })
     .await
     .unwrap();
-    soon("settling", heir.settle()).await.unwrap();
+    soon("settling", heir.wait_until_idle()).await.unwrap();
     handled.extend(rest.lock().unwrap().iter());
     assert_eq!(handled.len(), 2000, "each event was handled by one or the other");
 }
@@ -354,7 +354,7 @@ async fn shutting_down_under_load_loses_nothing() {
         listen(&current).await;
     }
     soon("firing", firing).await.unwrap();
-    soon("settling", current.settle()).await.unwrap();
+    soon("settling", current.wait_until_idle()).await.unwrap();
     assert_eq!(handled.lock().unwrap().len(), 3000);
 }
 
@@ -469,7 +469,7 @@ async fn malformed_messages_stop_nobody() {
     }
     assert_eq!(EchoClient::new(&bus).echo(7).timeout(Duration::from_secs(10)).await.unwrap(), 7);
     bus.fire(Counted { number: 1 }).await.unwrap();
-    soon("settling", bus.settle()).await.unwrap();
+    soon("settling", bus.wait_until_idle()).await.unwrap();
     assert_eq!(handled.load(Ordering::SeqCst), 1, "the good one");
     let letters = bus.dead_letters("far", "count", 100).await.unwrap();
     assert_eq!(letters.len(), 5, "{letters:?}");

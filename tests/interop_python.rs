@@ -370,7 +370,7 @@ async fn listeners_of_both_languages_share_one_group() {
     for _ in 0..200 {
         fired.insert(source.fire(Tick {}).await.unwrap().id.to_string());
     }
-    soon("settling", ours.settle()).await.unwrap();
+    soon("settling", ours.wait_until_idle()).await.unwrap();
     theirs.signal("INT");
     let (_, printed) = theirs.finish();
     let lines = python::json_lines(&printed);
@@ -414,7 +414,7 @@ async fn rust_takes_over_what_a_killed_python_left() {
     .await
     .unwrap();
     assert_eq!(soon("the heritage", heard.recv()).await.unwrap(), *fired.id);
-    soon("settling", ours.settle()).await.unwrap();
+    soon("settling", ours.wait_until_idle()).await.unwrap();
 }
 
 /// Not a test by itself: the process that the next test kills.
@@ -498,7 +498,7 @@ async fn python_handles_a_dead_letter_that_is_given_back() {
     let mut theirs = python::start(python, "listen.py", &server.url(), &flags);
     theirs.wait_for("ready");
     let letters = letters().await;
-    assert_eq!(source.retry_dead_letters("mixed", "heir", &letters).await.unwrap(), 1);
+    assert_eq!(source.requeue_dead_letters("mixed", "heir", &letters).await.unwrap(), 1);
     let (code, printed) = theirs.finish();
     assert_eq!(code, Some(0), "{printed}");
     let lines = python::json_lines(&printed);
@@ -546,7 +546,7 @@ async fn history_and_lag_are_the_same_for_both() {
     for _ in 0..5 {
         bus.fire(Tick {}).await.unwrap();
     }
-    soon("settling", bus.settle()).await.unwrap();
+    soon("settling", bus.wait_until_idle()).await.unwrap();
     eventually("all are handled", async || handled.load(Ordering::SeqCst) == 5).await;
     let (_, lines) = python::run(python, "history.py", &server.url(), &["--event", "tick"]);
     let theirs: Vec<_> =

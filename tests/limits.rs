@@ -148,12 +148,12 @@ async fn what_is_nested_too_deeply_is_refused_wherever_it_is_read(place: Place) 
         let bus = place.bus_changed("store", change).await;
         bus.serve(StoreApi(Service)).await.unwrap();
         // Built by hand: nothing that is read by serde_json comes so deep.
-        let mut fields = lightbus::Fields::new();
+        let mut fields = lightbus::Arguments::new();
         fields.push("value", nested(100_000).into_bytes());
         let error = bus.call::<Value>("store.any", fields).await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains("nested more than 128 levels deep"), "{text}");
-        let mut fields = lightbus::Fields::new();
+        let mut fields = lightbus::Arguments::new();
         fields.push("value", nested(100).into_bytes());
         bus.call::<Value>("store.any", fields).await.unwrap();
         bus.close().await.unwrap();
@@ -215,7 +215,7 @@ async fn what_is_sensitive_travels_and_is_not_shown(place: Place) {
         (json!({"user": "admin", "password": "x"}), json!("987654")),
         (json!({"user": 3, "password": "987654"}), json!(1234)),
     ] {
-        let mut fields = lightbus::Fields::new();
+        let mut fields = lightbus::Arguments::new();
         fields.push("login", login.to_string().into_bytes());
         fields.push("pin", pin.to_string().into_bytes());
         let error = bus.call::<bool>("store.log_in", fields.clone()).await.unwrap_err();

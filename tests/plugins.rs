@@ -14,7 +14,7 @@ use std::{
 };
 
 use lightbus::{
-    Error, ErrorKind, EventMessage, Fields, OnError, Result, ResultMessage, RetryPolicy,
+    Arguments, Error, ErrorKind, EventMessage, OnError, Result, ResultMessage, RetryPolicy,
     RpcMessage, plugins::Plugin, prelude::*,
 };
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ impl Marks {
         self.log.lock().unwrap().push(format!("{} {what}", self.letter));
     }
 
-    fn mark(&self, fields: &mut Fields) {
+    fn mark(&self, fields: &mut Arguments) {
         let marked = fields.iter().map(|(name, value)| {
             let text: String = serde_json::from_slice(value).unwrap();
             (name.clone(), serde_json::to_vec(&format!("{text}{}", self.letter)).unwrap().into())

@@ -216,8 +216,8 @@ async fn an_event_reaches_each_listener_once(place: Place) {
     got.sort_by(|a, b| a.0.cmp(&b.0));
     let id = fired.id.to_string();
     assert_eq!(got, [("mail".to_owned(), id.clone(), sally()), ("stats".to_owned(), id, sally())]);
-    mail.settle().await.unwrap();
-    stats.settle().await.unwrap();
+    mail.wait_until_idle().await.unwrap();
+    stats.wait_until_idle().await.unwrap();
     assert!(heard.try_recv().is_err(), "once is enough");
 }
 
@@ -262,7 +262,7 @@ async fn a_failing_handler_is_tried_again_and_then_the_event_is_set_aside(place:
     .unwrap();
     bus.fire(UserRegistered { username: "bad".into(), email: String::new() }).await.unwrap();
     bus.fire(sally()).await.unwrap();
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     assert_eq!((tries.load(Ordering::SeqCst), handled.load(Ordering::SeqCst)), (3, 1));
     let letters = bus.dead_letters("auth", "watch", 10).await.unwrap();
     assert_eq!(letters.len(), 1);
@@ -292,7 +292,7 @@ async fn a_panicking_handler_does_not_stop_the_listener(place: Place) {
     for name in ["bad", "a", "b"] {
         bus.fire(UserRegistered { username: name.into(), email: String::new() }).await.unwrap();
     }
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     assert_eq!(handled.load(Ordering::SeqCst), 2);
 }
 
@@ -320,7 +320,7 @@ async fn an_unreadable_event_is_set_aside_and_the_listener_goes_on(place: Place)
     old.fire(Other { username: 3 }).await.unwrap();
     new.register(AuthClient::contract()).await.unwrap();
     new.fire(sally()).await.unwrap();
-    new.settle().await.unwrap();
+    new.wait_until_idle().await.unwrap();
     assert_eq!(handled.load(Ordering::SeqCst), 1);
     assert_eq!(new.dead_letters("new", "watch", 10).await.unwrap().len(), 1);
 }

@@ -19,8 +19,8 @@ use lightbus::{
     config::Config,
     prelude::*,
     transport::{
-        Capabilities, Error, ErrorKind, Flow, Name, Outcome, Section, Source, Subscription,
-        Transport, TransportFactory,
+        Capabilities, ConfigSection, Error, ErrorKind, FlowControl, Name, Outcome, Source,
+        Subscription, Transport, TransportFactory,
         memory::MemoryFactory,
         transport::{
             EventTransport, LagSpec, ListenSpec, ResultTransport, RpcTransport, SchemaTransport,
@@ -59,20 +59,20 @@ impl TransportFactory for Breaking {
         "memory"
     }
 
-    fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
+    fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
         self.memory.rpc(section)
     }
 
-    fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
+    fn result(&self, section: &ConfigSection) -> Result<Arc<dyn ResultTransport>> {
         self.memory.result(section)
     }
 
-    fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {
+    fn event(&self, section: &ConfigSection) -> Result<Arc<dyn EventTransport>> {
         let memory = self.memory.event(section)?;
         Ok(Arc::new(Events { memory, how: self.how, listens: Arc::clone(&self.listens) }))
     }
 
-    fn schema(&self, section: &Section) -> Result<Arc<dyn SchemaTransport>> {
+    fn schema(&self, section: &ConfigSection) -> Result<Arc<dyn SchemaTransport>> {
         self.memory.schema(section)
     }
 }
@@ -139,7 +139,7 @@ impl EventTransport for Events {
         }
         // The group is there, and nobody reads for it.
         subscription.close().await?;
-        Ok(Subscription::spawn(Broken(self.how), Flow::new(8, 8)))
+        Ok(Subscription::spawn(Broken(self.how), FlowControl::new(8, 8)))
     }
 
     async fn history(

@@ -6,18 +6,18 @@ use std::cell::Cell;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, ErrorKind, Fields, Result};
+use crate::{Arguments, Error, ErrorKind, Result};
 
 /// Arguments whose types are known only where they are written, as `args! { username: "admin" }`
 /// makes them. Each is encoded when it is added.
 #[derive(Clone, Debug)]
-pub struct Args(Result<Fields>);
+pub struct Args(Result<Arguments>);
 
 impl Args {
     /// No arguments.
     #[must_use]
     pub fn new() -> Self {
-        Self(Ok(Fields::new()))
+        Self(Ok(Arguments::new()))
     }
 
     /// Adds an argument.
@@ -37,7 +37,7 @@ impl Args {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] with the argument's name, if a value has no JSON form.
-    pub fn into_fields(self) -> Result<Fields> {
+    pub fn into_fields(self) -> Result<Arguments> {
         self.0
     }
 }
@@ -48,8 +48,8 @@ impl Default for Args {
     }
 }
 
-impl From<Fields> for Args {
-    fn from(fields: Fields) -> Self {
+impl From<Arguments> for Args {
+    fn from(fields: Arguments) -> Self {
         Self(Ok(fields))
     }
 }
@@ -101,7 +101,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 /// # Errors
 ///
 /// [`ErrorKind::Invalid`] that names the argument, if it is missing or of another type.
-pub fn decode_field<T: DeserializeOwned>(fields: &Fields, name: &str) -> Result<T> {
+pub fn decode_field<T: DeserializeOwned>(fields: &Arguments, name: &str) -> Result<T> {
     decode_field_or(fields, name, || {
         serde_json::from_slice(b"null").map_err(|_| {
             Error::new(ErrorKind::Invalid, format!("the argument `{name}` is missing"))
@@ -115,7 +115,7 @@ pub fn decode_field<T: DeserializeOwned>(fields: &Fields, name: &str) -> Result<
 ///
 /// [`ErrorKind::Invalid`] that names the argument, if it is of another type.
 pub fn decode_field_or<T: DeserializeOwned>(
-    fields: &Fields,
+    fields: &Arguments,
     name: &str,
     default: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
@@ -136,7 +136,7 @@ pub fn decode_field_or<T: DeserializeOwned>(
 /// # Errors
 ///
 /// [`ErrorKind::Invalid`] that names the first argument that is too many, and those that there are.
-pub fn refuse_others(fields: &Fields, known: &[&str]) -> Result<()> {
+pub fn refuse_others(fields: &Arguments, known: &[&str]) -> Result<()> {
     match fields.iter().find(|(name, _)| !known.contains(&&***name)) {
         None => Ok(()),
         Some((name, _)) => {

@@ -7,7 +7,7 @@
 //! A transport implements four small traits, [`RpcTransport`](transport::RpcTransport),
 //! [`ResultTransport`](transport::ResultTransport), [`EventTransport`](transport::EventTransport) and
 //! [`SchemaTransport`](transport::SchemaTransport), and a [`TransportFactory`] that makes them from
-//! a [`Section`] of the configuration. To be consumed from, it writes a [`Source`]: how to fetch
+//! a [`ConfigSection`] of the configuration. To be consumed from, it writes a [`Source`]: how to fetch
 //! messages and how to settle them. [`Subscription::spawn`] adds what is hard: credit,
 //! cancellation, coalesced acknowledgement, reconnecting, giving back. [`PendingResults`] matches
 //! results to calls. The suite in `conformance` (a feature) proves the whole.
@@ -16,12 +16,12 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod codec;
+pub mod config_types;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
 mod message;
 pub mod name;
-pub mod option;
 mod pending;
 mod registry;
 mod subscription;
@@ -30,11 +30,11 @@ pub mod transport;
 pub use codec::Args;
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use message::{
-    EventMessage, Fields, Headers, Name, RemoteError, ResultMessage, ReturnPath, RpcMessage,
+    Arguments, EventMessage, Headers, Name, RemoteError, ResultMessage, ReturnPath, RpcMessage,
 };
 pub use pending::{PendingResult, PendingResults};
-pub use registry::{Registry, Section, TransportFactory, TransportKind};
+pub use registry::{ConfigSection, Registry, TransportFactory, TransportKind};
 pub use subscription::{
-    AckHandle, Backoff, Delivery, Outcome, Pulse, Rejection, Source, Subscription,
+    AckHandle, Backoff, Connectivity, Delivery, Outcome, Rejection, Source, Subscription,
 };
-pub use transport::{Capabilities, Flow, Transport};
+pub use transport::{Capabilities, FlowControl, Transport};

@@ -13,9 +13,9 @@ pub type Name = Arc<str>;
 /// A transport that keeps arguments apart writes the pieces; one that sends a single document
 /// joins them. Nothing is encoded twice.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Fields(Vec<(Name, Bytes)>);
+pub struct Arguments(Vec<(Name, Bytes)>);
 
-impl Fields {
+impl Arguments {
     /// No arguments.
     #[must_use]
     pub fn new() -> Self {
@@ -63,14 +63,14 @@ impl Fields {
     }
 }
 
-impl FromIterator<(Name, Bytes)> for Fields {
+impl FromIterator<(Name, Bytes)> for Arguments {
     fn from_iter<I: IntoIterator<Item = (Name, Bytes)>>(fields: I) -> Self {
         Self(fields.into_iter().collect())
     }
 }
 
 /// Shows names and sizes: nobody here knows which values must not be seen.
-impl fmt::Debug for Fields {
+impl fmt::Debug for Arguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = |value: &Bytes| format!("{} bytes", value.len());
         f.debug_map().entries(self.0.iter().map(|(name, value)| (name, size(value)))).finish()
@@ -159,7 +159,7 @@ pub struct RpcMessage {
     /// The procedure.
     pub procedure: Name,
     /// The arguments.
-    pub fields: Fields,
+    pub fields: Arguments,
     /// What travels beside the arguments.
     pub headers: Headers,
     /// Where the result goes.
@@ -206,7 +206,7 @@ pub struct EventMessage {
     /// The version of the API that fired it.
     pub version: u32,
     /// The arguments.
-    pub fields: Fields,
+    pub fields: Arguments,
     /// What travels beside the arguments.
     pub headers: Headers,
     /// Events of one key stay in order, where the transport can.
@@ -227,7 +227,7 @@ impl EventMessage {
         api: impl Into<Name>,
         event: impl Into<Name>,
         version: u32,
-        fields: Fields,
+        fields: Arguments,
     ) -> Self {
         Self {
             id: id.into(),

@@ -11,12 +11,12 @@ use crate::{
 
 /// A part of the configuration, with the path that leads to it.
 #[derive(Clone, PartialEq)]
-pub struct Section {
+pub struct ConfigSection {
     path: String,
     value: serde_json::Value,
 }
 
-impl Section {
+impl ConfigSection {
     /// The value at `path`, such as `apis.default.rpc_transport.redis`. A null counts as empty.
     #[must_use]
     pub fn new(path: impl Into<String>, value: serde_json::Value) -> Self {
@@ -62,10 +62,10 @@ impl Section {
     }
 }
 
-impl fmt::Debug for Section {
+impl fmt::Debug for ConfigSection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The value may hold passwords.
-        f.debug_struct("Section").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("ConfigSection").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -110,7 +110,7 @@ pub trait TransportFactory: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::Config`] with the path of what is wrong. So for all of these.
-    fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
+    fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
         Err(not_offered(self.name(), "rpc_transport", section))
     }
 
@@ -119,7 +119,7 @@ pub trait TransportFactory: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`rpc`](Self::rpc).
-    fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
+    fn result(&self, section: &ConfigSection) -> Result<Arc<dyn ResultTransport>> {
         Err(not_offered(self.name(), "result_transport", section))
     }
 
@@ -128,7 +128,7 @@ pub trait TransportFactory: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`rpc`](Self::rpc).
-    fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {
+    fn event(&self, section: &ConfigSection) -> Result<Arc<dyn EventTransport>> {
         Err(not_offered(self.name(), "event_transport", section))
     }
 
@@ -137,12 +137,12 @@ pub trait TransportFactory: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`rpc`](Self::rpc).
-    fn schema(&self, section: &Section) -> Result<Arc<dyn SchemaTransport>> {
+    fn schema(&self, section: &ConfigSection) -> Result<Arc<dyn SchemaTransport>> {
         Err(not_offered(self.name(), "schema transport", section))
     }
 }
 
-fn not_offered(name: &str, kind: &str, section: &Section) -> Error {
+fn not_offered(name: &str, kind: &str, section: &ConfigSection) -> Error {
     Error::config(section.path(), format!("the transport `{name}` cannot be a {kind}"))
 }
 

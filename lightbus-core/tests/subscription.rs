@@ -8,7 +8,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{Delivery, Error, ErrorKind, Flow, Outcome, Result, Source, Subscription};
+use lightbus_core::{
+    Delivery, Error, ErrorKind, FlowControl, Outcome, Result, Source, Subscription,
+};
 use tokio::{sync::Notify, time::Instant};
 
 /// What the source does when it is asked.
@@ -116,11 +118,11 @@ impl<const REDELIVERS: bool> Source for Scripted<REDELIVERS> {
     }
 }
 
-fn events(script: &Arc<Script>, flow: Flow) -> Subscription<u32> {
+fn events(script: &Arc<Script>, flow: FlowControl) -> Subscription<u32> {
     Subscription::spawn(Scripted::<true>(Arc::clone(script)), flow)
 }
 
-fn calls(script: &Arc<Script>, flow: Flow) -> Subscription<u32> {
+fn calls(script: &Arc<Script>, flow: FlowControl) -> Subscription<u32> {
     Subscription::spawn(Scripted::<false>(Arc::clone(script)), flow)
 }
 
@@ -140,7 +142,7 @@ async fn a_temporary_error_is_waited_out_longer_each_time() {
     let failures = (0..6).map(|_| Step::Fail(ErrorKind::Unavailable));
     let script = Script::new(failures.chain([Step::Give(vec![1])]));
     let began = Instant::now();
-    let mut subscription = events(&script, Flow::new(1, 1));
+    let mut subscription = events(&script, FlowControl::new(1, 1));
     next(&mut subscription).await.ack.settle(Outcome::Done).await.unwrap();
     // 50 ms, doubled up to 5 s, each shortened by up to a half.
     let longest: u64 = [50, 100, 200, 400, 800, 1600].iter().sum();
@@ -155,7 +157,7 @@ async fn a_success_makes_the_next_wait_short_again() {
     let mut steps: Vec<_> = (0..8).map(|_| Step::Fail(ErrorKind::Unavailable)).collect();
     steps.extend([Step::Give(vec![1]), Step::Fail(ErrorKind::Unavailable), Step::Give(vec![2])]);
     let script = Script::new(steps);
-    let mut subscription = events(&script, Flow::new(2, 8));
+    let mut subscription = events(&script, FlowControl::new(2, 8));
     let first = next(&mut subscription).await;
     let began = Instant::now();
     let second = next(&mut subscription).await;
@@ -166,7 +168,7 @@ async fn a_success_makes_the_next_wait_short_again() {
 #[tokio::test(start_paused = true)]
 async fn a_permanent_error_ends_the_subscription() {
     let script = Script::new([Step::Give(vec![1]), Step::Fail(ErrorKind::Malformed)]);
-    let mut subscription = events(&script, Flow::new(2, 8));
+    let mut subscription = events(&script, FlowControl::new(2, 8));
     let delivery = next(&mut subscription).await;
     let error = subscription.next().await.expect("the error").expect_err("no delivery");
     assert_eq!(error.kind(), ErrorKind::Malformed);
@@ -182,7 +184,7 @@ async fn a_permanent_error_ends_the_subscription() {
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_fetch_is_an_error_with_its_text() {
     let script = Script::new([Step::Panic]);
-    let mut subscription = events(&script, Flow::new(2, 8));
+    let mut subscription = events(&script, FlowControl::new(2, 8));
     let error = subscription.next().await.expect("the error").expect_err("no delivery");
     assert_eq!(error.kind(), ErrorKind::Unexpected);
     assert!(error.to_string().contains("as the script says"), "{error}");
@@ -195,7 +197,7 @@ async fn settlements_that_come_meanwhile_go_together() {
     let script = Script::new([Step::Give((0..20).collect())]);
     let gate = Arc::new(Notify::new());
     *script.slow.lock().expect("a lock") = Some(Arc::clone(&gate));
-    let mut subscription = events(&script, Flow::new(20, 20));
+    let mut subscription = events(&script, FlowControl::new(20, 20));
     next(&mut subscription).await.ack.settle_later(Outcome::Done);
     settle_down().await;
     let mut last = None;
@@ -224,7 +226,7 @@ async fn what_could_not_be_settled_is_settled_again_with_what_came_since() {
     let script = Script::new([Step::Give(vec![1, 2, 3])]);
     let unavailable = || Err(Error::new(ErrorKind::Unavailable, "away"));
     script.settles.lock().expect("a lock").extend([unavailable(), unavailable()]);
-    let mut subscription = events(&script, Flow::new(3, 3));
+    let mut subscription = events(&script, FlowControl::new(3, 3));
     let (one, two, three) = (
         next(&mut subscription).await,
         next(&mut subscription).await,
@@ -248,7 +250,7 @@ async fn what_could_not_be_settled_is_settled_again_with_what_came_since() {
 async fn a_settlement_that_cannot_succeed_tells_who_waits() {
     let script = Script::new([Step::Give(vec![1, 2])]);
     script.settles.lock().expect("a lock").push_back(Err(Error::new(ErrorKind::Unexpected, "no")));
-    let mut subscription = events(&script, Flow::new(3, 3));
+    let mut subscription = events(&script, FlowControl::new(3, 3));
     let error = next(&mut subscription).await.ack.settle(Outcome::Done).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unexpected);
     next(&mut subscription).await.ack.settle(Outcome::Done).await.expect("it goes on");
@@ -258,7 +260,7 @@ async fn a_settlement_that_cannot_succeed_tells_who_waits() {
 async fn close_waits_for_what_is_held_but_not_for_ever() {
     let script = Script::new([Step::Give(vec![1, 2, 3])]);
     let limit = Duration::from_secs(7);
-    let flow = Flow { close_timeout: limit, ..Flow::new(2, 2) };
+    let flow = FlowControl { close_timeout: limit, ..FlowControl::new(2, 2) };
     let mut subscription = events(&script, flow);
     let (one, two) = (next(&mut subscription).await, next(&mut subscription).await);
     let began = Instant::now();
@@ -277,7 +279,7 @@ async fn close_waits_for_what_is_held_but_not_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn close_gives_back_at_once_what_nobody_has_seen() {
     let script = Script::new([Step::Give(vec![1, 2, 3])]);
-    let mut subscription = events(&script, Flow::new(10, 10));
+    let mut subscription = events(&script, FlowControl::new(10, 10));
     next(&mut subscription).await.ack.settle_later(Outcome::Done);
     let began = Instant::now();
     subscription.close().await.unwrap();
@@ -288,7 +290,7 @@ async fn close_gives_back_at_once_what_nobody_has_seen() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_subscription_closes_in_the_background() {
     let script = Script::new([Step::Give(vec![1, 2])]);
-    let mut subscription = events(&script, Flow::new(10, 10));
+    let mut subscription = events(&script, FlowControl::new(10, 10));
     let held = next(&mut subscription).await;
     drop(subscription);
     drop(held);
@@ -302,7 +304,7 @@ async fn a_dropped_subscription_closes_in_the_background() {
 #[tokio::test(start_paused = true)]
 async fn a_fetch_that_can_be_interrupted_is_not_dropped() {
     let script = Arc::new(Script { interruptible: true, ..Script::default() });
-    let subscription = events(&script, Flow::new(10, 10));
+    let subscription = events(&script, FlowControl::new(10, 10));
     settle_down().await;
     subscription.close().await.unwrap();
     assert_eq!(script.outcomes(), [(77, Outcome::Retry)], "what it had on the way is given back");
@@ -311,7 +313,7 @@ async fn a_fetch_that_can_be_interrupted_is_not_dropped() {
 #[tokio::test(start_paused = true)]
 async fn a_fetch_that_cannot_be_interrupted_is_dropped() {
     let script = Script::new([]);
-    let subscription = events(&script, Flow::new(10, 10));
+    let subscription = events(&script, FlowControl::new(10, 10));
     settle_down().await;
     let began = Instant::now();
     subscription.close().await.unwrap();
@@ -322,7 +324,7 @@ async fn a_fetch_that_cannot_be_interrupted_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn it_asks_for_no_more_than_there_is_room_for() {
     let script = Script::new([Step::Give((0..100).collect())]);
-    let mut subscription = events(&script, Flow::new(4, 10));
+    let mut subscription = events(&script, FlowControl::new(4, 10));
     settle_down().await;
     assert_eq!(script.asked(), [4, 4, 2], "in batches, until ten are in flight");
     let mut held = Vec::new();
@@ -341,7 +343,7 @@ async fn it_asks_for_no_more_than_there_is_room_for() {
 #[tokio::test(start_paused = true)]
 async fn a_small_fetch_waits_a_moment_for_more_room() {
     let script = Script::new([Step::Give((0..100).collect())]);
-    let mut subscription = events(&script, Flow::new(8, 16));
+    let mut subscription = events(&script, FlowControl::new(8, 16));
     let mut held = Vec::new();
     for _ in 0..16 {
         held.push(next(&mut subscription).await);
@@ -364,7 +366,7 @@ async fn a_small_fetch_waits_a_moment_for_more_room() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_delivery_comes_again_after_growing_waits() {
     let script = Script::new([Step::Give(vec![1])]);
-    let mut subscription = events(&script, Flow::new(1, 1));
+    let mut subscription = events(&script, FlowControl::new(1, 1));
     drop(next(&mut subscription).await);
     for longest in [50, 100, 200, 400] {
         let began = Instant::now();
@@ -382,7 +384,7 @@ async fn a_dropped_delivery_comes_again_after_growing_waits() {
 #[tokio::test(start_paused = true)]
 async fn a_delivery_that_waits_to_come_again_is_given_back_on_close() {
     let script = Script::new([Step::Give(vec![1])]);
-    let mut subscription = events(&script, Flow::new(1, 1));
+    let mut subscription = events(&script, FlowControl::new(1, 1));
     drop(next(&mut subscription).await);
     settle_down().await;
     let began = Instant::now();
@@ -394,7 +396,7 @@ async fn a_delivery_that_waits_to_come_again_is_given_back_on_close() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_was_handed_out_is_over_whatever_becomes_of_it() {
     let script = Script::new([Step::Give(vec![1, 2, 3, 4])]);
-    let mut subscription = calls(&script, Flow::new(10, 10));
+    let mut subscription = calls(&script, FlowControl::new(10, 10));
     drop(next(&mut subscription).await);
     next(&mut subscription).await.ack.settle(Outcome::Retry).await.unwrap();
     let held = next(&mut subscription).await;
@@ -415,7 +417,7 @@ async fn a_call_that_was_handed_out_is_over_whatever_becomes_of_it() {
 #[tokio::test(start_paused = true)]
 async fn after_stop_what_was_taken_is_still_handed_out() {
     let script = Script::new([Step::Give(vec![1, 2])]);
-    let mut subscription = events(&script, Flow::new(10, 10));
+    let mut subscription = events(&script, FlowControl::new(10, 10));
     settle_down().await;
     subscription.stop();
     settle_down().await;
@@ -433,6 +435,6 @@ async fn after_stop_what_was_taken_is_still_handed_out() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_fetch_is_a_sign_of_life() {
     let script = Script::new([Step::Give(vec![]), Step::Give(vec![]), Step::Give(vec![1])]);
-    let mut subscription = events(&script, Flow::new(1, 1));
+    let mut subscription = events(&script, FlowControl::new(1, 1));
     assert_eq!(*next(&mut subscription).await.message, 1);
 }

@@ -181,13 +181,13 @@ fn write(event: &Event, decode: &TokenStream) -> TokenStream {
         }
     });
     let encode = if fields.is_empty() {
-        quote!(::core::result::Result::Ok(#root::Fields::new()))
+        quote!(::core::result::Result::Ok(#root::Arguments::new()))
     } else {
         quote! {
             static NAMES: #root::__private::LazyLock<[#root::Name; #count]> =
                 #root::__private::LazyLock::new(|| [#(#root::Name::from(#names)),*]);
             let names = &*NAMES;
-            let mut fields = #root::Fields::with_capacity(#count);
+            let mut fields = #root::Arguments::with_capacity(#count);
             #(#pushes)*
             ::core::result::Result::Ok(fields)
         }
@@ -225,11 +225,11 @@ fn write(event: &Event, decode: &TokenStream) -> TokenStream {
                 };
                 #key_name
 
-                fn encode(&self) -> #root::Result<#root::Fields> {
+                fn encode(&self) -> #root::Result<#root::Arguments> {
                     #encode
                 }
 
-                fn decode(fields: &#root::Fields) -> #root::Result<Self> {
+                fn decode(fields: &#root::Arguments) -> #root::Result<Self> {
                     #decode
                 }
 

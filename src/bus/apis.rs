@@ -231,7 +231,7 @@ fn shared<T: ?Sized>(
     path: &str,
     config: &Config,
     registry: &Registry,
-    make: impl FnOnce(&dyn TransportFactory, &lightbus_core::Section) -> Result<Arc<T>>,
+    make: impl FnOnce(&dyn TransportFactory, &lightbus_core::ConfigSection) -> Result<Arc<T>>,
 ) -> Result<Arc<T>> {
     let selector = selector.cloned().unwrap_or_else(|| config.fallback_for(kind, registry));
     if let Some((_, transport)) = made.iter().find(|(known, _)| *known == selector) {

@@ -5,7 +5,7 @@ use std::{fmt, future::IntoFuture, marker::PhantomData, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Args, Error, ErrorKind, Fields, Headers, Name, Result, Retry, RpcMessage, codec, name,
+    Args, Arguments, Error, ErrorKind, Headers, Name, Result, Retry, RpcMessage, codec, name,
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -33,14 +33,14 @@ pub struct Call<T, E = Error> {
     bus: Bus,
     api: Name,
     procedure: Name,
-    fields: Result<Fields>,
+    fields: Result<Arguments>,
     timeout: Option<Duration>,
     headers: Headers,
     result: PhantomData<fn() -> (T, E)>,
 }
 
 impl<T, E> Call<T, E> {
-    pub(crate) fn new(bus: Bus, api: Name, procedure: Name, fields: Result<Fields>) -> Self {
+    pub(crate) fn new(bus: Bus, api: Name, procedure: Name, fields: Result<Arguments>) -> Self {
         Self {
             bus,
             api,
@@ -62,7 +62,7 @@ impl<T, E> Call<T, E> {
 
     /// What is called, for those who mock it instead of making the call.
     #[cfg(feature = "testing")]
-    pub(crate) fn into_parts(self) -> (Name, Name, Result<Fields>) {
+    pub(crate) fn into_parts(self) -> (Name, Name, Result<Arguments>) {
         (self.api, self.procedure, self.fields)
     }
 
@@ -156,7 +156,7 @@ impl Inner {
         &self,
         api: &Name,
         procedure: &Name,
-        fields: Fields,
+        fields: Arguments,
         timeout: Option<Duration>,
         headers: Headers,
     ) -> Result<Bytes> {
@@ -206,7 +206,7 @@ impl Inner {
         &self,
         entry: &ApiEntry,
         procedure: &Name,
-        fields: Fields,
+        fields: Arguments,
         headers: Headers,
         deadline: Instant,
     ) -> Result<Bytes> {

@@ -44,7 +44,7 @@ pub(super) async fn consume<M, Open, Opened, Take, Taken>(
 {
     let what = progress.what();
     let mut subscription = first;
-    progress.subscribed(subscription.pulse());
+    progress.subscribed(subscription.connectivity());
     let mut restarts = Backoff::new(FIRST_RESTART, LONGEST_RESTART);
     let mut buffer = Vec::new();
     let mut spare = Vec::new();
@@ -100,7 +100,7 @@ pub(super) async fn consume<M, Open, Opened, Take, Taken>(
                 }
             }
         };
-        progress.subscribed(subscription.pulse());
+        progress.subscribed(subscription.connectivity());
     }
     if let Err(error) = subscription.close().await {
         tracing::warn!(consumer = what, %error, "what was not acknowledged comes again");

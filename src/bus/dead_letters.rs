@@ -23,7 +23,7 @@ type Kept = (Arc<dyn EventTransport>, Vec<Name>);
 /// What came of handling dead letters again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Replayed {
+pub struct HandledDeadLetters {
     /// So many were handled, and are no dead letters any more.
     pub handled: usize,
     /// So many failed again, and stay where they were.
@@ -128,7 +128,7 @@ impl Bus {
     /// handles them; one that fails again becomes a dead letter again.
     ///
     /// In the process of the listener itself,
-    /// [`replay_dead_letters`](Self::replay_dead_letters) says what came of it.
+    /// [`handle_dead_letters`](Self::handle_dead_letters) says what came of it.
     ///
     /// # Delivery
     ///
@@ -145,7 +145,7 @@ impl Bus {
     /// # Cancel safety
     ///
     /// Dropped, any of them may be given back, and still be a dead letter too.
-    pub async fn retry_dead_letters(
+    pub async fn requeue_dead_letters(
         &self,
         service: &str,
         listener: &str,
@@ -154,7 +154,7 @@ impl Bus {
         let mut retried = 0;
         for (transport, ids) in self.by_transport(letters)? {
             transport.open().await?;
-            let done = transport.retry_dead_letters(service, listener, &ids).await;
+            let done = transport.requeue_dead_letters(service, listener, &ids).await;
             retried +=
                 done.map_err(|error| at(&*transport, error).during("giving dead letters back"))?;
         }
@@ -194,7 +194,7 @@ impl Bus {
     /// # Cancel safety
     ///
     /// Dropped, the event may be handled and the letter still be there.
-    pub async fn replay_dead_letter(&self, listener: &str, letter: &DeadLetter) -> Result<()> {
+    pub async fn handle_dead_letter(&self, listener: &str, letter: &DeadLetter) -> Result<()> {
         let replayed = async {
             let listeners = self.listeners(listener)?;
             let event = &letter.event;
@@ -220,13 +220,17 @@ impl Bus {
 
     /// Hands the oldest dead letters, at most `most`, to the listener that they came from, one after
     /// the other and each once. Those that fail again stay. Otherwise as
-    /// [`replay_dead_letter`](Self::replay_dead_letter).
+    /// [`handle_dead_letter`](Self::handle_dead_letter).
     ///
     /// # Errors
     ///
-    /// As [`replay_dead_letter`](Self::replay_dead_letter), but that handlers fail is only counted.
-    pub async fn replay_dead_letters(&self, listener: &str, most: usize) -> Result<Replayed> {
-        let mut replayed = Replayed::default();
+    /// As [`handle_dead_letter`](Self::handle_dead_letter), but that handlers fail is only counted.
+    pub async fn handle_dead_letters(
+        &self,
+        listener: &str,
+        most: usize,
+    ) -> Result<HandledDeadLetters> {
+        let mut replayed = HandledDeadLetters::default();
         let work = async {
             for owner in self.listeners(listener)? {
                 self.can_remove(&owner).await?;
@@ -234,7 +238,7 @@ impl Bus {
             }
             Ok(replayed)
         };
-        let done: Result<Replayed> = work.await;
+        let done: Result<HandledDeadLetters> = work.await;
         done.map_err(|error| error.during(format!("replaying the dead letters of {listener}")))
     }
 
@@ -242,7 +246,7 @@ impl Bus {
         &self,
         owner: &Listener,
         most: usize,
-        replayed: &mut Replayed,
+        replayed: &mut HandledDeadLetters,
     ) -> Result<()> {
         let (service, name) = (&owner.spec.service, &owner.spec.listener);
         let mut last: Option<Name> = None;

@@ -1,6 +1,6 @@
 //! Firing events.
 
-use lightbus_core::{Args, Error, ErrorKind, EventMessage, Fields, Name, Result, name};
+use lightbus_core::{Args, Arguments, Error, ErrorKind, EventMessage, Name, Result, name};
 use tokio::time::timeout;
 
 use super::{Bus, Inner, apis::at};
@@ -68,7 +68,7 @@ impl Inner {
         &self,
         api: &str,
         event: &str,
-        fields: Fields,
+        fields: Arguments,
         key: Option<Name>,
     ) -> Result<Fired> {
         self.ensure_open()?;
@@ -82,7 +82,7 @@ impl Inner {
         api: &str,
         event: &str,
         version: u32,
-        fields: Fields,
+        fields: Arguments,
         key: Option<Name>,
     ) -> Result<Fired> {
         let entry = self.apis.entry(api);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Error, Name, Pulse};
+use lightbus_core::{Connectivity, Error, Name};
 use serde::Serialize;
 use tokio::{sync::Notify, time::Instant};
 
@@ -123,7 +123,7 @@ pub(super) struct Progress {
     last_error: Mutex<Option<String>>,
     /// Rung to have the consumer begun anew.
     pub(super) renew: Notify,
-    pulse: Mutex<Pulse>,
+    connectivity: Mutex<Connectivity>,
 }
 
 impl Progress {
@@ -140,7 +140,7 @@ impl Progress {
             stalled: AtomicBool::new(false),
             last_error: Mutex::default(),
             renew: Notify::new(),
-            pulse: Mutex::default(),
+            connectivity: Mutex::default(),
         })
     }
 
@@ -200,9 +200,9 @@ impl Progress {
         *self.lock_error() = Some(reason.to_owned());
     }
 
-    /// The subscription is here, and `pulse` says whether its broker is.
-    pub(super) fn subscribed(&self, pulse: Pulse) {
-        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = pulse;
+    /// The subscription is here, and `connectivity` says whether its broker is.
+    pub(super) fn subscribed(&self, connectivity: Connectivity) {
+        *self.connectivity.lock().unwrap_or_else(PoisonError::into_inner) = connectivity;
         self.restarting.store(false, Ordering::Relaxed);
         self.stalled.store(false, Ordering::Relaxed);
         self.lock_error().take();
@@ -238,7 +238,7 @@ impl Progress {
     }
 
     pub(super) fn is_interrupted(&self) -> bool {
-        self.pulse.lock().unwrap_or_else(PoisonError::into_inner).is_interrupted()
+        self.connectivity.lock().unwrap_or_else(PoisonError::into_inner).is_interrupted()
     }
 
     fn health(&self) -> PartHealth {

@@ -2,7 +2,7 @@
 
 use lightbus_core::{
     Name, Result, Transport,
-    transport::{Finding, Inspect, Place},
+    transport::{Finding, Inspect, Location},
 };
 
 use super::{Bus, apis::at};
@@ -10,7 +10,7 @@ use super::{Bus, apis::at};
 /// What the transport of a kind of message tells about an API.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Whereabouts {
+pub struct Route {
     /// What it carries: `calls`, `events` or `schemas`.
     pub kind: &'static str,
     /// The transport's name in the configuration.
@@ -20,18 +20,18 @@ pub struct Whereabouts {
     /// What the transport can do.
     pub capabilities: lightbus_core::Capabilities,
     /// Where the messages are; `None` if the transport does not tell.
-    pub places: Option<Vec<Place>>,
+    pub locations: Option<Vec<Location>>,
 }
 
 /// What was found out about a broker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Examination {
+pub struct Diagnosis {
     /// The transport's name in the configuration.
     pub transport: &'static str,
     /// Which broker it is, without secrets.
     pub broker: String,
-    /// What was found; `None` if the transport does not examine its broker.
+    /// What was found; `None` if the transport does not diagnose its broker.
     pub findings: Option<Vec<Finding>>,
 }
 
@@ -42,14 +42,14 @@ impl Bus {
     /// # Errors
     ///
     /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if a broker does not answer.
-    pub async fn whereabouts(&self, api: &str, member: Option<&str>) -> Result<Vec<Whereabouts>> {
+    pub async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Route>> {
         self.inner.ensure_open()?;
         let entry = self.inner.apis.entry(&Name::from(api));
         entry.open().await?;
         Ok(vec![
-            whereabouts("calls", &*entry.rpc, api, member).await?,
-            whereabouts("events", &*entry.event, api, member).await?,
-            whereabouts("schemas", &**self.inner.schema.transport(), api, None).await?,
+            locate("calls", &*entry.rpc, api, member).await?,
+            locate("events", &*entry.event, api, member).await?,
+            locate("schemas", &**self.inner.schema.transport(), api, None).await?,
         ])
     }
 
@@ -58,9 +58,9 @@ impl Bus {
     /// # Errors
     ///
     /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if a broker does not answer.
-    pub async fn examine(&self) -> Result<Vec<Examination>> {
+    pub async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
         self.inner.ensure_open()?;
-        let mut done: Vec<Examination> = Vec::new();
+        let mut done: Vec<Diagnosis> = Vec::new();
         let entry = self.inner.apis.entry("default");
         entry.open().await?;
         for transport in [
@@ -72,24 +72,24 @@ impl Bus {
             let findings = match inspect {
                 Some(inspect) => Some(
                     inspect
-                        .examine()
+                        .diagnose()
                         .await
                         .map_err(|error| error.during(format!("examining {name} {broker}")))?,
                 ),
                 None => None,
             };
             let is_same =
-                |known: &&mut Examination| known.transport == name && known.broker == broker;
+                |known: &&mut Diagnosis| known.transport == name && known.broker == broker;
             match done.iter_mut().find(is_same) {
                 Some(known) => known.add(findings),
-                None => done.push(Examination { transport: name, broker, findings }),
+                None => done.push(Diagnosis { transport: name, broker, findings }),
             }
         }
         Ok(done)
     }
 }
 
-impl Examination {
+impl Diagnosis {
     /// Adds what another transport found on the same broker, which is mostly the same.
     fn add(&mut self, findings: Option<Vec<Finding>>) {
         let Some(findings) = findings else { return };
@@ -115,24 +115,27 @@ impl<'a> Examined<'a> {
     }
 }
 
-async fn whereabouts<T: Transport + ?Sized>(
+async fn locate<T: Transport + ?Sized>(
     kind: &'static str,
     transport: &T,
     api: &str,
     member: Option<&str>,
-) -> Result<Whereabouts> {
-    let places = match transport.inspect() {
+) -> Result<Route> {
+    let locations = match transport.inspect() {
         Some(inspect) => {
-            let places = inspect.places(api, member).await;
-            Some(places.map_err(|error| at(transport, error).during(format!("looking at {api}")))?)
+            let locations = inspect.locate(api, member).await;
+            Some(
+                locations
+                    .map_err(|error| at(transport, error).during(format!("looking at {api}")))?,
+            )
         }
         None => None,
     };
-    Ok(Whereabouts {
+    Ok(Route {
         kind,
         transport: transport.name(),
         broker: transport.broker(),
         capabilities: transport.capabilities(),
-        places,
+        locations,
     })
 }

@@ -1,12 +1,12 @@
 //! How large messages may be.
 
-use lightbus_core::{Error, ErrorKind, Fields, Result};
+use lightbus_core::{Arguments, Error, ErrorKind, Result};
 
 use super::apis::ApiEntry;
 
 impl ApiEntry {
     /// Refuses arguments that are too large, together.
-    pub(super) fn check_size(&self, fields: &Fields) -> Result<()> {
+    pub(super) fn check_size(&self, fields: &Arguments) -> Result<()> {
         self.check_bytes(fields.size(), "the arguments have")
     }
 

@@ -14,6 +14,7 @@ mod handlers;
 mod health;
 mod history;
 mod hooks;
+mod idle;
 mod ids;
 mod inspect;
 mod lanes;
@@ -26,7 +27,6 @@ mod on_error;
 mod received;
 mod run;
 mod serve;
-mod settle;
 mod signals;
 mod startup;
 mod tasks;
@@ -39,7 +39,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, Flow, Name, Result, ReturnPath};
+use lightbus_core::{Error, ErrorKind, FlowControl, Name, Result, ReturnPath};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinSet,
@@ -47,11 +47,11 @@ use tokio::{
 
 pub use builder::BusBuilder;
 pub use call::{Call, Failure};
-pub use dead_letters::Replayed;
+pub use dead_letters::HandledDeadLetters;
 pub use features::Features;
 pub use fire::Fired;
 pub use health::{Condition, Health, Life, PartHealth, PartKind};
-pub use inspect::{Examination, Whereabouts};
+pub use inspect::{Diagnosis, Route};
 #[cfg(feature = "tower")]
 pub use layer::{Handling, Procedures};
 pub use listen::Listen;
@@ -305,8 +305,11 @@ impl Inner {
 
     /// How much a subscription of this process takes. It waits for what its handlers hold until they
     /// are cut off, and a little longer.
-    fn flow(&self, batch: usize, in_flight: usize) -> Flow {
-        Flow { close_timeout: self.drain_timeout + 2 * run::GRACE, ..Flow::new(batch, in_flight) }
+    fn flow(&self, batch: usize, in_flight: usize) -> FlowControl {
+        FlowControl {
+            close_timeout: self.drain_timeout + 2 * run::GRACE,
+            ..FlowControl::new(batch, in_flight)
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

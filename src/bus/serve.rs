@@ -5,7 +5,7 @@ use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Backoff, Delivery, Error, ErrorKind, Flow, Headers, Name, Outcome, RemoteError, Result,
+    Backoff, Delivery, Error, ErrorKind, FlowControl, Headers, Name, Outcome, RemoteError, Result,
     ResultMessage, RpcMessage, transport::ServeSpec,
 };
 use tokio::time::{Instant, sleep, timeout_at};
@@ -153,7 +153,7 @@ impl Serve {
 struct Worker {
     entry: Arc<ApiEntry>,
     service: Arc<dyn Service>,
-    flow: Flow,
+    flow: FlowControl,
     ids: Arc<Ids>,
     schema: std::sync::OnceLock<Arc<ApiSchema>>,
     progress: Arc<Progress>,

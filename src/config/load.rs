@@ -1,6 +1,6 @@
 //! Reading a configuration: files laid one over the other, then the environment.
 
-use lightbus_core::{Error, ErrorKind, Registry, Result, Section};
+use lightbus_core::{ConfigSection, Error, ErrorKind, Registry, Result};
 use serde_json::Value;
 
 use super::{
@@ -194,7 +194,7 @@ fn finish(
     })?;
     let mut value = tree.value();
     drop_empty_sections(&mut value);
-    let parsed: Result<Config> = Section::new("", value).parse();
+    let parsed: Result<Config> = ConfigSection::new("", value).parse();
     let checked = parsed.and_then(|config| {
         for (key, name) in [
             ("service_name", config.service_name.as_deref()),

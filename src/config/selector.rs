@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use lightbus_core::Section;
+use lightbus_core::ConfigSection;
 use serde::{Deserialize, de::Error as _};
 
 /// A transport's name and its options, as `redis: {url: …}`.
@@ -51,8 +51,8 @@ impl Selector {
         entries.into()
     }
 
-    pub(crate) fn section(&self, path: &str) -> Section {
-        Section::new(format!("{path}.{}", self.name), self.options.clone())
+    pub(crate) fn section(&self, path: &str) -> ConfigSection {
+        ConfigSection::new(format!("{path}.{}", self.name), self.options.clone())
     }
 }
 

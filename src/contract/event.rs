@@ -1,6 +1,6 @@
 //! What an event's type offers.
 
-use lightbus_core::{Fields, Name, Result};
+use lightbus_core::{Arguments, Name, Result};
 
 use super::{Contract, EventContract};
 
@@ -23,7 +23,7 @@ pub trait EventFields: Sized + Send + 'static {
     ///
     /// [`Invalid`](lightbus_core::ErrorKind::Invalid) with the field's name, if a value has no JSON
     /// form.
-    fn encode(&self) -> Result<Fields>;
+    fn encode(&self) -> Result<Arguments>;
 
     /// Reads the fields of an event that came. Fields that the type does not know are ignored, so
     /// that an event may grow without breaking its listeners.
@@ -32,7 +32,7 @@ pub trait EventFields: Sized + Send + 'static {
     ///
     /// [`Invalid`](lightbus_core::ErrorKind::Invalid) with the field's name, if one is missing or of
     /// another type.
-    fn decode(fields: &Fields) -> Result<Self>;
+    fn decode(fields: &Arguments) -> Result<Self>;
 
     /// The value of the field that `#[event(key = "…")]` names, as text: events of one key stay in order.
     fn key(&self) -> Option<Name>;

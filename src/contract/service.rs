@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use lightbus_core::{Fields, RemoteError};
+use lightbus_core::{Arguments, RemoteError};
 
 use super::Contract;
 use crate::Bus;
@@ -20,7 +20,7 @@ pub trait Service: Send + Sync + 'static {
     fn call<'a>(
         &'a self,
         procedure: &'a str,
-        arguments: &'a Fields,
+        arguments: &'a Arguments,
     ) -> BoxFuture<'a, Result<Bytes, RemoteError>>;
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lightbus_core::{EventMessage, Fields, Headers, Name, Result, codec};
+use lightbus_core::{Arguments, EventMessage, Headers, Name, Result, codec};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
@@ -29,7 +29,11 @@ pub(super) const fn event(
 }
 
 /// Adds an argument.
-pub(super) fn put<T: Serialize + ?Sized>(fields: &mut Fields, name: &str, value: &T) -> Result<()> {
+pub(super) fn put<T: Serialize + ?Sized>(
+    fields: &mut Arguments,
+    name: &str,
+    value: &T,
+) -> Result<()> {
     fields.push(name, codec::encode(value)?);
     Ok(())
 }
@@ -55,7 +59,12 @@ pub(super) async fn publish(bus: &Bus, contract: &'static Contract) {
 }
 
 /// An event of an internal API.
-pub(super) fn message(bus: &Bus, api: &Name, event: &'static str, fields: Fields) -> EventMessage {
+pub(super) fn message(
+    bus: &Bus,
+    api: &Name,
+    event: &'static str,
+    fields: Arguments,
+) -> EventMessage {
     let id = bus.inner().ids.next();
     EventMessage {
         headers: Headers::new(),

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{EventMessage, Fields, Name, Result, ResultMessage, RpcMessage};
+use lightbus_core::{Arguments, EventMessage, Name, Result, ResultMessage, RpcMessage};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -101,7 +101,7 @@ impl MetricsPlugin {
         &self,
         bus: &Bus,
         event: &'static str,
-        mut fields: Fields,
+        mut fields: Arguments,
         header: Header<'_>,
     ) -> Result<()> {
         put(&mut fields, "timestamp", &timestamp())?;
@@ -128,12 +128,12 @@ impl MetricsPlugin {
         event: &'static str,
         call: &RpcMessage,
         header: Header<'_>,
-        add: impl FnOnce(&mut Fields) -> Result<()>,
+        add: impl FnOnce(&mut Arguments) -> Result<()>,
     ) -> Result<()> {
         if is_internal(&call.api) {
             return Ok(());
         }
-        let mut fields = Fields::with_capacity(7);
+        let mut fields = Arguments::with_capacity(7);
         put(&mut fields, "id", &*call.id)?;
         put(&mut fields, "api_name", &*call.api)?;
         put(&mut fields, "procedure_name", &*call.procedure)?;
@@ -151,7 +151,7 @@ impl MetricsPlugin {
         if is_internal(&event.api) {
             return Ok(());
         }
-        let mut fields = Fields::with_capacity(7);
+        let mut fields = Arguments::with_capacity(7);
         put(&mut fields, "event_id", &*event.id)?;
         put(&mut fields, "api_name", &*event.api)?;
         put(&mut fields, "event_name", &*event.event)?;
@@ -169,7 +169,7 @@ fn is_internal(api: &str) -> bool {
 }
 
 /// All arguments as one object.
-fn object(arguments: &Fields) -> Result<Vec<u8>> {
+fn object(arguments: &Arguments) -> Result<Vec<u8>> {
     let mut text = Vec::with_capacity(arguments.size() + 8 * arguments.len() + 2);
     text.push(b'{');
     for (index, (name, value)) in arguments.iter().enumerate() {

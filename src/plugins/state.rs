@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{Fields, Name, Result};
+use lightbus_core::{Arguments, Name, Result};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -117,7 +117,7 @@ impl Plugin for StatePlugin {
             // Nobody was told that it started.
             return Ok(());
         }
-        let mut fields = Fields::new();
+        let mut fields = Arguments::new();
         put(&mut fields, "process_name", bus.process_name())?;
         put(&mut fields, "service_name", bus.service_name())?;
         send(bus, API, &[message(bus, &Name::from(API), "worker_stopped", fields)]).await
@@ -134,7 +134,7 @@ struct Alive {
 impl Alive {
     async fn fire(self, bus: &Bus, event: &'static str) -> Result<()> {
         let (apis, listening): (BTreeSet<Name>, BTreeSet<String>) = bus.inner().takes();
-        let mut fields = Fields::new();
+        let mut fields = Arguments::new();
         put(&mut fields, "process_name", bus.process_name())?;
         put(&mut fields, "service_name", bus.service_name())?;
         put(&mut fields, "metrics_enabled", &self.metrics_enabled)?;

@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::OnceLock};
 
 use bytes::Bytes;
-use lightbus_core::{Error, ErrorKind, Fields, Result, codec};
+use lightbus_core::{Arguments, Error, ErrorKind, Result, codec};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{config::nearest, sensitive};
@@ -83,7 +83,7 @@ impl ApiSchema {
     }
 
     /// The arguments of a call as they may be shown; `None` if they may be shown as they are.
-    pub(crate) fn shown_call(&self, procedure: &str, arguments: &Fields) -> Option<Value> {
+    pub(crate) fn shown_call(&self, procedure: &str, arguments: &Arguments) -> Option<Value> {
         self.sensitive.then(|| match self.rpcs.get(procedure) {
             Some(member) => sensitive::redact(&member.parameters, arguments),
             None => sensitive::REDACTED.into(),
@@ -105,7 +105,7 @@ impl ApiSchema {
     }
 
     /// The arguments of an event as they may be shown; `None` if they may be shown as they are.
-    pub(crate) fn shown_event(&self, event: &str, arguments: &Fields) -> Option<Value> {
+    pub(crate) fn shown_event(&self, event: &str, arguments: &Arguments) -> Option<Value> {
         self.sensitive.then(|| match self.events.get(event) {
             Some(member) => sensitive::redact(&member.parameters, arguments),
             // Newer or older than the schema: who knows what it has.
@@ -114,7 +114,7 @@ impl ApiSchema {
     }
 
     /// Checks the arguments of a call. A procedure that the schema lacks is `Unknown`.
-    pub(crate) fn check_call(&self, procedure: &str, arguments: &Fields) -> Result<()> {
+    pub(crate) fn check_call(&self, procedure: &str, arguments: &Arguments) -> Result<()> {
         self.procedure(procedure)?.check_parameters(arguments)
     }
 
@@ -130,7 +130,7 @@ impl ApiSchema {
     }
 
     /// Checks the arguments of an event. An event that the schema lacks is `Unknown`.
-    pub(crate) fn check_event(&self, event: &str, arguments: &Fields) -> Result<()> {
+    pub(crate) fn check_event(&self, event: &str, arguments: &Arguments) -> Result<()> {
         let member =
             self.events.get(event).ok_or_else(|| unknown("event", event, self.events()))?;
         member.check_parameters(arguments)
@@ -154,7 +154,7 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
 }
 
 impl Member {
-    fn check_parameters(&self, arguments: &Fields) -> Result<()> {
+    fn check_parameters(&self, arguments: &Arguments) -> Result<()> {
         let compiled =
             self.compiled_parameters.get_or_init(|| Parameters::compile(&self.parameters));
         compiled.as_ref().map_err(Clone::clone)?.run(arguments)
@@ -206,7 +206,7 @@ impl Parameters {
         Ok(Self::Each { properties, required, others })
     }
 
-    fn run(&self, arguments: &Fields) -> Result<()> {
+    fn run(&self, arguments: &Arguments) -> Result<()> {
         let invalid = |message: String| Error::new(ErrorKind::Invalid, message);
         match self {
             Self::Each { properties, required, others } => {
@@ -467,7 +467,7 @@ mod tests {
         ApiSchema::read(serde_json::from_str(&document.to_string()).unwrap()).unwrap()
     }
 
-    fn fields(pairs: &[(&str, &'static str)]) -> Fields {
+    fn fields(pairs: &[(&str, &'static str)]) -> Arguments {
         pairs
             .iter()
             .map(|(name, value)| ((*name).into(), Bytes::from_static(value.as_bytes())))

@@ -1,6 +1,6 @@
 //! A procedure that was called, as a test sees it.
 
-use lightbus_core::{Fields, Name, Result, RpcMessage, codec};
+use lightbus_core::{Arguments, Name, Result, RpcMessage, codec};
 use serde::de::DeserializeOwned;
 
 /// A call that was made during a test.
@@ -12,7 +12,7 @@ pub struct Called {
     /// The procedure.
     pub procedure: Name,
     /// The arguments, each encoded.
-    pub fields: Fields,
+    pub fields: Arguments,
     /// Whether a mock answered it, or was to.
     pub mocked: bool,
 }
@@ -45,7 +45,7 @@ impl Called {
 }
 
 /// The arguments as people write them: `username: "admin", tries: 3`.
-pub(super) fn shown(fields: &Fields) -> String {
+pub(super) fn shown(fields: &Arguments) -> String {
     const LONGEST: usize = 200;
     let mut text = String::new();
     for (name, value) in fields.iter() {
@@ -64,8 +64,8 @@ pub(super) fn shown(fields: &Fields) -> String {
 }
 
 /// Whether two messages carry the same values, in whatever order and however they are written.
-pub(super) fn same(one: &Fields, other: &Fields) -> bool {
-    let values = |fields: &Fields| -> Option<serde_json::Map<String, serde_json::Value>> {
+pub(super) fn same(one: &Arguments, other: &Arguments) -> bool {
+    let values = |fields: &Arguments| -> Option<serde_json::Map<String, serde_json::Value>> {
         let decoded = fields.iter().map(|(name, value)| {
             Ok::<_, serde_json::Error>((name.to_string(), serde_json::from_slice(value)?))
         });
@@ -78,7 +78,7 @@ pub(super) fn same(one: &Fields, other: &Fields) -> bool {
 mod tests {
     use super::*;
 
-    fn fields(text: &[(&str, &str)]) -> Fields {
+    fn fields(text: &[(&str, &str)]) -> Arguments {
         text.iter().map(|(name, value)| (Name::from(*name), value.to_string().into())).collect()
     }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Registry, Section,
+    Capabilities, ConfigSection, Registry,
     conformance::{Able, Breakable, Harness, Transports},
 };
 
@@ -48,13 +48,13 @@ impl Layered {
 #[async_trait]
 impl Harness for Layered {
     fn capabilities(&self) -> Capabilities {
-        let section = Section::empty("test");
+        let section = ConfigSection::empty("test");
         let memory = self.0.get("memory").and_then(|memory| memory.event(&section));
         memory.expect("memory").capabilities()
     }
 
     async fn connect(&self) -> Transports {
-        let section = Section::empty("test");
+        let section = ConfigSection::empty("test");
         let memory = self.0.get("memory").expect("memory");
         Transports {
             rpc: memory.rpc(&section).expect("the transport"),

@@ -261,7 +261,7 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
     use lightbus_core::{
-        Fields, Flow,
+        Arguments, FlowControl,
         transport::{EventSelector, Start},
     };
 
@@ -272,12 +272,12 @@ mod tests {
             process: "one".into(),
             events: vec![EventSelector::one("auth", "seen")],
             start: Start::New,
-            flow: Flow::new(1, 1),
+            flow: FlowControl::new(1, 1),
         }
     }
 
     fn event(id: &str) -> EventMessage {
-        EventMessage::new(id, "auth", "seen", 1, Fields::new())
+        EventMessage::new(id, "auth", "seen", 1, Arguments::new())
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use lightbus_core::{
-    Error, ErrorKind, EventMessage, Fields, Name, Result, ResultMessage, ReturnPath, RpcMessage,
+    Arguments, Error, ErrorKind, EventMessage, Name, Result, ResultMessage, ReturnPath, RpcMessage,
     transport::{EventTransport, LagSpec, ListenSpec, ResultTransport},
 };
 
@@ -64,7 +64,7 @@ impl Hub {
     }
 
     /// Refuses a call that nobody in the test will answer.
-    fn check_call(&self, api: &Name, procedure: &Name, fields: &Fields) -> Result<()> {
+    fn check_call(&self, api: &Name, procedure: &Name, fields: &Arguments) -> Result<()> {
         let path = format!("{api}.{procedure}");
         let why = match self.mocks.knows(&path, fields) {
             Known::Fits => return Ok(()),
@@ -227,7 +227,7 @@ impl Watch {
         &self,
         api: &Name,
         procedure: &Name,
-        fields: &Fields,
+        fields: &Arguments,
         schema: &SchemaStore,
     ) -> Result<impl Sized + Send + use<>> {
         self.hub.check_call(api, procedure, fields)?;

@@ -194,13 +194,13 @@ impl EventTransport for Events {
         self.inner.remove_dead_letters(&self.names.put(service), listener, ids).await
     }
 
-    async fn retry_dead_letters(
+    async fn requeue_dead_letters(
         &self,
         service: &str,
         listener: &str,
         ids: &[Name],
     ) -> Result<usize> {
-        self.inner.retry_dead_letters(&self.names.put(service), listener, ids).await
+        self.inner.requeue_dead_letters(&self.names.put(service), listener, ids).await
     }
 }
 

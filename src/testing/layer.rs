@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use lightbus_core::{
-    Registry, Result, Section, TransportFactory,
+    ConfigSection, Registry, Result, TransportFactory,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
@@ -34,19 +34,19 @@ impl<L: Layer> TransportFactory for Layered<L> {
         self.name
     }
 
-    fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
+    fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
         Ok(self.layer.rpc(self.registry.get(self.name)?.rpc(section)?))
     }
 
-    fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
+    fn result(&self, section: &ConfigSection) -> Result<Arc<dyn ResultTransport>> {
         Ok(self.layer.result(self.registry.get(self.name)?.result(section)?))
     }
 
-    fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {
+    fn event(&self, section: &ConfigSection) -> Result<Arc<dyn EventTransport>> {
         Ok(self.layer.event(self.registry.get(self.name)?.event(section)?))
     }
 
-    fn schema(&self, section: &Section) -> Result<Arc<dyn SchemaTransport>> {
+    fn schema(&self, section: &ConfigSection) -> Result<Arc<dyn SchemaTransport>> {
         Ok(self.layer.schema(self.registry.get(self.name)?.schema(section)?))
     }
 }
@@ -68,11 +68,11 @@ struct InMemory {
 
 impl InMemory {
     /// Options for memory count; those of another transport mean nothing to it.
-    fn section(&self, section: &Section) -> Section {
+    fn section(&self, section: &ConfigSection) -> ConfigSection {
         if self.name == self.memory.name() {
             section.clone()
         } else {
-            Section::empty(section.path())
+            ConfigSection::empty(section.path())
         }
     }
 }
@@ -82,19 +82,19 @@ impl TransportFactory for InMemory {
         self.name
     }
 
-    fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
+    fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
         self.memory.rpc(&self.section(section))
     }
 
-    fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
+    fn result(&self, section: &ConfigSection) -> Result<Arc<dyn ResultTransport>> {
         self.memory.result(&self.section(section))
     }
 
-    fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {
+    fn event(&self, section: &ConfigSection) -> Result<Arc<dyn EventTransport>> {
         self.memory.event(&self.section(section))
     }
 
-    fn schema(&self, section: &Section) -> Result<Arc<dyn SchemaTransport>> {
+    fn schema(&self, section: &ConfigSection) -> Result<Arc<dyn SchemaTransport>> {
         self.memory.schema(&self.section(section))
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use lightbus_core::{Args, Error, Fields, Name, RemoteError, Result, codec, name};
+use lightbus_core::{Args, Arguments, Error, Name, RemoteError, Result, codec, name};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ struct Slot {
     hub: Arc<Hub>,
     api: Name,
     procedure: Name,
-    arguments: Option<Fields>,
+    arguments: Option<Arguments>,
     contract: Option<&'static Contract>,
 }
 
@@ -174,7 +174,7 @@ impl<C: Client> MockApi<'_, C> {
         MockByName { slot }
     }
 
-    fn slot<T, E>(&self, call: impl FnOnce(&C) -> Call<T, E>) -> (Slot, Result<Fields>) {
+    fn slot<T, E>(&self, call: impl FnOnce(&C) -> Call<T, E>) -> (Slot, Result<Arguments>) {
         let (api, procedure, fields) = call(&C::new(self.test.bus())).into_parts();
         (Slot::new(&self.test.hub, api, procedure, Some(C::contract())), fields)
     }

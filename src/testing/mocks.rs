@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use lightbus_core::{Error, Fields, Name, RemoteError, Result, codec};
+use lightbus_core::{Arguments, Error, Name, RemoteError, Result, codec};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
@@ -36,7 +36,7 @@ pub(super) struct Mock {
     pub(super) api: Name,
     pub(super) procedure: Name,
     /// Only calls with these arguments; `None` is all.
-    pub(super) arguments: Option<Fields>,
+    pub(super) arguments: Option<Arguments>,
     pub(super) script: Mutex<Script>,
     pub(super) answered: AtomicUsize,
 }
@@ -78,7 +78,7 @@ impl Mock {
         format!("{}.{}", self.api, self.procedure)
     }
 
-    fn fits(&self, fields: &Fields) -> bool {
+    fn fits(&self, fields: &Arguments) -> bool {
         self.arguments.as_ref().is_none_or(|wanted| same(wanted, fields))
     }
 
@@ -128,7 +128,7 @@ impl Mocks {
         self.lock().generation
     }
 
-    pub(super) fn knows(&self, path: &str, fields: &Fields) -> Known {
+    pub(super) fn knows(&self, path: &str, fields: &Arguments) -> Known {
         let mut known = Known::No;
         for mock in self.lock().mocks.iter().filter(|mock| mock.path() == path) {
             known = match (mock.fits(fields), mock.is_exhausted()) {
@@ -142,7 +142,7 @@ impl Mocks {
     }
 
     /// The answer of the latest mock that fits and has one left.
-    pub(super) fn answer(&self, api: &str, procedure: &str, fields: &Fields) -> Option<Answer> {
+    pub(super) fn answer(&self, api: &str, procedure: &str, fields: &Arguments) -> Option<Answer> {
         let mocks = self.lock().mocks.clone();
         let mut fitting = mocks
             .iter()
@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    fn name(value: &str) -> Fields {
+    fn name(value: &str) -> Arguments {
         [("name".into(), format!("\"{value}\"").into())].into_iter().collect()
     }
 

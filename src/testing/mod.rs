@@ -2,7 +2,7 @@
 //!
 //! A [`TestBus`] is a bus in memory on which time stands still while anything runs. Procedures of
 //! other services are [mocked](TestBus::mock), events are [captured](TestBus::fired), and
-//! [`settle`](TestBus::settle) waits until nothing is in flight any more. [`Faults`] lets messages come
+//! [`wait_until_idle`](TestBus::wait_until_idle) waits until nothing is in flight any more. [`Faults`] lets messages come
 //! late, twice or again, the same ones for the same seed. With `LIGHTBUS_TEST_CONFIG` set the same
 //! tests run on a broker.
 //!
@@ -39,7 +39,7 @@
 //! let test = TestBus::start().await?;
 //! start(&test).await?;
 //! test.fire_from_outside(UserRegistered { username: "sally".into() }).await?;
-//! test.settle().await?;
+//! test.wait_until_idle().await?;
 //! test.assert_fired_event(MailSent { to: "sally".into() });
 //! # Ok(()) }
 //! ```
@@ -52,13 +52,13 @@ mod conformance;
 mod faults;
 mod flight;
 mod hub;
+mod idle;
 mod isolate;
 mod layer;
 mod mock;
 mod mocks;
 mod record;
 mod relay;
-mod settle;
 mod start;
 mod tap;
 

@@ -79,12 +79,12 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lightbus_core::Fields;
+    use lightbus_core::Arguments;
 
     #[test]
     fn what_is_too_much_is_said_and_not_kept() {
         let record = Record::new(2);
-        let event = EventMessage::new("1", "auth", "seen", 1, Fields::new());
+        let event = EventMessage::new("1", "auth", "seen", 1, Arguments::new());
         record.fired(&[event.clone(), event.clone()]);
         assert_eq!(record.read(|kept| kept.events.len()), Ok(2));
         record.fired(&[event]);

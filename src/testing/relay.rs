@@ -8,7 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lightbus_core::{
-    AckHandle, Delivery, Error, EventMessage, Flow, Outcome, Result, RpcMessage, Source,
+    AckHandle, Delivery, Error, EventMessage, FlowControl, Outcome, Result, RpcMessage, Source,
     Subscription, transport::RpcTransport,
 };
 use tokio::sync::Mutex as AsyncMutex;
@@ -31,7 +31,7 @@ pub(super) trait Pass<M>: Send + Sync + 'static {
 /// Hands on the events of a subscription.
 pub(super) fn events(
     inner: Subscription<EventMessage>,
-    flow: Flow,
+    flow: FlowControl,
     pass: impl Pass<EventMessage>,
 ) -> Subscription<EventMessage> {
     Subscription::spawn(Relay::<_, _, true>::new(inner, pass, None), flow)
@@ -42,7 +42,7 @@ pub(super) fn events(
 pub(super) fn calls(
     inner: Subscription<RpcMessage>,
     rpc: Arc<dyn RpcTransport>,
-    flow: Flow,
+    flow: FlowControl,
     pass: impl Pass<RpcMessage>,
 ) -> Subscription<RpcMessage> {
     Subscription::spawn(Relay::<_, _, false>::new(inner, pass, Some(rpc)), flow)

@@ -50,7 +50,7 @@ async fn a_batch_is_handed_over_when_it_is_full(place: Place) {
     for number in 0..12 {
         order(&bus, "anna", number).await;
     }
-    soon("full batches", bus.settle()).await.unwrap();
+    soon("full batches", bus.wait_until_idle()).await.unwrap();
     assert_eq!(notes.all(), ["0 1 2 3", "4 5 6 7", "8 9 10 11"]);
 }
 
@@ -69,7 +69,7 @@ async fn a_batch_that_is_not_full_waits_no_longer_than_it_was_told(place: Place)
     .unwrap();
     let began = Instant::now();
     order(&bus, "anna", 0).await;
-    soon("a batch of what is there", bus.settle()).await.unwrap();
+    soon("a batch of what is there", bus.wait_until_idle()).await.unwrap();
     assert!(began.elapsed() >= WAIT, "it waited for more");
     assert_eq!(notes.all(), ["0"]);
 }
@@ -94,7 +94,7 @@ async fn only_what_failed_is_tried_again(place: Place) {
     for number in 1..7 {
         order(&bus, "anna", number).await;
     }
-    soon("settling", bus.settle()).await.unwrap();
+    soon("settling", bus.wait_until_idle()).await.unwrap();
     assert_eq!(notes.all(), ["1 2 3 4 5 6", "3 6", "3", "6"], "the last time alone");
     let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
     let mut reasons: Vec<_> = letters.iter().map(|letter| letter.reason.as_str()).collect();
@@ -128,7 +128,7 @@ async fn one_bad_event_takes_no_other_with_it(place: Place) {
         for number in 0..5 {
             order(&bus, "anna", number).await;
         }
-        soon("settling", bus.settle()).await.unwrap();
+        soon("settling", bus.wait_until_idle()).await.unwrap();
         assert_eq!(handled.all(), ["0", "1", "3", "4"], "{how}");
         assert_eq!(tried.load(Ordering::SeqCst), 2 + 5, "twice all, then each alone");
         let letters = bus.dead_letters("shop", &name, 10).await.unwrap();
@@ -166,7 +166,7 @@ async fn an_unreadable_event_does_not_spoil_its_batch(place: Place) {
     for number in 0..2 {
         order(&new, "anna", number).await;
     }
-    soon("settling", new.settle()).await.unwrap();
+    soon("settling", new.wait_until_idle()).await.unwrap();
     assert_eq!(notes.all(), ["0 1"]);
     let letters = new.dead_letters("shop", "watch", 10).await.unwrap();
     assert_eq!(letters.len(), 1);
@@ -195,7 +195,7 @@ async fn a_batch_that_ends_the_process_comes_again(place: Place) {
     .batch(4, LONG)
     .await
     .unwrap();
-    soon("settling", bus.settle()).await.unwrap();
+    soon("settling", bus.wait_until_idle()).await.unwrap();
     assert_eq!(notes.sorted(), [0, 1, 2, 3]);
 }
 
@@ -239,7 +239,7 @@ async fn closing_gives_back_a_batch_that_waits(place: Place) {
     .batch(5, LONG)
     .await
     .unwrap();
-    soon("settling", bus.settle()).await.unwrap();
+    soon("settling", bus.wait_until_idle()).await.unwrap();
     assert_eq!(notes.sorted(), [0, 1, 2, 3, 4]);
 }
 
@@ -315,7 +315,7 @@ async fn plugins_see_each_event_of_a_batch() {
     for number in 1..4 {
         order(&bus, "anna", number).await;
     }
-    soon("settling", bus.settle()).await.unwrap();
+    soon("settling", bus.wait_until_idle()).await.unwrap();
     assert_eq!(notes.all(), ["2 4 6", "done 2", "done 6"]);
     let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
     assert_eq!(letters[0].event.fields.get("number").unwrap(), &"2", "as it was fired");

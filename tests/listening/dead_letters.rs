@@ -47,13 +47,13 @@ async fn broken(place: &Place, letters: u32) -> (Bus, Notes, Arc<AtomicBool>) {
     for number in 0..letters {
         order(&bus, if number % 3 == 1 { "bad" } else { "anna" }, number).await;
     }
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     (bus, notes, broken)
 }
 
 /// Whether the transport can remove single letters. One that cannot says so, before anything is handled.
 async fn can_remove(bus: &Bus) -> bool {
-    match bus.replay_dead_letters("watch", 0).await {
+    match bus.handle_dead_letters("watch", 0).await {
         Ok(_) => true,
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
@@ -103,12 +103,12 @@ async fn one_is_handled_again_by_its_listener_alone(place: Place) {
         return;
     }
     let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
-    let error = bus.replay_dead_letter("watch", &letters[2]).await.unwrap_err();
+    let error = bus.handle_dead_letter("watch", &letters[2]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Remote, "{error}");
     assert!(error.to_string().contains("broken"), "{error}");
     broken.store(false, Ordering::SeqCst);
-    bus.replay_dead_letter("watch", &letters[2]).await.unwrap();
-    bus.settle().await.unwrap();
+    bus.handle_dead_letter("watch", &letters[2]).await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     assert_eq!(notes.all(), ["watch 2"]);
     assert_eq!(numbers(&bus.dead_letters("shop", "watch", 10).await.unwrap()), ["0", "1"]);
     assert_eq!(bus.dead_letters("shop", "other", 10).await.unwrap().len(), 3);
@@ -121,9 +121,9 @@ async fn all_are_handled_again_and_those_that_fail_stay(place: Place) {
         return;
     }
     broken.store(false, Ordering::SeqCst);
-    let some = bus.replay_dead_letters("watch", 3).await.unwrap();
+    let some = bus.handle_dead_letters("watch", 3).await.unwrap();
     assert_eq!((some.handled, some.failed), (2, 1));
-    let all = bus.replay_dead_letters("watch", 1000).await.unwrap();
+    let all = bus.handle_dead_letters("watch", 1000).await.unwrap();
     assert_eq!((all.handled, all.failed), (85, 43));
     let expected: Vec<_> =
         (0..130).filter(|n| n % 3 != 1).map(|number| format!("watch {number}")).collect();
@@ -157,9 +157,9 @@ async fn a_batch_listener_replays_too(place: Place) {
     for number in 0..2 {
         order(&bus, "anna", number).await;
     }
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     broken.store(false, Ordering::SeqCst);
-    let replayed = bus.replay_dead_letters("watch", 10).await.unwrap();
+    let replayed = bus.handle_dead_letters("watch", 10).await.unwrap();
     assert_eq!((replayed.handled, replayed.failed), (2, 0));
     assert_eq!(notes.all(), ["0 of 1", "1 of 1"]);
 }
@@ -170,7 +170,7 @@ async fn they_go_back_to_their_listener_from_another_process(place: Place) {
     register(&tool).await;
     let letters = tool.dead_letters("shop", "watch", 10).await.unwrap();
     broken.store(false, Ordering::SeqCst);
-    assert_eq!(tool.retry_dead_letters("shop", "watch", &letters).await.unwrap(), 3);
+    assert_eq!(tool.requeue_dead_letters("shop", "watch", &letters).await.unwrap(), 3);
     eventually("two are handled", async || notes.all().len() == 2).await;
     let mut handled = notes.all();
     handled.sort_unstable();
@@ -181,7 +181,7 @@ async fn they_go_back_to_their_listener_from_another_process(place: Place) {
         numbers(&letters) == ["1"] && letters[0].attempts == 1
     })
     .await;
-    assert_eq!(tool.retry_dead_letters("shop", "watch", &letters).await.unwrap(), 0, "gone");
+    assert_eq!(tool.requeue_dead_letters("shop", "watch", &letters).await.unwrap(), 0, "gone");
     assert_eq!(bus.dead_letters("shop", "other", 10).await.unwrap().len(), 3);
 }
 
@@ -191,13 +191,13 @@ async fn what_cannot_be_replayed_is_said(place: Place) {
         return;
     }
     let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
-    let error = bus.replay_dead_letters("wach", 10).await.unwrap_err();
+    let error = bus.handle_dead_letters("wach", 10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("Did you mean `watch`?"), "{error}");
-    let error = bus.replay_dead_letter("other", &letters[0]).await.unwrap_err();
+    let error = bus.handle_dead_letter("other", &letters[0]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     let stranger = place.bus("stranger").await;
-    let error = stranger.replay_dead_letter("watch", &letters[0]).await.unwrap_err();
+    let error = stranger.handle_dead_letter("watch", &letters[0]).await.unwrap_err();
     assert!(error.to_string().contains("no listener of this name"), "{error}");
     let wrong = DeadLetter { id: "what?".into(), ..letters[0].clone() };
     let error = bus.dead_letters_after("shop", "watch", &wrong, 1).await.unwrap_err();

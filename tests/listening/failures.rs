@@ -62,7 +62,7 @@ async fn after_a_failure_that_ends_the_process_nothing_more_is_handled(place: Pl
         })
         .await
         .unwrap();
-        bus.settle().await.unwrap();
+        bus.wait_until_idle().await.unwrap();
         assert_eq!(notes.sorted(), [0, 1, 2, 3, 4]);
         soon("closing", bus.close()).await.unwrap();
     }
@@ -83,7 +83,7 @@ async fn a_handler_that_panics_before_its_first_wait_is_tried_again(place: Place
     .await
     .unwrap();
     order(&bus, "anna", 7).await;
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     assert_eq!(notes.all(), ["7"]);
     assert_eq!(tried.load(Ordering::SeqCst), 2);
 }
@@ -103,7 +103,7 @@ async fn what_is_acknowledged_in_spite_of_a_failure_is_tried_once(place: Place) 
     for number in 0..3 {
         order(&bus, "anna", number).await;
     }
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     assert_eq!(notes.all(), ["0", "1", "2"]);
     assert!(bus.dead_letters("shop", "watch", 10).await.unwrap().is_empty());
 }
@@ -119,7 +119,7 @@ async fn a_dead_letter_says_what_why_how_often_and_whose(place: Place) {
         listen.concurrency(concurrency).on_error(tries(4)).await.unwrap();
     }
     let fired = bus.fire(Ordered { customer: "anna".into(), number: 7 }).await.unwrap();
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     for listener in ["watch1", "watch4"] {
         let letters = bus.dead_letters("shop", listener, 10).await.unwrap();
         let [letter] = &letters[..] else { panic!("{letters:?}") };
@@ -162,7 +162,7 @@ async fn a_dead_letter_counts_the_deliveries_before(place: Place) {
     let bus = place.bus("shop").await;
     let listen = bus.listen("watch", |_: Ordered| async { Err(HandlerError::new("nowhere")) });
     listen.on_error(tries(3)).await.unwrap();
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
     let before = u32::from(place.counts_deliveries());
     assert_eq!(letters[0].attempts, before + 3, "those before, three here");

@@ -53,7 +53,7 @@ async fn events_of_one_key_stay_in_order(place: Place) {
             order(&bus, customer, number).await;
         }
     }
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     for customer in CUSTOMERS {
         let expected: Vec<_> = (0..20).map(|number| format!("{customer} {number:02}")).collect();
         assert_eq!(notes.of(customer), expected);
@@ -91,7 +91,7 @@ async fn a_busy_key_leaves_the_others_alone(place: Place) {
         .await;
     assert_eq!(notes.of("anna"), ["anna 0 begins"]);
     go.notify_one();
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     assert_eq!(notes.of("anna"), ["anna 0 begins", "anna 0 ends", "anna 1 begins", "anna 1 ends"]);
 }
 
@@ -131,7 +131,7 @@ async fn while_one_key_waits_to_be_tried_again_the_others_go_on(place: Place) {
     eventually("the good ones are handled", async || notes.of("good 4").len() == 1).await;
     assert!(notes.of("bad").is_empty());
     broken.store(0, Ordering::SeqCst);
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     for bad in ["bad1", "bad2", "bad3"] {
         assert_eq!(notes.of(bad), [0, 1, 2].map(|number| format!("{bad} {number}")));
     }
@@ -166,7 +166,7 @@ async fn a_field_that_is_named_keeps_order_without_types_too(place: Place) {
             bus.fire(Shipped { customer: customer.into(), number }).await.unwrap();
         }
     }
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     for customer in ["\"anna\"", "\"ben\""] {
         let mut all = notes.of(customer);
         if !place.orders_without_keys() {
@@ -262,6 +262,6 @@ async fn what_is_waiting_behind_a_key_comes_again_after_closing(place: Place) {
     .on_error(tries(1))
     .await
     .unwrap();
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     assert_eq!(notes.sorted(), (0..10).collect::<Vec<_>>());
 }

@@ -42,7 +42,7 @@ async fn every_event_of_an_api_and_events_of_others_go_to_one_listener(place: Pl
     .await
     .unwrap();
     fire_one_of_each(&bus).await;
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     let mut all = notes.all();
     all.sort_unstable();
     assert_eq!(all, ["shop.ordered", "shop.shipped", "till.paid"]);
@@ -66,7 +66,7 @@ async fn several_events_by_name_and_no_others(place: Place) {
     .unwrap();
     fire_one_of_each(&bus).await;
     fire_one_of_each(&bus).await;
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     let mut all = notes.all();
     all.sort_unstable();
     assert_eq!(all, ["shop.shipped", "shop.shipped", "till.paid", "till.paid"]);
@@ -90,7 +90,7 @@ async fn an_event_without_types_becomes_typed(place: Place) {
     .await
     .unwrap();
     fire_one_of_each(&bus).await;
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     assert_eq!(notes.all(), ["1", "shipped"]);
 }
 
@@ -154,7 +154,7 @@ async fn a_new_listener_begins_where_it_is_told(place: Place) {
         .unwrap();
     }
     order(&bus, "anna", 2).await;
-    bus.settle().await.unwrap();
+    bus.wait_until_idle().await.unwrap();
     assert_eq!(notes.of("new"), ["new 2"]);
     assert_eq!(notes.of("since"), ["since 1", "since 2"]);
     assert_eq!(notes.of("earliest"), ["earliest 0", "earliest 1", "earliest 2"]);
@@ -184,6 +184,6 @@ async fn a_listener_that_is_forgotten_begins_anew(place: Place) {
         .await
         .unwrap();
     shop.fire(Paid { amount: 4 }).await.unwrap();
-    again.settle().await.unwrap();
+    again.wait_until_idle().await.unwrap();
     assert_eq!(notes.all(), ["till.paid"], "what waited is gone");
 }

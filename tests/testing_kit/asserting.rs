@@ -9,7 +9,7 @@ async fn billed() -> TestBus {
     start_billing(&test).await.unwrap();
     test.mock::<TillClient>().any_call(|till| till.pay(0)).returns(3);
     test.fire_from_outside(sally()).await.unwrap();
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     test
 }
 

@@ -56,7 +56,7 @@ async fn tests_on_one_broker_do_not_meet_unless_they_want_to() {
             .unwrap();
     }
     one.fire(sally()).await.unwrap();
-    one.settle().await.unwrap();
+    one.wait_until_idle().await.unwrap();
     assert_eq!(one.lag("auth", "test", "watch").await.unwrap(), lightbus::Lag::default());
     let history = one.history("auth.*", None, None).await.unwrap();
     let events: Vec<_> = futures_util::StreamExt::collect(history).await;

@@ -71,7 +71,7 @@ async fn whatever_happens_every_confirmed_event_is_handled() {
     let count = if test.is_in_memory() { 200 } else { 60 };
     let confirmed = fire(&test, count).await;
     assert!((count / 4..count).contains(&confirmed), "{confirmed}");
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     test.assert_fired::<Paid>(confirmed as usize);
     let fired: BTreeSet<_> = test.fired::<Paid>().iter().map(|paid| paid.amount).collect();
     for seen in seen {
@@ -99,7 +99,7 @@ async fn the_same_seed_has_the_same_faults() {
         let test = start(Faults::seeded(seed).all(0.2)).await;
         let seen = listen(&test).await;
         fire(&test, 100).await;
-        test.settle().await.unwrap();
+        test.wait_until_idle().await.unwrap();
         let mut happened = test.faults().unwrap().happened();
         // What happens is the same; when a retry's wait ends depends on a jitter that has no seed.
         happened.sort_unstable();
@@ -117,7 +117,7 @@ async fn a_dropped_delivery_comes_again_however_often_it_fails() {
     let test = start(Faults::seeded(1).drops(1.0)).await;
     let seen = listen(&test).await;
     fire(&test, 3).await;
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     let mut amounts = seen.amounts();
     amounts.sort_unstable();
     assert_eq!(amounts, [0, 1, 2]);
@@ -130,7 +130,7 @@ async fn an_event_may_come_twice_under_one_id() {
         let test = start(faults).await;
         let seen = listen(&test).await;
         fire(&test, 20).await;
-        test.settle().await.unwrap();
+        test.wait_until_idle().await.unwrap();
         let ids = seen.each_id();
         assert_eq!(ids.len(), 20);
         assert!(ids.values().all(|times| *times == 2), "{ids:?}");
@@ -143,7 +143,7 @@ async fn late_and_passing_events_of_one_api_keep_their_order() {
     let test = start(Faults::seeded(1).delays(0.5).reorders(0.5)).await;
     let seen = listen(&test).await;
     fire(&test, 100).await;
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     assert_eq!(seen.amounts(), (0..100).collect::<Vec<_>>());
 }
 
@@ -164,7 +164,7 @@ async fn events_of_another_api_may_pass() {
         test.fire(Paid { amount }).await.unwrap();
         test.fire(sally()).await.unwrap();
     }
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     let mut order = order.lock().unwrap().clone();
     assert_ne!(order, sent);
     order.sort_unstable();
@@ -192,7 +192,7 @@ async fn a_call_may_be_lost_and_never_runs_twice() {
         async move { (amount, call.await.map_err(lightbus::Error::from)) }
     });
     let answers = futures_util::future::join_all(calls).await;
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     let runs = runs.lock().unwrap();
     assert!(runs.values().all(|times| *times == 1), "{runs:?}");
     let mut kinds = BTreeMap::new();
@@ -241,7 +241,7 @@ async fn fails_when_told_to() {
     let test = start(Faults::seeded(5).drops(1.0)).await;
     let seen = listen(&test).await;
     fire(&test, 1).await;
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     if how == "assertion" {
         test.assert_fired::<Paid>(2);
     }

@@ -41,7 +41,7 @@ async fn what_handlers_fire_and_call_in_turn_is_waited_for() {
     for _ in 0..20 {
         test.fire_from_outside(sally()).await.unwrap();
     }
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     assert_eq!(paid.load(Ordering::SeqCst), 20);
     test.assert_fired::<Paid>(20);
 }
@@ -61,7 +61,7 @@ async fn every_try_of_a_failing_handler_is_waited_for() {
     .unwrap();
     let real = std::time::Instant::now();
     test.fire_from_outside(sally()).await.unwrap();
-    test.settle_within(Duration::from_secs(24 * 3600)).await.unwrap();
+    test.wait_until_idle_within(Duration::from_secs(24 * 3600)).await.unwrap();
     assert_eq!(tries.load(Ordering::SeqCst), 4);
     assert_eq!(test.dead_letters("test", "watch", 10).await.unwrap().len(), 1);
     assert!(real.elapsed() < Duration::from_secs(2), "hours took {:?}", real.elapsed());
@@ -79,10 +79,10 @@ async fn a_dead_letter_that_is_given_back_is_waited_for() {
     .await
     .unwrap();
     test.fire_from_outside(sally()).await.unwrap();
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     let letters = test.dead_letters("test", "watch", 10).await.unwrap();
-    assert_eq!(test.retry_dead_letters("test", "watch", &letters).await.unwrap(), 1);
-    test.settle().await.unwrap();
+    assert_eq!(test.requeue_dead_letters("test", "watch", &letters).await.unwrap(), 1);
+    test.wait_until_idle().await.unwrap();
     assert_eq!(tries.load(Ordering::SeqCst), 2);
     assert!(test.dead_letters("test", "watch", 10).await.unwrap().is_empty());
 }
@@ -109,7 +109,7 @@ async fn calls_of_other_tasks_and_their_workers_are_waited_for() {
     assert_eq!(given_up.kind(), ErrorKind::Timeout);
     let call = tokio::spawn(async move { auth.slow().await });
     tokio::task::yield_now().await;
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     assert_eq!(ended.load(Ordering::SeqCst), 2);
     assert!(call.is_finished() && call.await.unwrap().unwrap());
 }
@@ -117,12 +117,12 @@ async fn calls_of_other_tasks_and_their_workers_are_waited_for() {
 #[tokio::test]
 async fn nothing_in_flight_is_settled_at_once() {
     let test = TestBus::start().await.unwrap();
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     test.listen("watch", |_: UserRegistered| async { Ok(()) }).await.unwrap();
     test.register(TillClient::contract()).await.unwrap();
     // Nobody listens to this one.
     test.fire(Paid { amount: 1 }).await.unwrap();
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn a_limit_says_what_is_still_in_flight() {
     let call = AuthClient::new(&test).slow().timeout(Duration::from_secs(600));
     let call = tokio::spawn(call.into_future());
     let limit = Duration::from_millis(if test.is_in_memory() { 60_000 } else { 300 });
-    let error = test.settle_within(limit).await.unwrap_err();
+    let error = test.wait_until_idle_within(limit).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     let text = error.to_string();
     for part in [
@@ -166,7 +166,7 @@ async fn a_listener_that_begins_with_the_past_is_waited_for() {
     .start(Start::Earliest)
     .await
     .unwrap();
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     assert_eq!(handled.load(Ordering::SeqCst), 10);
 }
 
@@ -177,7 +177,7 @@ async fn a_listener_that_is_closed_holds_nobody_up_and_goes_on_later() {
     mail.listen("watch", |_: UserRegistered| async { Ok(()) }).await.unwrap();
     mail.close().await.unwrap();
     test.fire_from_outside(sally()).await.unwrap();
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     let mail = test.process("mail").await.unwrap();
     let (count, handled) = counter();
     mail.listen("watch", move |_: UserRegistered| {
@@ -186,7 +186,7 @@ async fn a_listener_that_is_closed_holds_nobody_up_and_goes_on_later() {
     })
     .await
     .unwrap();
-    test.settle().await.unwrap();
+    test.wait_until_idle().await.unwrap();
     assert_eq!(handled.load(Ordering::SeqCst), 1);
 }
 
@@ -209,7 +209,7 @@ async fn where_time_runs_settling_waits_as_well() {
         for _ in 0..10 {
             test.fire_from_outside(sally()).await.unwrap();
         }
-        test.settle().await.unwrap();
+        test.wait_until_idle().await.unwrap();
         assert_eq!(paid.load(Ordering::SeqCst), 10 * round);
     }
 }

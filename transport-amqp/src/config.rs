@@ -1,6 +1,6 @@
 //! The options of the transports, as they stand in the configuration.
 
-use lightbus_core::option::{Seconds, Secret};
+use lightbus_core::config_types::{Seconds, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

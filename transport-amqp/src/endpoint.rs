@@ -168,13 +168,13 @@ fn check_query(url: &str) -> std::result::Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use lightbus_core::{ErrorKind, Section};
+    use lightbus_core::{ConfigSection, ErrorKind};
 
     use super::*;
     use crate::RpcConfig;
 
     fn endpoint(options: serde_json::Value) -> Result<Endpoint> {
-        let config: RpcConfig = Section::new("here", options).parse()?;
+        let config: RpcConfig = ConfigSection::new("here", options).parse()?;
         Endpoint::new("here", &config.connection())
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lapin::{BasicProperties, uri::AMQPUri};
 use lightbus_core::{
     Error, ErrorKind, Result,
-    transport::{Finding, Place},
+    transport::{Finding, Location},
 };
 use tokio::time::{Instant, timeout};
 
@@ -41,7 +41,7 @@ fn allowed<T>(asked: Result<T>) -> Result<std::result::Result<T, Error>> {
 }
 
 /// A queue or a stream.
-pub(crate) async fn queue(client: &Client, what: &str, name: &str) -> Result<Place> {
+pub(crate) async fn queue(client: &Client, what: &str, name: &str) -> Result<Location> {
     let link = client.consumes().await?;
     let (what, messages) = match allowed(topology::counts(&link, name).await)? {
         Ok(Some((messages, consumers))) => {
@@ -52,7 +52,7 @@ pub(crate) async fn queue(client: &Client, what: &str, name: &str) -> Result<Pla
             (format!("{what}, which may not be looked at: {}", refused.message()), None)
         }
     };
-    let mut place = Place::new(what, name);
+    let mut place = Location::new(what, name);
     place.messages = messages;
     let vhost = vhost(client);
     place.look = vec![
@@ -66,7 +66,7 @@ pub(crate) async fn queue(client: &Client, what: &str, name: &str) -> Result<Pla
 }
 
 /// The exchange of events.
-pub(crate) async fn exchange(client: &Client, name: &str, api: &str) -> Result<Place> {
+pub(crate) async fn exchange(client: &Client, name: &str, api: &str) -> Result<Location> {
     const WHAT: &str = "events on their way to the queue of each listener (a topic exchange)";
     let link = client.consumes().await?;
     let what = match allowed(topology::has_exchange(&link, name).await)? {
@@ -74,7 +74,7 @@ pub(crate) async fn exchange(client: &Client, name: &str, api: &str) -> Result<P
         Ok(false) => format!("{WHAT}, not there yet"),
         Err(refused) => format!("{WHAT}, which may not be looked at: {}", refused.message()),
     };
-    let mut place = Place::new(what, name);
+    let mut place = Location::new(what, name);
     let vhost = vhost(client);
     place.look = vec![
         // Who listens, AMQP tells nobody.
@@ -90,7 +90,7 @@ pub(crate) async fn exchange(client: &Client, name: &str, api: &str) -> Result<P
 }
 
 /// What can be told of the broker itself, whatever is carried over it.
-pub(crate) async fn examine(client: &Client, publisher: &Publisher) -> Result<Vec<Finding>> {
+pub(crate) async fn diagnose(client: &Client, publisher: &Publisher) -> Result<Vec<Finding>> {
     // So that one that is away is an error, not a finding.
     client.sends().await?;
     let mut findings = nodes(client).await;

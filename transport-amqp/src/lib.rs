@@ -32,7 +32,7 @@ pub use rpc::AmqpRpcTransport;
 pub use schema::AmqpSchemaTransport;
 
 use lightbus_core::Capabilities;
-pub use lightbus_core::option::{Seconds, Secret};
+pub use lightbus_core::config_types::{Seconds, Secret};
 
 /// The name by which the configuration selects this transport.
 pub const NAME: &str = "amqp";

@@ -15,7 +15,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use lightbus_core::{
-    Error, ErrorKind, EventMessage, Fields, Headers, Name, RemoteError, Result, ResultMessage,
+    Arguments, Error, ErrorKind, EventMessage, Headers, Name, RemoteError, Result, ResultMessage,
     ReturnPath, RpcMessage,
 };
 use serde::{
@@ -336,7 +336,7 @@ fn decode_headers(table: &FieldTable) -> Headers {
 }
 
 /// Writes arguments as an object.
-pub(crate) fn encode_fields(fields: &Fields) -> Bytes {
+pub(crate) fn encode_fields(fields: &Arguments) -> Bytes {
     let mut out = Vec::with_capacity(2 + fields.size() + fields.len() * 4);
     out.push(b'{');
     for (index, (name, value)) in fields.iter().enumerate() {
@@ -352,7 +352,7 @@ pub(crate) fn encode_fields(fields: &Fields) -> Bytes {
 }
 
 /// Reads arguments from an object, in their order.
-pub(crate) fn decode_fields(body: &Bytes) -> Result<Fields> {
+pub(crate) fn decode_fields(body: &Bytes) -> Result<Arguments> {
     let pairs: Pairs<'_> = parse(body)?;
     Ok(pairs.0.into_iter().map(|(name, value)| (Name::from(name), slice(body, value))).collect())
 }
@@ -422,7 +422,7 @@ mod tests {
             id: "1".into(),
             api: "auth".into(),
             procedure: "check".into(),
-            fields: Fields::from_iter([(Name::from("a\"b"), Bytes::from_static(b"[1]"))]),
+            fields: Arguments::from_iter([(Name::from("a\"b"), Bytes::from_static(b"[1]"))]),
             headers: Headers::new(),
             return_path: ReturnPath::new("x".repeat(300)),
             deadline: Instant::now(),

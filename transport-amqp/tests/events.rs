@@ -68,7 +68,7 @@ async fn an_event_that_kills_its_process_again_and_again_is_set_aside_by_the_bro
     let letters = soon(sender.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap();
     assert!(letters[0].time > SystemTime::now() - Duration::from_secs(600));
     let ids = [letters[0].id.clone()];
-    let retried = sender.event.retry_dead_letters(&spec.service, &spec.listener, &ids);
+    let retried = sender.event.requeue_dead_letters(&spec.service, &spec.listener, &ids);
     assert_eq!(soon(retried).await.unwrap(), 1);
     let mut events = soon(sender.event.listen(spec.clone())).await.unwrap();
     let delivery = soon(events.next()).await.unwrap().unwrap();
@@ -93,7 +93,7 @@ async fn a_foreign_event_keeps_its_name_as_a_dead_letter_and_after() {
         soon(process.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap();
     assert_eq!((&*letters[0].event.api, &*letters[0].event.event), (api.as_str(), "opened"));
     let ids = [letters[0].id.clone()];
-    let retried = process.event.retry_dead_letters(&spec.service, &spec.listener, &ids);
+    let retried = process.event.requeue_dead_letters(&spec.service, &spec.listener, &ids);
     assert_eq!(soon(retried).await.unwrap(), 1);
     let delivery = soon(events.next()).await.unwrap().unwrap();
     let message = &delivery.message;
@@ -118,7 +118,7 @@ async fn without_its_listeners_queue_a_dead_letter_stays() {
         soon(process.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap()
     };
     let ids = [letters().await[0].id.clone()];
-    let retried = process.event.retry_dead_letters(&spec.service, &spec.listener, &ids);
+    let retried = process.event.requeue_dead_letters(&spec.service, &spec.listener, &ids);
     let error = soon(retried).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
     eventually("it is back among the dead letters", || async { letters().await.len() == 1 }).await;

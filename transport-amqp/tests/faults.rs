@@ -180,7 +180,7 @@ async fn calls_go_on_after_connections_were_closed() {
     let Some(server) = broker().await else { return };
     let (caller, worker) = (process(&server), process(&server));
     let api = unique("auth");
-    let flow = lightbus_core::Flow::new(10, 50);
+    let flow = lightbus_core::FlowControl::new(10, 50);
     let spec = ServeSpec { apis: vec![api.as_str().into()], flow };
     let calls = soon(worker.rpc.serve(spec)).await.unwrap();
     let answers = answer(worker, calls);
@@ -279,7 +279,7 @@ async fn a_cluster_goes_on_without_one_of_its_three() {
     let process = Arc::new(Process::new(&options, json!({})));
     let api = unique("orders");
     let worker = Arc::new(Process::new(&options, json!({})));
-    let flow = lightbus_core::Flow::new(10, 50);
+    let flow = lightbus_core::FlowControl::new(10, 50);
     let served = unique("auth");
     let spec = ServeSpec { apis: vec![served.as_str().into()], flow };
     let calls = soon(worker.rpc.serve(spec)).await.unwrap();

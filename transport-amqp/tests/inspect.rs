@@ -10,9 +10,9 @@ use lightbus_core::{
 use serde_json::json;
 use support::{Process, listen, server, soon, unique};
 
-async fn examine<T: Transport + ?Sized>(transport: &T) -> Vec<Finding> {
+async fn diagnose<T: Transport + ?Sized>(transport: &T) -> Vec<Finding> {
     soon(transport.open()).await.unwrap();
-    soon(transport.inspect().unwrap().examine()).await.unwrap()
+    soon(transport.inspect().unwrap().diagnose()).await.unwrap()
 }
 
 /// What is a problem, each with a consequence and a cure.
@@ -34,7 +34,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
     let _events = soon(process.event.listen(listen(&api, "one"))).await.unwrap();
 
     // Well.
-    let findings = examine(&*process.event).await;
+    let findings = diagnose(&*process.event).await;
     assert_eq!(problems(&findings), [""; 0]);
     let says = |part: &str| findings.iter().any(|finding| finding.what.contains(part));
     for part in ["RabbitMQ 3.", "RabbitMQ 4."] {
@@ -47,7 +47,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
 
     // Something else is there under a name of the bus.
     let other = Process::new(&json!({"url": broker.url()}), json!({"exchange": "amq.direct"}));
-    let ill = problems(&examine(&*other.event).await);
+    let ill = problems(&diagnose(&*other.event).await);
     assert_eq!(ill.len(), 1, "{ill:?}");
     assert!(ill[0].contains("`amq.direct`") && ill[0].contains("type"), "{ill:?}");
 
@@ -56,7 +56,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
     broker.ctl(&["set_permissions", "-p", "/", "poor", "^$", "^$", "^$"]).await;
     let url = broker.url().replace("guest:guest", "poor:secret");
     let poor = Process::new(&json!({"url": url}), json!({}));
-    let ill = problems(&examine(&*poor.event).await);
+    let ill = problems(&diagnose(&*poor.event).await);
     assert!(!ill.is_empty());
     assert!(
         ill.iter().any(|told| told.contains("refuses") && told.contains("configure")),
@@ -66,7 +66,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
 
     // A node that is away.
     let nodes = json!({"url": broker.url(), "nodes": ["127.0.0.1:1"]});
-    let findings = examine(&*Process::new(&nodes, json!({})).event).await;
+    let findings = diagnose(&*Process::new(&nodes, json!({})).event).await;
     assert!(
         findings.iter().any(|finding| finding.what.contains("127.0.0.1:1 cannot be reached")),
         "{findings:?}"
@@ -74,7 +74,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
 
     // An alarm.
     broker.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
-    let ill = problems(&examine(&*broker.process().rpc).await);
+    let ill = problems(&diagnose(&*broker.process().rpc).await);
     broker.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
     assert!(ill.iter().any(|told| told.contains("alarm")), "{ill:?}");
 }
@@ -86,21 +86,21 @@ async fn places_have_their_counts_and_the_command_to_look() {
     let api = unique("shop");
     soon(process.event.open()).await.unwrap();
     soon(process.rpc.open()).await.unwrap();
-    let missing = soon(process.rpc.inspect().unwrap().places(&api, None)).await.unwrap();
+    let missing = soon(process.rpc.inspect().unwrap().locate(&api, None)).await.unwrap();
     assert_eq!((missing.len(), missing[0].messages), (1, None));
     assert!(missing[0].what.contains("not there yet"), "{missing:?}");
 
     let spec = lightbus_core::transport::ServeSpec {
         apis: vec![api.as_str().into()],
-        flow: lightbus_core::Flow::new(1, 1),
+        flow: lightbus_core::FlowControl::new(1, 1),
     };
     let _calls = soon(process.rpc.serve(spec)).await.unwrap();
-    let places = soon(process.rpc.inspect().unwrap().places(&api, None)).await.unwrap();
+    let places = soon(process.rpc.inspect().unwrap().locate(&api, None)).await.unwrap();
     assert_eq!((&*places[0].name, places[0].messages), (&*format!("{api}.rpc_queue"), Some(0)));
     assert!(places[0].what.contains("consumers: 1"), "{places:?}");
     assert!(places[0].look[0].contains("rabbitmqctl list_queues -p '/'"), "{places:?}");
 
-    let places = soon(process.event.inspect().unwrap().places(&api, None)).await.unwrap();
+    let places = soon(process.event.inspect().unwrap().locate(&api, None)).await.unwrap();
     let names: Vec<_> = places.iter().map(|place| &*place.name).collect();
     assert_eq!(names, ["lightbus.events", &*format!("{api}.history")]);
     assert!(places[0].look[0].contains("list_bindings"), "{places:?}");

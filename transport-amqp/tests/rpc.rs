@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lightbus_core::{ErrorKind, Flow, Outcome, Subscription, transport::ServeSpec};
+use lightbus_core::{ErrorKind, FlowControl, Outcome, Subscription, transport::ServeSpec};
 use serde_json::json;
 use support::{LIMIT, Process, Shared, call, soon, unique};
 
@@ -25,7 +25,7 @@ fn process(url: &str) -> Process {
 }
 
 fn serving(api: &str) -> ServeSpec {
-    let flow = Flow { close_timeout: Duration::from_secs(2), ..Flow::new(10, 10) };
+    let flow = FlowControl { close_timeout: Duration::from_secs(2), ..FlowControl::new(10, 10) };
     ServeSpec { apis: vec![api.into()], flow }
 }
 

@@ -21,8 +21,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     context::{Logging, Refusals},
+    diagnose::Cluster,
     error::{Sent, code, from_code, from_kafka, is_unknown_topic},
-    examine::Cluster,
     produce::{Outgoing, Placed, Producer},
     range::{Quiet, Reader},
     settings::Settings,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lightbus_core::{
     Name, Result,
-    transport::{Group, Place},
+    transport::{Group, Location},
 };
 use rdkafka::consumer::Consumer as _;
 
@@ -39,12 +39,12 @@ pub(crate) async fn topic(
     what: &str,
     name: &Name,
     readers: Readers,
-) -> Result<Place> {
+) -> Result<Location> {
     let broker = quoted(client.broker());
     let Some(count) = client.existing(name).await? else {
-        return Ok(Place::new(format!("{what}, not there yet"), &**name));
+        return Ok(Location::new(format!("{what}, not there yet"), &**name));
     };
-    let mut place = Place::new(format!("{what}, {count} partitions"), &**name);
+    let mut place = Location::new(format!("{what}, {count} partitions"), &**name);
     let words = format!("--bootstrap-server {broker} --topic {}", quoted(name));
     place.look = vec![
         format!("kafka-topics.sh --describe {words}"),

@@ -4,9 +4,9 @@
 mod client;
 mod config;
 mod context;
+mod diagnose;
 mod error;
 mod event;
-mod examine;
 mod factory;
 mod group;
 mod header;
@@ -32,7 +32,7 @@ pub use rpc::KafkaRpcTransport;
 pub use schema::KafkaSchemaTransport;
 
 use lightbus_core::Capabilities;
-pub use lightbus_core::option::{Seconds, Secret};
+pub use lightbus_core::config_types::{Seconds, Secret};
 
 /// The name by which the configuration selects this transport.
 pub const NAME: &str = "kafka";

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities, Name, Result, Transport,
-    transport::{Finding, Inspect, Place, SchemaTransport},
+    transport::{Finding, Inspect, Location, SchemaTransport},
 };
 use rdkafka::{Message, message::OwnedHeaders};
 use serde_json::value::RawValue;
@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use crate::{
     NAME, SchemaConfig,
     client::{Client, Handle, blocking, discard},
-    examine,
+    diagnose,
     header::{self, Found},
     inspect::{self, Readers},
     produce::Outgoing,
@@ -258,14 +258,14 @@ impl Drop for KafkaSchemaTransport {
 
 #[async_trait]
 impl Inspect for KafkaSchemaTransport {
-    async fn places(&self, _api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+    async fn locate(&self, _api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         let what = "all schemas (a compacted topic)";
         Ok(vec![inspect::topic(client, what, &self.topic, Readers::None).await?])
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>> {
-        examine::examine(self.handle.client(WHAT)?, self.prefix()).await
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        diagnose::diagnose(self.handle.client(WHAT)?, self.prefix()).await
     }
 }
 

@@ -238,13 +238,13 @@ pub(crate) fn ms(time: Duration) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use lightbus_core::{ErrorKind, Section, TransportFactory};
+    use lightbus_core::{ConfigSection, ErrorKind, TransportFactory};
     use serde_json::json;
 
     use crate::KafkaFactory;
 
     fn error(options: serde_json::Value) -> String {
-        let section = Section::new("apis.default.event_transport.kafka", options);
+        let section = ConfigSection::new("apis.default.event_transport.kafka", options);
         let error = KafkaFactory::default().event(&section).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{error}");
         error.to_string()
@@ -280,7 +280,7 @@ mod tests {
     fn settings_pass_as_text_number_and_yes() {
         let options = json!({"brokers": ["a:1", "b:2"], "librdkafka":
             {"linger.ms": 2, "compression.type": "lz4", "socket.keepalive.enable": false}});
-        let section = Section::new("kafka", options);
+        let section = ConfigSection::new("kafka", options);
         assert_eq!(KafkaFactory::default().event(&section).unwrap().broker(), "a:1,b:2");
     }
 

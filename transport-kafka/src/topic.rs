@@ -19,8 +19,8 @@ use tokio::{sync::OnceCell, time::Instant};
 use crate::{
     config::TopicConfig,
     context::Logging,
+    diagnose::{Cluster, Topic},
     error::{Sent, from_code, from_kafka, is_refusal, is_unknown_topic, text},
-    examine::{Cluster, Topic},
     settings::ms,
 };
 

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use lightbus_core::{Error, ErrorKind, Fields, Name, RemoteError, Result};
+use lightbus_core::{Arguments, Error, ErrorKind, Name, RemoteError, Result};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 const EXCERPT: usize = 200;
 
 /// Writes arguments as one object.
-pub(crate) fn encode_fields(fields: &Fields) -> Vec<u8> {
+pub(crate) fn encode_fields(fields: &Arguments) -> Vec<u8> {
     let mut out = Vec::with_capacity(2 + fields.size() + fields.len() * 4);
     out.push(b'{');
     for (index, (name, value)) in fields.iter().enumerate() {
@@ -33,8 +33,8 @@ pub(crate) fn encode_fields(fields: &Fields) -> Vec<u8> {
 }
 
 /// Reads arguments.
-pub(crate) fn decode_fields(raw: &Bytes) -> Result<Fields> {
-    let arguments: Arguments<'_> = parse(raw)?;
+pub(crate) fn decode_fields(raw: &Bytes) -> Result<Arguments> {
+    let arguments: ArgumentList<'_> = parse(raw)?;
     let slice = |value: &RawValue| raw.slice_ref(value.get().as_bytes());
     Ok(arguments.0.into_iter().map(|(name, value)| (Name::from(name), slice(value))).collect())
 }
@@ -133,14 +133,14 @@ impl From<Text<'_>> for Name {
 }
 
 /// The arguments of a call, each as it stands in the record.
-struct Arguments<'a>(Vec<(Text<'a>, &'a RawValue)>);
+struct ArgumentList<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Arguments<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for ArgumentList<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         struct Object;
 
         impl<'de> Visitor<'de> for Object {
-            type Value = Arguments<'de>;
+            type Value = ArgumentList<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of arguments")
@@ -152,10 +152,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Arguments<'a> {
             ) -> std::result::Result<Self::Value, A::Error> {
                 let mut arguments: Vec<(Text<'de>, &RawValue)> = Vec::new();
                 while let Some((name, value)) = map.next_entry::<Text<'de>, &RawValue>()? {
-                    // Of a repeated name `Fields` gives the last.
+                    // Of a repeated name `Arguments` gives the last.
                     arguments.push((name, value));
                 }
-                Ok(Arguments(arguments))
+                Ok(ArgumentList(arguments))
             }
         }
 
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn arguments_read_back_as_they_were_written_without_copies() {
-        let sent: Fields = [("a", "1.10"), ("\u{2603}\n", "{\"x\": [1e400]}")]
+        let sent: Arguments = [("a", "1.10"), ("\u{2603}\n", "{\"x\": [1e400]}")]
             .into_iter()
             .map(|(name, value)| (Name::from(name), Bytes::from(value)))
             .collect();
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn no_cut_panics() {
-        let fields: Fields =
+        let fields: Arguments =
             [(Name::from("a\u{e9}"), Bytes::from("[1, {\"b\": 2}]"))].into_iter().collect();
         let whole = encode_fields(&fields);
         for end in 0..whole.len() {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use lightbus_core::{
-    Delivery, EventMessage, Flow, Outcome, ResultMessage,
+    Delivery, EventMessage, FlowControl, Outcome, ResultMessage,
     transport::{ListenSpec, ServeSpec, Start},
 };
 use serde_json::json;
@@ -177,7 +177,7 @@ async fn nothing_is_lost_or_out_of_order_in_a_rebalance_storm() {
     let mut spawn = |number: usize, stays: Duration| {
         let (process, handled) = (process(), handled.clone());
         let spec = ListenSpec {
-            flow: Flow::new(10, 20),
+            flow: FlowControl::new(10, 20),
             ..listen(&api, &format!("worker-{number}"), Start::New)
         };
         workers.spawn(async move {
@@ -218,7 +218,7 @@ async fn no_call_runs_twice_while_workers_come_and_go() {
     let ran: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
     let serve = async |number: usize| {
         let process = Arc::new(Process::on(&brokers));
-        let spec = ServeSpec { apis: vec![api.as_str().into()], flow: Flow::new(10, 20) };
+        let spec = ServeSpec { apis: vec![api.as_str().into()], flow: FlowControl::new(10, 20) };
         let mut calls = process.rpc.serve(spec).await.unwrap();
         let ran = Arc::clone(&ran);
         let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();

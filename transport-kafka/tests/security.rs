@@ -5,7 +5,7 @@ mod support;
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
-use lightbus_core::Flow;
+use lightbus_core::FlowControl;
 use lightbus_core::{
     Error, ErrorKind, Outcome, ResultMessage,
     transport::{ServeSpec, Start},
@@ -109,7 +109,7 @@ async fn works(options: &Value) {
     assert_eq!(&*delivery.message.id, "first");
     soon(delivery.ack.settle(Outcome::Done)).await.unwrap();
 
-    let spec = ServeSpec { apis: vec![api.as_str().into()], flow: Flow::new(10, 10) };
+    let spec = ServeSpec { apis: vec![api.as_str().into()], flow: FlowControl::new(10, 10) };
     let mut calls = soon(process.rpc.serve(spec)).await.unwrap();
     let pending = soon(process.result.expect(&"call".into())).await.unwrap();
     let path = pending.return_path().as_str().to_owned();

@@ -13,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use lightbus_core::{
-    EventMessage, Fields, Flow, Headers, Name, Outcome, ResultMessage, RpcMessage, Section,
-    Subscription, TransportFactory,
+    Arguments, ConfigSection, EventMessage, FlowControl, Headers, Name, Outcome, ResultMessage,
+    RpcMessage, Subscription, TransportFactory,
     transport::{EventSelector, ListenSpec, ResultTransport, RpcTransport, ServeSpec, Start},
 };
 use lightbus_transport_memory::MemoryFactory;
@@ -46,12 +46,12 @@ fn event(n: usize) -> EventMessage {
         (Name::from("username"), Bytes::from_static(b"\"admin\"")),
         (Name::from("email"), Bytes::from_static(b"\"admin@example.com\"")),
     ];
-    EventMessage::new(n.to_string(), "auth", "user_registered", 1, Fields::from_iter(fields))
+    EventMessage::new(n.to_string(), "auth", "user_registered", 1, Arguments::from_iter(fields))
 }
 
 async fn fan_out(listeners: usize, batch: usize, count: usize) {
     let factory = MemoryFactory::default();
-    let events = factory.event(&Section::empty("bench")).expect("a transport");
+    let events = factory.event(&ConfigSection::empty("bench")).expect("a transport");
     let received: Arc<[AtomicUsize]> = (0..listeners).map(|_| AtomicUsize::new(0)).collect();
     let mut tasks = Vec::new();
     for n in 0..listeners {
@@ -61,7 +61,7 @@ async fn fan_out(listeners: usize, batch: usize, count: usize) {
             process: "bench".into(),
             events: vec![EventSelector::one("auth", "user_registered")],
             start: Start::New,
-            flow: Flow::new(100, 512),
+            flow: FlowControl::new(100, 512),
         };
         let subscription = events.listen(spec).await.expect("a subscription");
         tasks.push(tokio::spawn(receive(subscription, count, n, Arc::clone(&received))));
@@ -113,10 +113,10 @@ async fn receive(
 
 async fn calls(callers: usize, count: usize) {
     let factory = MemoryFactory::default();
-    let section = Section::empty("bench");
+    let section = ConfigSection::empty("bench");
     let rpc = factory.rpc(&section).expect("a transport");
     let results = factory.result(&section).expect("a transport");
-    let spec = ServeSpec { apis: vec!["auth".into()], flow: Flow::new(100, 512) };
+    let spec = ServeSpec { apis: vec!["auth".into()], flow: FlowControl::new(100, 512) };
     let worker =
         tokio::spawn(work(rpc.serve(spec).await.expect("a subscription"), Arc::clone(&results)));
     let (began, used) = (Instant::now(), cpu());
@@ -149,7 +149,7 @@ async fn call(rpc: &dyn RpcTransport, results: &dyn ResultTransport, id: Name) {
         id,
         api: "auth".into(),
         procedure: "check_password".into(),
-        fields: Fields::from_iter([(Name::from("username"), Bytes::from_static(b"\"admin\""))]),
+        fields: Arguments::from_iter([(Name::from("username"), Bytes::from_static(b"\"admin\""))]),
         headers: Headers::new(),
         return_path: pending.return_path().clone(),
         deadline: tokio::time::Instant::now() + Duration::from_secs(5),

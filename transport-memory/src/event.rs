@@ -549,7 +549,7 @@ impl EventTransport for MemoryEventTransport {
         Ok(group.remove_letters(ids).len())
     }
 
-    async fn retry_dead_letters(
+    async fn requeue_dead_letters(
         &self,
         service: &str,
         listener: &str,

@@ -10,7 +10,7 @@ mod schema;
 use std::sync::Arc;
 
 use lightbus_core::{
-    Capabilities, Result, Section, TransportFactory, TransportKind, option,
+    Capabilities, ConfigSection, Result, TransportFactory, TransportKind, config_types,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
@@ -37,22 +37,22 @@ impl TransportFactory for MemoryFactory {
     }
 
     fn options(&self, _kind: TransportKind) -> Option<serde_json::Value> {
-        Some(option::describe::<MemoryConfig>())
+        Some(config_types::describe::<MemoryConfig>())
     }
 
-    fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
+    fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
         Ok(Arc::new(MemoryRpcTransport::new(&self.client, section.parse()?)))
     }
 
-    fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
+    fn result(&self, section: &ConfigSection) -> Result<Arc<dyn ResultTransport>> {
         Ok(Arc::new(MemoryResultTransport::new(&self.client, section.parse()?)))
     }
 
-    fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {
+    fn event(&self, section: &ConfigSection) -> Result<Arc<dyn EventTransport>> {
         Ok(Arc::new(MemoryEventTransport::new(&self.client, section.parse()?)))
     }
 
-    fn schema(&self, section: &Section) -> Result<Arc<dyn SchemaTransport>> {
+    fn schema(&self, section: &ConfigSection) -> Result<Arc<dyn SchemaTransport>> {
         Ok(Arc::new(MemorySchemaTransport::new(&self.client, section.parse()?)))
     }
 }

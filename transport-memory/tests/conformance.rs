@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Section, TransportFactory,
+    Capabilities, ConfigSection, TransportFactory,
     conformance::{Able, Breakable, Harness, Transports},
 };
 use lightbus_transport_memory::MemoryFactory;
@@ -29,7 +29,7 @@ impl Harness for Memory {
     }
 
     async fn connect(&self) -> Transports {
-        let section = Section::empty("test");
+        let section = ConfigSection::empty("test");
         Transports {
             rpc: self.0.rpc(&section).expect("the transport"),
             result: self.0.result(&section).expect("the transport"),

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use lightbus_core::{
-    ErrorKind, EventMessage, Fields, Flow, Headers, Name, Outcome, Result, Retry, ReturnPath,
-    RpcMessage, Section, Subscription, TransportFactory,
+    Arguments, ConfigSection, ErrorKind, EventMessage, FlowControl, Headers, Name, Outcome, Result,
+    Retry, ReturnPath, RpcMessage, Subscription, TransportFactory,
     transport::{
         EventSelector, EventTransport, HistorySpec, ListenSpec, RpcTransport, ServeSpec, Start,
     },
@@ -14,8 +14,8 @@ use lightbus_transport_memory::MemoryFactory;
 use serde_json::json;
 use tokio::time::{Instant, advance, timeout};
 
-fn section(options: serde_json::Value) -> Section {
-    Section::new("apis.default.event_transport.memory", options)
+fn section(options: serde_json::Value) -> ConfigSection {
+    ConfigSection::new("apis.default.event_transport.memory", options)
 }
 
 fn events(factory: &MemoryFactory, options: serde_json::Value) -> Arc<dyn EventTransport> {
@@ -23,7 +23,7 @@ fn events(factory: &MemoryFactory, options: serde_json::Value) -> Arc<dyn EventT
 }
 
 fn event(n: usize) -> EventMessage {
-    EventMessage::new(n.to_string(), "shop", "sold", 1, Fields::new())
+    EventMessage::new(n.to_string(), "shop", "sold", 1, Arguments::new())
 }
 
 fn listener(name: &str, start: Start) -> ListenSpec {
@@ -33,7 +33,7 @@ fn listener(name: &str, start: Start) -> ListenSpec {
         process: "process".into(),
         events: vec![EventSelector::one("shop", "sold")],
         start,
-        flow: Flow::new(10, 10),
+        flow: FlowControl::new(10, 10),
     }
 }
 
@@ -48,7 +48,7 @@ fn call(id: &str, time_left: Duration) -> RpcMessage {
         id: id.into(),
         api: "shop".into(),
         procedure: "sell".into(),
-        fields: Fields::from_iter([(Name::from("n"), Bytes::from_static(b"1"))]),
+        fields: Arguments::from_iter([(Name::from("n"), Bytes::from_static(b"1"))]),
         headers: Headers::new(),
         return_path: ReturnPath::new("memory://1"),
         deadline: Instant::now() + time_left,
@@ -94,7 +94,8 @@ async fn a_full_queue_refuses_calls_until_some_have_gone() {
     advance(Duration::from_secs(2)).await;
     rpc.call(call("5", Duration::from_secs(60))).await.unwrap();
     assert!(rpc.call(call("6", Duration::from_secs(60))).await.is_err());
-    let spec = ServeSpec { apis: vec!["shop".into(), "shop".into()], flow: Flow::new(10, 10) };
+    let spec =
+        ServeSpec { apis: vec!["shop".into(), "shop".into()], flow: FlowControl::new(10, 10) };
     let mut calls = rpc.serve(spec).await.unwrap();
     for id in ["1", "3", "5"] {
         let call = calls.next().await.unwrap().unwrap();
@@ -168,7 +169,7 @@ async fn time_is_tokios() -> Result<()> {
     events.send(&[event(2)]).await?;
 
     let mut calls =
-        rpc.serve(ServeSpec { apis: vec!["shop".into()], flow: Flow::new(1, 1) }).await?;
+        rpc.serve(ServeSpec { apis: vec!["shop".into()], flow: FlowControl::new(1, 1) }).await?;
     assert!(timeout(Duration::from_secs(1), calls.next()).await.is_err(), "the call has expired");
     assert_eq!(schemas.load().await?.into_keys().collect::<Vec<_>>(), ["for ever"]);
     let spec = HistorySpec { events: EventSelector::all("shop"), from: None, until: None };

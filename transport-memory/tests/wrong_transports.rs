@@ -13,9 +13,9 @@ use std::{
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
-    AckHandle, Capabilities, Delivery, EventMessage, Fields, Flow, Name, Outcome, PendingResult,
-    Result, ResultMessage, ReturnPath, RpcMessage, Section, Source, Subscription, Transport,
-    TransportFactory,
+    AckHandle, Arguments, Capabilities, ConfigSection, Delivery, EventMessage, FlowControl, Name,
+    Outcome, PendingResult, Result, ResultMessage, ReturnPath, RpcMessage, Source, Subscription,
+    Transport, TransportFactory,
     conformance::{Harness, Transports, run},
     transport::{
         DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, ResultTransport,
@@ -177,7 +177,7 @@ impl Harness for Wrong {
     }
 
     async fn connect(&self) -> Transports {
-        let section = Section::empty("test");
+        let section = ConfigSection::empty("test");
         let fault = self.fault;
         Transports {
             rpc: Arc::new(Rpc { inner: self.factory.rpc(&section).expect("memory"), fault }),
@@ -263,7 +263,7 @@ impl Events {
     }
 }
 
-fn without_nulls(fields: &Fields) -> Fields {
+fn without_nulls(fields: &Arguments) -> Arguments {
     let kept = fields.iter().filter(|(_, value)| &value[..] != b"null");
     kept.map(|(name, value)| (Name::clone(name), value.clone())).collect()
 }
@@ -293,7 +293,7 @@ impl EventTransport for Events {
             Fault::MixesListenersUp => spec.listener = "all".into(),
             Fault::MakesAGroupPerProcess => spec.listener = Name::clone(&spec.process),
             Fault::BeginsWithThePast => spec.start = Start::Earliest,
-            Fault::IgnoresCredit => spec.flow = Flow::new(1000, 1000),
+            Fault::IgnoresCredit => spec.flow = FlowControl::new(1000, 1000),
             _ => {}
         }
         let inner = if self.fault == Fault::ListensLater && !spec.events.is_empty() {
@@ -363,7 +363,7 @@ impl EventTransport for Events {
         }
     }
 
-    async fn retry_dead_letters(
+    async fn requeue_dead_letters(
         &self,
         service: &str,
         listener: &str,
@@ -380,7 +380,7 @@ impl EventTransport for Events {
             Fault::RetriesAndForgets => {
                 self.inner.remove_dead_letters(service, listener, ids).await
             }
-            _ => self.inner.retry_dead_letters(service, listener, ids).await,
+            _ => self.inner.requeue_dead_letters(service, listener, ids).await,
         }
     }
 }

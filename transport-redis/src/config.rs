@@ -3,7 +3,7 @@
 //! Names and defaults are those of Python's Lightbus. What it does not have is marked *Rust only*:
 //! a file that has such an option does not load in Python.
 
-use lightbus_core::option::{Seconds, Secret};
+use lightbus_core::config_types::{Seconds, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 

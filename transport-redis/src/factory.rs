@@ -6,7 +6,7 @@ use std::{
 };
 
 use lightbus_core::{
-    Result, Section, TransportFactory, TransportKind, option,
+    ConfigSection, Result, TransportFactory, TransportKind, config_types,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
@@ -23,7 +23,7 @@ pub struct RedisFactory {
 }
 
 impl RedisFactory {
-    fn client(&self, section: &Section, config: ConnectionConfig) -> Result<Arc<Client>> {
+    fn client(&self, section: &ConfigSection, config: ConnectionConfig) -> Result<Arc<Client>> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&config).and_then(Weak::upgrade) {
             return Ok(client);
@@ -42,32 +42,32 @@ impl TransportFactory for RedisFactory {
 
     fn options(&self, kind: TransportKind) -> Option<serde_json::Value> {
         Some(match kind {
-            TransportKind::Rpc => option::describe::<RpcConfig>(),
-            TransportKind::Result => option::describe::<ResultConfig>(),
-            TransportKind::Event => option::describe::<EventConfig>(),
-            TransportKind::Schema => option::describe::<SchemaConfig>(),
+            TransportKind::Rpc => config_types::describe::<RpcConfig>(),
+            TransportKind::Result => config_types::describe::<ResultConfig>(),
+            TransportKind::Event => config_types::describe::<EventConfig>(),
+            TransportKind::Schema => config_types::describe::<SchemaConfig>(),
         })
     }
 
-    fn rpc(&self, section: &Section) -> Result<Arc<dyn RpcTransport>> {
+    fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
         let config: RpcConfig = section.parse()?;
         let client = self.client(section, config.connection())?;
         Ok(Arc::new(RedisRpcTransport::new(client, config)))
     }
 
-    fn result(&self, section: &Section) -> Result<Arc<dyn ResultTransport>> {
+    fn result(&self, section: &ConfigSection) -> Result<Arc<dyn ResultTransport>> {
         let config: ResultConfig = section.parse()?;
         let client = self.client(section, config.connection())?;
         Ok(Arc::new(RedisResultTransport::new(client, &config)))
     }
 
-    fn event(&self, section: &Section) -> Result<Arc<dyn EventTransport>> {
+    fn event(&self, section: &ConfigSection) -> Result<Arc<dyn EventTransport>> {
         let config: EventConfig = section.parse()?;
         let client = self.client(section, config.connection())?;
         Ok(Arc::new(RedisEventTransport::new(client, config)))
     }
 
-    fn schema(&self, section: &Section) -> Result<Arc<dyn SchemaTransport>> {
+    fn schema(&self, section: &ConfigSection) -> Result<Arc<dyn SchemaTransport>> {
         let config: SchemaConfig = section.parse()?;
         let client = self.client(section, config.connection())?;
         Ok(Arc::new(RedisSchemaTransport::new(client)))

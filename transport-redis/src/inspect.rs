@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lightbus_core::{
     Error, Result,
-    transport::{Consumer, Finding, Group, Place},
+    transport::{Consumer, Finding, Group, Location},
 };
 use redis::{Cmd, Value};
 
@@ -46,24 +46,24 @@ fn quoted(word: &str) -> String {
 }
 
 /// A list in which calls wait.
-pub(crate) async fn queue(client: &Client, key: &str) -> Result<Place> {
-    let mut place = Place::new("calls that wait for a worker (a list)", key);
+pub(crate) async fn queue(client: &Client, key: &str) -> Result<Location> {
+    let mut place = Location::new("calls that wait for a worker (a list)", key);
     place.messages = number(client, &["LLEN", key]).await?;
     place.look = vec![format!("redis-cli LRANGE {} 0 9", quoted(key))];
     Ok(place)
 }
 
 /// The key of a schema.
-pub(crate) async fn document(client: &Client, key: &str) -> Result<Place> {
-    let mut place = Place::new("the schema (a text that expires)", key);
+pub(crate) async fn document(client: &Client, key: &str) -> Result<Location> {
+    let mut place = Location::new("the schema (a text that expires)", key);
     place.messages = number(client, &["EXISTS", key]).await?;
     place.look = vec![format!("redis-cli GET {0}; redis-cli PTTL {0}", quoted(key))];
     Ok(place)
 }
 
 /// A stream with its groups.
-pub(crate) async fn stream(client: &Client, key: &str, groups: Vec<Group>) -> Result<Place> {
-    let mut place = Place::new("events (a stream)", key);
+pub(crate) async fn stream(client: &Client, key: &str, groups: Vec<Group>) -> Result<Location> {
+    let mut place = Location::new("events (a stream)", key);
     place.messages = number(client, &["XLEN", key]).await?;
     let name = quoted(key);
     place.look = vec![
@@ -111,7 +111,7 @@ async fn oldest(
 }
 
 /// Holds a server's settings against what the bus promises.
-pub(crate) async fn examine(client: &Client) -> Result<Vec<Finding>> {
+pub(crate) async fn diagnose(client: &Client) -> Result<Vec<Finding>> {
     if client.is_cluster() {
         return Ok(vec![Finding::warning(
             "a Redis Cluster: its nodes are not examined one by one",

@@ -36,7 +36,7 @@ pub use rpc::RedisRpcTransport;
 pub use schema::RedisSchemaTransport;
 
 use lightbus_core::Capabilities;
-pub use lightbus_core::option::{Seconds, Secret};
+pub use lightbus_core::config_types::{Seconds, Secret};
 
 /// The name by which the configuration selects this transport.
 pub const NAME: &str = "redis";

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities, Result, Transport,
-    transport::{Finding, Inspect, Place, SchemaTransport},
+    transport::{Finding, Inspect, Location, SchemaTransport},
 };
 use redis::{Pipeline, Value};
 use serde_json::value::RawValue;
@@ -150,13 +150,13 @@ impl Transport for RedisSchemaTransport {
 
 #[async_trait]
 impl Inspect for RedisSchemaTransport {
-    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+    async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         Ok(vec![inspect::document(client, &schema_key(api)).await?])
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>> {
-        inspect::examine(self.handle.client(WHAT)?).await
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        inspect::diagnose(self.handle.client(WHAT)?).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
 use lightbus_core::{
-    Error, ErrorKind, Fields, Headers, Name, RemoteError, Result, ResultMessage, ReturnPath,
+    Arguments, Error, ErrorKind, Headers, Name, RemoteError, Result, ResultMessage, ReturnPath,
     RpcMessage,
 };
 use serde::{
@@ -144,7 +144,7 @@ pub(crate) struct DecodedCall {
     pub(crate) api: Name,
     pub(crate) procedure: Name,
     pub(crate) return_path: ReturnPath,
-    pub(crate) fields: Fields,
+    pub(crate) fields: Arguments,
     pub(crate) headers: Headers,
     /// What was left until the deadline when it was sent.
     pub(crate) left: Option<Duration>,
@@ -331,7 +331,7 @@ struct CallDocument<'a> {
     #[serde(borrow)]
     metadata: Option<CallMetadata<'a>>,
     #[serde(borrow, default)]
-    kwargs: Arguments<'a>,
+    kwargs: ArgumentList<'a>,
     #[serde(default, deserialize_with = "lenient_headers")]
     headers: Option<HeaderObject>,
 }
@@ -388,14 +388,14 @@ struct OwnError<'a> {
 
 /// The arguments of a call, each as it stands in the message.
 #[derive(Default)]
-struct Arguments<'a>(Vec<(Text<'a>, &'a RawValue)>);
+struct ArgumentList<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Arguments<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for ArgumentList<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         struct Object;
 
         impl<'de> Visitor<'de> for Object {
-            type Value = Arguments<'de>;
+            type Value = ArgumentList<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of arguments")
@@ -407,10 +407,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Arguments<'a> {
             ) -> std::result::Result<Self::Value, A::Error> {
                 let mut arguments: Vec<(Text<'de>, &RawValue)> = Vec::new();
                 while let Some((name, value)) = map.next_entry::<Text<'de>, &RawValue>()? {
-                    // Of a repeated name `Fields` gives the last.
+                    // Of a repeated name `Arguments` gives the last.
                     arguments.push((name, value));
                 }
-                Ok(Arguments(arguments))
+                Ok(ArgumentList(arguments))
             }
         }
 

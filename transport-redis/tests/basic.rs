@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use lightbus_core::{
-    Flow, Outcome, ResultMessage,
+    FlowControl, Outcome, ResultMessage,
     transport::{ServeSpec, Start},
 };
 use support::{call, event, eventually, listen, server, soon};
@@ -16,7 +16,7 @@ async fn a_call_goes_there_and_its_result_comes_back() {
     let Some(server) = server().await else { return };
     let (client, worker) = (server.process(), server.process());
     client.rpc.open().await.unwrap();
-    let spec = ServeSpec { apis: vec!["shop.till".into()], flow: Flow::new(64, 256) };
+    let spec = ServeSpec { apis: vec!["shop.till".into()], flow: FlowControl::new(64, 256) };
     let mut calls = worker.rpc.serve(spec).await.unwrap();
     let id = "call-1".into();
     let pending = client.result.expect(&id).await.unwrap();

@@ -160,7 +160,7 @@ async fn a_dead_letter_goes_back_to_its_stream_of_either_kind() {
         next(&mut heard).await.ack.settle(Outcome::Reject("it broke".into())).await.unwrap();
         let letters = process.event.dead_letters("shop", "greeter", 10).await.unwrap();
         let ids = [letters[0].id.clone()];
-        let retried = process.event.retry_dead_letters("shop", "greeter", &ids).await.unwrap();
+        let retried = process.event.requeue_dead_letters("shop", "greeter", &ids).await.unwrap();
         assert_eq!(retried, 1);
         let delivery = next(&mut heard).await;
         assert_eq!((&*delivery.message.id, delivery.message.attempt), ("e1", 1));
@@ -187,15 +187,15 @@ async fn a_dead_letter_whose_event_was_trimmed_stays() {
     let _: u64 = redis.run(&["XTRIM", STREAM, "MAXLEN", "1"]).await;
     let letters = process.event.dead_letters("shop", "greeter", 10).await.unwrap();
     let ids: Vec<_> = letters.iter().map(|letter| letter.id.clone()).collect();
-    let error = process.event.retry_dead_letters("shop", "greeter", &ids).await.unwrap_err();
+    let error = process.event.requeue_dead_letters("shop", "greeter", &ids).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
-    for part in [&*ids[0], STREAM, "replay_dead_letters"] {
+    for part in [&*ids[0], STREAM, "handle_dead_letters"] {
         assert!(error.to_string().contains(part), "{error}");
     }
     // Neither of both, for the first cannot.
     assert_eq!(process.event.dead_letters("shop", "greeter", 10).await.unwrap().len(), 2);
     assert!(pending(&redis).await.is_empty());
-    let retried = process.event.retry_dead_letters("shop", "greeter", &ids[1..]).await.unwrap();
+    let retried = process.event.requeue_dead_letters("shop", "greeter", &ids[1..]).await.unwrap();
     assert_eq!(retried, 1);
     let delivery = next(&mut heard).await;
     assert_eq!(&*delivery.message.id, "e2");
@@ -205,7 +205,8 @@ async fn a_dead_letter_whose_event_was_trimmed_stays() {
     let _: u64 = redis.run(&["XGROUP", "DESTROY", STREAM, GROUP]).await;
     let stranger = server.process();
     drop((heard, process));
-    let error = stranger.event.retry_dead_letters("shop", "greeter", &ids[..1]).await.unwrap_err();
+    let error =
+        stranger.event.requeue_dead_letters("shop", "greeter", &ids[..1]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
 }
 

@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use lightbus_core::{
-    ErrorKind, Flow, Headers, Outcome, ResultMessage, Section, TransportFactory,
+    ConfigSection, ErrorKind, FlowControl, Headers, Outcome, ResultMessage, TransportFactory,
     transport::{EventSelector, ServeSpec, Start},
 };
 use lightbus_transport_redis::RedisFactory;
@@ -19,7 +19,8 @@ async fn round_trip(options: &Value) {
     let (client, worker) = (Process::new(options, json!({})), Process::new(options, json!({})));
     client.rpc.open().await.unwrap();
     let apis = vec!["shop.till".into(), "auth".into(), "internal.state".into()];
-    let mut calls = worker.rpc.serve(ServeSpec { apis, flow: Flow::new(64, 256) }).await.unwrap();
+    let mut calls =
+        worker.rpc.serve(ServeSpec { apis, flow: FlowControl::new(64, 256) }).await.unwrap();
     for api in ["shop.till", "auth"] {
         let id = format!("call-{api}").into();
         let pending = client.result.expect(&id).await.unwrap();
@@ -55,7 +56,7 @@ async fn round_trip(options: &Value) {
     let letters = worker.event.dead_letters("shop", "greeter", 9).await.unwrap();
     assert_eq!(letters.len(), 1);
     let ids = [letters[0].id.clone()];
-    let retried = client.event.retry_dead_letters("shop", "greeter", &ids).await.unwrap();
+    let retried = client.event.requeue_dead_letters("shop", "greeter", &ids).await.unwrap();
     assert_eq!(retried, 1);
     let again = soon(heard.next()).await.unwrap().unwrap();
     assert_eq!(again.message.id, letters[0].event.id);
@@ -112,7 +113,7 @@ async fn users_and_passwords() {
 #[test]
 fn options_are_python_s_and_nothing_else() {
     let parse = |options: Value| {
-        let section = Section::new("apis.default.event_transport.redis", options);
+        let section = ConfigSection::new("apis.default.event_transport.redis", options);
         RedisFactory::default().event(&section).map(drop)
     };
     parse(json!({

@@ -6,8 +6,8 @@ mod support;
 use std::time::Duration;
 
 use lightbus_core::{
-    Flow, Headers, Outcome, RemoteError, ResultMessage, ReturnPath, RpcMessage, Subscription,
-    transport::ServeSpec,
+    FlowControl, Headers, Outcome, RemoteError, ResultMessage, ReturnPath, RpcMessage,
+    Subscription, transport::ServeSpec,
 };
 use serde_json::{Value, json};
 use support::{Process, Redis, call, eventually, server, server_with, soon};
@@ -16,7 +16,7 @@ const FIVE: Duration = Duration::from_secs(5);
 
 async fn serve(process: &Process, apis: &[&str], in_flight: usize) -> Subscription<RpcMessage> {
     let apis = apis.iter().map(|api| (*api).into()).collect();
-    process.rpc.serve(ServeSpec { apis, flow: Flow::new(64, in_flight) }).await.unwrap()
+    process.rpc.serve(ServeSpec { apis, flow: FlowControl::new(64, in_flight) }).await.unwrap()
 }
 
 fn result(id: &str, body: Result<&str, RemoteError>) -> ResultMessage {

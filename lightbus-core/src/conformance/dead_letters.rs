@@ -152,7 +152,7 @@ pub async fn a_retried_dead_letter_comes_again_to_its_group_alone(harness: &dyn 
     }
     let all = group.letters(3).await;
     let retry = async |listener, ids: &[Name]| {
-        let given = group.process.event.retry_dead_letters(&group.service, listener, ids);
+        let given = group.process.event.requeue_dead_letters(&group.service, listener, ids);
         within("giving dead letters back", given).await
     };
     let Some(none) = supported("giving dead letters back", retry("mail", &[]).await) else {
@@ -190,7 +190,7 @@ pub async fn a_retried_dead_letter_comes_again_to_its_group_alone(harness: &dyn 
     let Group { process, service, events } = group;
     ok("closing", events.close()).await;
     let rejected = ids(&letters);
-    let given = process.event.retry_dead_letters(&service, "mail", &rejected);
+    let given = process.event.requeue_dead_letters(&service, "mail", &rejected);
     assert_eq!(ok("giving back", given).await, 1);
     let mut late = Group::new(&bus, bus.listener(&api, "mail")).await;
     let delivery = next(&mut late.events).await;

@@ -205,7 +205,7 @@ pub async fn bytes_of_every_kind_survive(harness: &dyn Harness) {
     full.headers.set("x-empty", "");
     full.headers.set("x-unicode", "Grüße 世界");
     let mut empty = bus.event_called(&api, "empty", 2);
-    empty.fields = crate::Fields::new();
+    empty.fields = crate::Arguments::new();
     sender.send(&[full.clone(), empty.clone()]).await;
 
     let mut found = [next(&mut events).await, next(&mut events).await];

@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout};
 
 use super::{Harness, Transports};
 use crate::{
-    Delivery, ErrorKind, EventMessage, Fields, Flow, Headers, Name, Outcome, PendingResult, Result,
-    ResultMessage, ReturnPath, RpcMessage, Subscription,
+    Arguments, Delivery, ErrorKind, EventMessage, FlowControl, Headers, Name, Outcome,
+    PendingResult, Result, ResultMessage, ReturnPath, RpcMessage, Subscription,
     transport::{EventSelector, ListenSpec, ServeSpec, Start},
 };
 
@@ -108,8 +108,8 @@ pub(super) fn call_id(api: &Name, n: usize) -> Name {
     format!("{}-call-{n}", &**api).into()
 }
 
-pub(super) fn flow(batch: usize, max_in_flight: usize) -> Flow {
-    Flow { close_timeout: Duration::from_secs(5), ..Flow::new(batch, max_in_flight) }
+pub(super) fn flow(batch: usize, max_in_flight: usize) -> FlowControl {
+    FlowControl { close_timeout: Duration::from_secs(5), ..FlowControl::new(batch, max_in_flight) }
 }
 
 pub(super) fn serving(api: &Name) -> ServeSpec {
@@ -121,8 +121,8 @@ pub(super) fn same_key(event: EventMessage) -> EventMessage {
     EventMessage { key: Some("same".into()), ..event }
 }
 
-fn numbered(n: usize) -> Fields {
-    Fields::from_iter([(Name::from("n"), Bytes::from(n.to_string()))])
+fn numbered(n: usize) -> Arguments {
+    Arguments::from_iter([(Name::from("n"), Bytes::from(n.to_string()))])
 }
 
 /// A process on the bus: its transports, open.
@@ -319,7 +319,7 @@ impl Numbered for RpcMessage {
     }
 }
 
-fn number_in(fields: &Fields) -> usize {
+fn number_in(fields: &Arguments) -> usize {
     let bytes = fields.get("n").unwrap_or_else(|| panic!("no argument `n`: {fields:?}"));
     std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).expect("a number")
 }
@@ -391,13 +391,13 @@ pub(super) fn json_of_every_kind(largest: usize) -> Vec<(&'static str, String)> 
     ]
 }
 
-pub(super) fn fields_of_every_kind(largest: usize) -> Fields {
+pub(super) fn fields_of_every_kind(largest: usize) -> Arguments {
     let kinds = json_of_every_kind(largest).into_iter();
     kinds.map(|(name, json)| (Name::from(name), Bytes::from(json))).collect()
 }
 
 /// Compares piece by piece, so that a difference can be read.
-pub(super) fn assert_same_fields(found: &Fields, sent: &Fields) {
+pub(super) fn assert_same_fields(found: &Arguments, sent: &Arguments) {
     for (name, value) in sent.iter() {
         let Some(found) = found.get(name) else { panic!("the argument `{name}` is missing") };
         let text =
@@ -405,6 +405,6 @@ pub(super) fn assert_same_fields(found: &Fields, sent: &Fields) {
         assert!(found == value, "`{name}` was {}, and came as {}", text(value), text(found));
     }
     let names =
-        |fields: &Fields| fields.iter().map(|(name, _)| Name::clone(name)).collect::<Vec<_>>();
+        |fields: &Arguments| fields.iter().map(|(name, _)| Name::clone(name)).collect::<Vec<_>>();
     assert_eq!(names(found), names(sent), "the arguments and their order");
 }

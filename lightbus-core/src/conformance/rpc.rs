@@ -194,7 +194,7 @@ pub async fn arguments_of_every_kind_survive(harness: &dyn Harness) {
         sent.procedure = "größe_ändern".into();
         sent.fields = match n {
             0 => fields_of_every_kind(harness.largest()),
-            _ => crate::Fields::new(),
+            _ => crate::Arguments::new(),
         };
         sent.headers.set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         sent.headers.set("x-unicode", "Grüße 世界");

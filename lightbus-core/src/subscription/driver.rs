@@ -20,11 +20,11 @@ use tokio::{
 };
 
 use super::{
-    Backoff, Delivery, Outcome, Pulse, Source,
+    Backoff, Connectivity, Delivery, Outcome, Source,
     delivery::{AckHandle, Fate, Settlement},
     slots::{Slot, Slots},
 };
-use crate::{Error, ErrorKind, Flow, Result};
+use crate::{Error, ErrorKind, FlowControl, Result};
 
 /// With part of the credit free, wait this long for more of it before a small fetch.
 const CREDIT_WAIT: Duration = Duration::from_millis(1);
@@ -42,13 +42,13 @@ type Batch<S> = Vec<(<S as Source>::Token, Outcome)>;
 
 pub(super) async fn run<S: Source>(
     source: Arc<S>,
-    flow: Flow,
+    flow: FlowControl,
     out: mpsc::Sender<Result<Delivery<S::Message>>>,
     stopped: oneshot::Receiver<()>,
-    pulse: Pulse,
+    connectivity: Connectivity,
 ) -> Result<()> {
     let report = out.clone();
-    let driver = Driver::new(source, flow, out, pulse);
+    let driver = Driver::new(source, flow, out, connectivity);
     match AssertUnwindSafe(driver.run(stopped)).catch_unwind().await {
         Ok(end) => end,
         Err(panic) => {
@@ -73,7 +73,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 
 struct Driver<S: Source> {
     source: Arc<S>,
-    flow: Flow,
+    flow: FlowControl,
     out: Option<mpsc::Sender<Result<Delivery<S::Message>>>>,
     settlements: mpsc::Receiver<Settlement>,
     handle: mpsc::Sender<Settlement>,
@@ -87,7 +87,7 @@ struct Driver<S: Source> {
     again: BinaryHeap<Reverse<(Instant, usize)>>,
     fetches: Backoff,
     settles: Backoff,
-    pulse: Pulse,
+    connectivity: Connectivity,
 }
 
 struct Settling<S: Source> {
@@ -98,9 +98,9 @@ struct Settling<S: Source> {
 impl<S: Source> Driver<S> {
     fn new(
         source: Arc<S>,
-        flow: Flow,
+        flow: FlowControl,
         out: mpsc::Sender<Result<Delivery<S::Message>>>,
-        pulse: Pulse,
+        connectivity: Connectivity,
     ) -> Self {
         let (handle, settlements) = mpsc::channel(flow.max_in_flight);
         let retry = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
@@ -117,7 +117,7 @@ impl<S: Source> Driver<S> {
             again: BinaryHeap::new(),
             fetches: retry.clone(),
             settles: retry,
-            pulse,
+            connectivity,
         }
     }
 
@@ -160,7 +160,7 @@ impl<S: Source> Driver<S> {
                         }
                         Err(error) if error.is_temporary() => {
                             let wait = self.fetches.failed();
-                            self.pulse.set_interrupted(true);
+                            self.connectivity.set_interrupted(true);
                             if self.fetches.failures() == 1 {
                                 tracing::warn!(%error, "consuming was interrupted, trying again");
                             }
@@ -216,7 +216,7 @@ impl<S: Source> Driver<S> {
     fn fetched(&mut self) {
         if self.fetches.failures() > 0 {
             tracing::info!(failures = self.fetches.failures(), "consuming goes on");
-            self.pulse.set_interrupted(false);
+            self.connectivity.set_interrupted(false);
         }
         self.fetches.succeeded();
     }

@@ -5,9 +5,9 @@
 //! and giving back on close what was not handled.
 
 mod backoff;
+mod connectivity;
 mod delivery;
 mod driver;
-mod pulse;
 mod rejection;
 mod slots;
 
@@ -17,11 +17,11 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 pub use backoff::Backoff;
+pub use connectivity::Connectivity;
 pub use delivery::{AckHandle, Delivery};
-pub use pulse::Pulse;
 pub use rejection::Rejection;
 
-use crate::{Error, ErrorKind, Flow, Result};
+use crate::{Error, ErrorKind, FlowControl, Result};
 
 /// What becomes of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,25 +90,25 @@ pub struct Subscription<M> {
     deliveries: mpsc::Receiver<Result<Delivery<M>>>,
     stop: Option<oneshot::Sender<()>>,
     driver: tokio::task::JoinHandle<Result<()>>,
-    pulse: Pulse,
+    connectivity: Connectivity,
 }
 
 impl<M: Send + Sync + 'static> Subscription<M> {
     /// Starts to consume from a source. Must be called within a tokio runtime.
     #[must_use]
-    pub fn spawn<S: Source<Message = M>>(source: S, flow: Flow) -> Self {
+    pub fn spawn<S: Source<Message = M>>(source: S, flow: FlowControl) -> Self {
         // Bounded by credit: never more in it than may be in flight, and an error at the end.
         let (sender, deliveries) = mpsc::channel(flow.max_in_flight + 1);
         let (stop, stopped) = oneshot::channel();
-        let pulse = Pulse::default();
-        let work = driver::run(Arc::new(source), flow, sender, stopped, pulse.clone());
-        Self { deliveries, stop: Some(stop), driver: tokio::spawn(work), pulse }
+        let connectivity = Connectivity::default();
+        let work = driver::run(Arc::new(source), flow, sender, stopped, connectivity.clone());
+        Self { deliveries, stop: Some(stop), driver: tokio::spawn(work), connectivity }
     }
 
     /// Tells whether the broker answers.
     #[must_use]
-    pub fn pulse(&self) -> Pulse {
-        self.pulse.clone()
+    pub fn connectivity(&self) -> Connectivity {
+        self.connectivity.clone()
     }
 
     /// The next delivery. `None` after [`stop`](Self::stop), when all has been handed out; an error
@@ -137,7 +137,7 @@ impl<M: Send + Sync + 'static> Subscription<M> {
     }
 
     /// Stops, gives back what nobody has seen, waits for the deliveries that are held (at most
-    /// [`Flow::close_timeout`]), settles, and gives back the rest.
+    /// [`FlowControl::close_timeout`]), settles, and gives back the rest.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 
 use super::Transport;
-use crate::{Error, EventMessage, Flow, Name, Result, Subscription};
+use crate::{Error, EventMessage, FlowControl, Name, Result, Subscription};
 
 /// An event of an API, or all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +66,7 @@ pub struct ListenSpec {
     /// Where to begin, if the group is new.
     pub start: Start,
     /// How much to take at once.
-    pub flow: Flow,
+    pub flow: FlowControl,
 }
 
 /// Which past events to read.
@@ -276,7 +276,7 @@ pub trait EventTransport: Transport {
     /// # Cancel safety
     ///
     /// Dropped, any of them may be given back, and still be a dead letter too.
-    async fn retry_dead_letters(
+    async fn requeue_dead_letters(
         &self,
         service: &str,
         listener: &str,

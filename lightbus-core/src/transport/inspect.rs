@@ -17,20 +17,20 @@ pub trait Inspect: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if the broker does not answer.
-    async fn places(&self, api: &str, member: Option<&str>) -> Result<Vec<Place>>;
+    async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Location>>;
 
     /// Holds the broker's settings against what the bus promises. What may not be read is a finding.
     ///
     /// # Errors
     ///
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if the broker does not answer.
-    async fn examine(&self) -> Result<Vec<Finding>>;
+    async fn diagnose(&self) -> Result<Vec<Finding>>;
 }
 
 /// A queue, stream or key of the broker in which messages lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Place {
+pub struct Location {
     /// What lies there, for people: `calls waiting for a worker`.
     pub what: String,
     /// What the broker calls it.
@@ -43,7 +43,7 @@ pub struct Place {
     pub look: Vec<String>,
 }
 
-impl Place {
+impl Location {
     /// A place about which no more is known.
     #[must_use]
     pub fn new(what: impl Into<String>, name: impl Into<String>) -> Self {
@@ -57,7 +57,7 @@ impl Place {
     }
 }
 
-/// A consumer group of a [`Place`].
+/// A consumer group of a [`Location`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Group {
@@ -117,7 +117,7 @@ pub enum Severity {
     Problem,
 }
 
-/// What an examination found.
+/// What an diagnosis found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {

@@ -22,7 +22,7 @@ use std::{fmt, time::Duration};
 pub use event::{
     DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start,
 };
-pub use inspect::{Consumer, Finding, Group, Inspect, Place, Severity};
+pub use inspect::{Consumer, Finding, Group, Inspect, Location, Severity};
 pub use result::ResultTransport;
 pub use rpc::{RpcTransport, ServeSpec};
 pub use schema::SchemaTransport;
@@ -121,7 +121,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 /// How much a subscription takes before it waits for what it took to be settled: back-pressure
 /// that reaches the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
+pub struct FlowControl {
     /// The most messages to ask the broker for at once.
     pub batch: usize,
     /// The most messages handed out, or waiting to be, and not settled.
@@ -131,7 +131,7 @@ pub struct Flow {
     pub close_timeout: Duration,
 }
 
-impl Flow {
+impl FlowControl {
     /// At most `max_in_flight` unsettled messages, asked for in batches of at most `batch`.
     /// Zeros count as one. [`close_timeout`](Self::close_timeout) is 10 s.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{Flow, Transport};
+use super::{FlowControl, Transport};
 use crate::{Name, Result, RpcMessage, Subscription};
 
 /// What a worker serves.
@@ -11,7 +11,7 @@ pub struct ServeSpec {
     /// The APIs whose calls to take.
     pub apis: Vec<Name>,
     /// How much to take at once.
-    pub flow: Flow,
+    pub flow: FlowControl,
 }
 
 /// Carries calls to the workers of an API.

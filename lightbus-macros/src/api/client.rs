@@ -114,14 +114,14 @@ fn method(api: &Api, procedure: &Procedure) -> TokenStream {
         }
     });
     let fields = if count == 0 {
-        quote!(::core::result::Result::Ok(#root::Fields::new()))
+        quote!(::core::result::Result::Ok(#root::Arguments::new()))
     } else {
         quote! {{
             static NAMES: #root::__private::LazyLock<[#root::Name; #count]> =
                 #root::__private::LazyLock::new(|| [#(#root::Name::from(#names)),*]);
-            let encode = || -> #root::Result<#root::Fields> {
+            let encode = || -> #root::Result<#root::Arguments> {
                 let names = &*NAMES;
-                let mut fields = #root::Fields::with_capacity(#count);
+                let mut fields = #root::Arguments::with_capacity(#count);
                 #(#pushes)*
                 ::core::result::Result::Ok(fields)
             };

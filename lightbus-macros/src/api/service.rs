@@ -52,7 +52,7 @@ pub(super) fn expand(api: &Api) -> TokenStream {
             fn call<'a>(
                 &'a self,
                 procedure: &'a ::core::primitive::str,
-                arguments: &'a #root::Fields,
+                arguments: &'a #root::Arguments,
             ) -> #root::__private::BoxFuture<
                 'a,
                 ::core::result::Result<#root::__private::Bytes, #root::RemoteError>,

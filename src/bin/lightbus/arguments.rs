@@ -1,13 +1,13 @@
 //! From `key=text`, `key:=json` and JSON objects to the arguments of a call or an event.
 
-use lightbus::Fields;
+use lightbus::Arguments;
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
 
 /// Reads arguments as they are typed.
-pub(crate) fn typed(arguments: &[String]) -> Result<Fields, Failure> {
-    let mut fields = Fields::with_capacity(arguments.len());
+pub(crate) fn typed(arguments: &[String]) -> Result<Arguments, Failure> {
+    let mut fields = Arguments::with_capacity(arguments.len());
     for argument in arguments {
         let usage = |why: &str| Failure::Usage(format!("the argument `{argument}`: {why}"));
         let Some((key, value)) = argument.split_once('=') else {
@@ -33,7 +33,7 @@ pub(crate) fn typed(arguments: &[String]) -> Result<Fields, Failure> {
 }
 
 /// Reads a JSON object of arguments; each value stays as it is written.
-pub(crate) fn object(line: &[u8]) -> Result<Fields, String> {
+pub(crate) fn object(line: &[u8]) -> Result<Arguments, String> {
     let values: std::collections::BTreeMap<String, &RawValue> =
         serde_json::from_slice(line).map_err(|error| format!("not a JSON object: {error}"))?;
     let fields = values.into_iter();

@@ -21,9 +21,9 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
         let finding = Finding::warning(what, "it does not do what it seems to", cure);
         show(global, "", &finding)?;
     }
-    for examination in bus.examine().await? {
-        let at = format!("{} {}", examination.transport, examination.broker);
-        let findings = examination.findings.unwrap_or_else(|| {
+    for diagnosis in bus.diagnose().await? {
+        let at = format!("{} {}", diagnosis.transport, diagnosis.broker);
+        let findings = diagnosis.findings.unwrap_or_else(|| {
             vec![Finding::warning(
                 "it answers; its settings are not examined",
                 "settings that lose messages stay unseen",

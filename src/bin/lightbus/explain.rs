@@ -5,8 +5,8 @@ use std::time::Duration;
 use console::style;
 use lightbus::{
     Bus,
-    bus::Whereabouts,
-    transport::{Capabilities, transport::Place},
+    bus::Route,
+    transport::{Capabilities, transport::Location},
 };
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ pub(crate) async fn run(global: &Global, command: Explain) -> Result<(), Failure
     let bus = connect::bus(global).await?;
     let (api, member, document) = find(&bus, &command.name).await?;
     let members = members(&document, member.as_deref());
-    let asked = bus.whereabouts(&api, member.as_deref()).await?;
+    let asked = bus.locate(&api, member.as_deref()).await?;
     let mut asked = asked.into_iter().collect::<Vec<_>>();
     complete(&bus, &api, &members, &mut asked).await?;
     asked.retain(|part| match &member {
@@ -76,7 +76,7 @@ pub(crate) async fn held(
     api: &str,
     event: Option<&str>,
 ) -> Result<(), Failure> {
-    let mut asked: Vec<_> = bus.whereabouts(api, event).await?.into_iter().collect();
+    let mut asked: Vec<_> = bus.locate(api, event).await?.into_iter().collect();
     let document = bus.schema(api).await?.unwrap_or_default();
     complete(bus, api, &members(&document, event), &mut asked).await?;
     asked.retain(|part| part.kind == "events" || (part.kind == "calls" && event.is_none()));
@@ -146,17 +146,17 @@ async fn complete(
     bus: &Bus,
     api: &str,
     members: &[Member],
-    asked: &mut [Whereabouts],
+    asked: &mut [Route],
 ) -> Result<(), Failure> {
     for part in asked {
-        let Some(places) = &mut part.places else { continue };
+        let Some(places) = &mut part.locations else { continue };
         if part.kind != "events" || !places.is_empty() {
             continue;
         }
         for (_, name, _) in members.iter().filter(|(kind, ..)| *kind == "events") {
-            let one = bus.whereabouts(api, Some(name)).await?;
+            let one = bus.locate(api, Some(name)).await?;
             let one = one.into_iter().filter(|part| part.kind == "events");
-            places.extend(one.filter_map(|part| part.places).flatten());
+            places.extend(one.filter_map(|part| part.locations).flatten());
         }
     }
     Ok(())
@@ -180,7 +180,7 @@ fn guarantees(kind: &str, can: Capabilities) -> Vec<&'static str> {
     }
 }
 
-fn show(part: &Whereabouts) -> Result<(), Failure> {
+fn show(part: &Route) -> Result<(), Failure> {
     let title = format!("{} by {} {}", part.kind, part.transport, part.broker);
     output::line(&format!("\n{}", style(title).bold()))?;
     output::line(&format!("  {}", guarantees(part.kind, part.capabilities).join("; ")))?;
@@ -188,8 +188,8 @@ fn show(part: &Whereabouts) -> Result<(), Failure> {
 }
 
 /// Where messages are, and who has them; and, if wanted, how to look at it.
-fn show_places(part: &Whereabouts, commands: bool) -> Result<(), Failure> {
-    let Some(places) = &part.places else {
+fn show_places(part: &Route, commands: bool) -> Result<(), Failure> {
+    let Some(places) = &part.locations else {
         output::line("  the transport does not tell where")?;
         return Ok(());
     };
@@ -220,17 +220,17 @@ fn show_places(part: &Whereabouts, commands: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn part_as_json(part: &Whereabouts) -> Value {
+fn part_as_json(part: &Route) -> Value {
     json!({
         "kind": part.kind,
         "transport": part.transport,
         "broker": part.broker,
         "guarantees": guarantees(part.kind, part.capabilities),
-        "places": part.places.as_ref().map(|places| places.iter().map(place_as_json).collect::<Vec<_>>()),
+        "places": part.locations.as_ref().map(|places| places.iter().map(place_as_json).collect::<Vec<_>>()),
     })
 }
 
-fn place_as_json(place: &Place) -> Value {
+fn place_as_json(place: &Location) -> Value {
     let groups = place.groups.iter().map(|group| {
         let consumers = group.consumers.iter().map(|consumer| {
             json!({

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
-use lightbus::{Bus, ErrorKind, Fields};
+use lightbus::{Arguments, Bus, ErrorKind};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -40,7 +40,7 @@ pub(crate) async fn run(global: &Global, command: Fire) -> Result<(), Failure> {
 }
 
 /// A line with its number; the number of a line that cannot be used comes with why.
-type Line = (u64, Result<Fields, String>);
+type Line = (u64, Result<Arguments, String>);
 
 async fn from_lines(global: &Global, bus: &Bus, command: &Fire) -> Result<(), Failure> {
     let (sender, mut lines) = mpsc::channel(READ_AHEAD);

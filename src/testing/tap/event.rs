@@ -88,7 +88,7 @@ impl EventTransport for Events {
         self.inner.remove_dead_letters(service, listener, ids).await
     }
 
-    async fn retry_dead_letters(
+    async fn requeue_dead_letters(
         &self,
         service: &str,
         listener: &str,
@@ -100,7 +100,7 @@ impl EventTransport for Events {
         let flight = &self.tap.hub.flight;
         // As with what is sent: it may be handled before this returns.
         flight.expect_again(&format!("{service}-{listener}"), &events);
-        let done = self.inner.retry_dead_letters(service, listener, ids).await;
+        let done = self.inner.requeue_dead_letters(service, listener, ids).await;
         if done.is_err() {
             flight.unexpect(&events);
         }

@@ -2,7 +2,7 @@
 #![deny(warnings, missing_debug_implementations, unreachable_pub, unused_qualifications)]
 
 use lightbus::{
-    Fields,
+    Arguments,
     contract::{Event as _, EventFields},
 };
 
@@ -39,7 +39,7 @@ pub struct Renamed {
 #[lightbus::api(name = "till", events(HTTPItemSold, Closed, self::Opened, Renamed,))]
 pub trait Till {}
 
-fn fields(of: &[(&str, &str)]) -> Fields {
+fn fields(of: &[(&str, &str)]) -> Arguments {
     of.iter().map(|(name, value)| ((*name).into(), value.as_bytes().to_vec().into())).collect()
 }
 

@@ -1,6 +1,6 @@
 //! What a service says of calls that do not fit.
 
-use lightbus::{Fields, contract::Service as _};
+use lightbus::{Arguments, contract::Service as _};
 
 #[lightbus::api(name = "auth")]
 trait Auth {
@@ -16,7 +16,7 @@ impl Auth for Service {
 }
 
 async fn answer(procedure: &str, arguments: &[(&str, &str)]) -> String {
-    let mut fields = Fields::new();
+    let mut fields = Arguments::new();
     for (name, value) in arguments {
         fields.push(*name, value.as_bytes().to_vec());
     }

@@ -9,7 +9,7 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, ShortString},
 };
-use lightbus_core::{Error, EventMessage, Fields, Name, Result, transport::DeadLetter};
+use lightbus_core::{Arguments, Error, EventMessage, Name, Result, transport::DeadLetter};
 
 use super::raw::{Raw, Read};
 use crate::{
@@ -216,6 +216,6 @@ fn unreadable(raw: &Raw, attempt: u32) -> EventMessage {
     EventMessage {
         native_id: Some(Name::clone(&id)),
         attempt,
-        ..EventMessage::new(id, api, event, 0, Fields::new())
+        ..EventMessage::new(id, api, event, 0, Arguments::new())
     }
 }

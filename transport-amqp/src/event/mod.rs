@@ -19,8 +19,8 @@ use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
     transport::{
-        DeadLetter, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec, ListenSpec, Place,
-        Start,
+        DeadLetter, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec, ListenSpec,
+        Location, Start,
     },
 };
 
@@ -205,7 +205,7 @@ impl EventTransport for AmqpEventTransport {
         removed.await.map_err(|error| error.during(format!("removing dead letters of {group}")))
     }
 
-    async fn retry_dead_letters(
+    async fn requeue_dead_letters(
         &self,
         service: &str,
         listener: &str,
@@ -252,7 +252,7 @@ impl Transport for AmqpEventTransport {
 
 #[async_trait]
 impl Inspect for AmqpEventTransport {
-    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+    async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         let exchange = topology::exchange_of(&self.config);
         let mut places = vec![inspect::exchange(client, &exchange, api).await?];
@@ -263,9 +263,9 @@ impl Inspect for AmqpEventTransport {
         Ok(places)
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>> {
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
         let client = self.handle.client(WHAT)?;
-        let mut findings = inspect::examine(client, &self.publisher).await?;
+        let mut findings = inspect::diagnose(client, &self.publisher).await?;
         let exchange = topology::exchange_of(&self.config);
         findings.push(inspect::has_exchange(client, &exchange).await?);
         if self.config.queue_type == QueueType::Classic {

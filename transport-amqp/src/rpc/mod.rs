@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, Result, RpcMessage, Subscription, Transport,
-    transport::{Finding, Inspect, Place, RpcTransport, ServeSpec},
+    transport::{Finding, Inspect, Location, RpcTransport, ServeSpec},
 };
 
 use crate::{
@@ -101,14 +101,14 @@ impl Transport for AmqpRpcTransport {
 
 #[async_trait]
 impl Inspect for AmqpRpcTransport {
-    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+    async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let queue = topology::calls_of(&self.config, api);
         let client = self.handle.client(WHAT)?;
         Ok(vec![inspect::queue(client, "calls that wait for a worker (a queue)", &queue).await?])
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>> {
-        inspect::examine(self.handle.client(WHAT)?, &self.publisher).await
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        inspect::diagnose(self.handle.client(WHAT)?, &self.publisher).await
     }
 }
 

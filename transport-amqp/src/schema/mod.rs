@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities, Result, Transport,
-    transport::{Finding, Inspect, Place, SchemaTransport},
+    transport::{Finding, Inspect, Location, SchemaTransport},
 };
 use serde_json::value::RawValue;
 
@@ -109,14 +109,14 @@ impl Transport for AmqpSchemaTransport {
 
 #[async_trait]
 impl Inspect for AmqpSchemaTransport {
-    async fn places(&self, _api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+    async fn locate(&self, _api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         Ok(vec![inspect::queue(client, "all schemas (a stream)", &self.stream).await?])
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>> {
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
         let client = self.handle.client(WHAT)?;
-        let mut findings = inspect::examine(client, &self.publisher).await?;
+        let mut findings = inspect::diagnose(client, &self.publisher).await?;
         findings.push(inspect::declared(client, &QueueSpec::schemas(&self.stream)).await?);
         Ok(findings)
     }

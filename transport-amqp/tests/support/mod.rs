@@ -15,7 +15,7 @@ use std::{
 };
 
 use lightbus_core::{
-    EventMessage, Fields, Flow, Headers, RpcMessage, Section, TransportFactory,
+    Arguments, ConfigSection, EventMessage, FlowControl, Headers, RpcMessage, TransportFactory,
     transport::{
         EventSelector, EventTransport, ListenSpec, ResultTransport, RpcTransport, SchemaTransport,
         Start,
@@ -402,7 +402,7 @@ impl Process {
                 panic!("options are objects")
             };
             options_map.extend(more);
-            Section::new("test", options)
+            ConfigSection::new("test", options)
         };
         Self {
             rpc: factory.rpc(&section(rpc)).unwrap(),
@@ -440,8 +440,8 @@ pub fn call(api: &str, id: &str, return_path: &str, timeout: Duration) -> RpcMes
     }
 }
 
-pub fn fields(pairs: &[(&str, &str)]) -> Fields {
-    let mut fields = Fields::new();
+pub fn fields(pairs: &[(&str, &str)]) -> Arguments {
+    let mut fields = Arguments::new();
     for (name, value) in pairs {
         fields.push(*name, value.as_bytes().to_vec());
     }
@@ -461,7 +461,7 @@ pub fn listen(api: &str, process: &str) -> ListenSpec {
         process: process.into(),
         events: vec![EventSelector::one(api, "opened")],
         start: Start::New,
-        flow: Flow { close_timeout: Duration::from_secs(2), ..Flow::new(100, 400) },
+        flow: FlowControl { close_timeout: Duration::from_secs(2), ..FlowControl::new(100, 400) },
     }
 }
 

@@ -14,14 +14,14 @@ use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
     transport::{
         DeadLetter, EventSelector, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec,
-        ListenSpec, Place,
+        ListenSpec, Location,
     },
 };
 
 use crate::{
     EventConfig, NAME, TopicUse,
     client::{Client, Handle},
-    examine,
+    diagnose,
     group::MemberSpec,
     inspect::{self, Readers},
     topic::{TopicSpec, legal},
@@ -165,7 +165,7 @@ impl EventTransport for KafkaEventTransport {
             .map_err(|error| error.during(format!("removing dead letters of {service}-{listener}")))
     }
 
-    async fn retry_dead_letters(
+    async fn requeue_dead_letters(
         &self,
         service: &str,
         listener: &str,
@@ -315,7 +315,7 @@ impl Transport for KafkaEventTransport {
 
 #[async_trait]
 impl Inspect for KafkaEventTransport {
-    async fn places(&self, api: &str, member: Option<&str>) -> Result<Vec<Place>> {
+    async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         if member.is_none() && self.config.topic_use == TopicUse::PerEvent {
             // Which events there are stands in the schema, not here.
@@ -326,8 +326,8 @@ impl Inspect for KafkaEventTransport {
         Ok(vec![inspect::topic(client, "events (a topic)", &topic, listeners).await?])
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>> {
-        examine::examine(self.handle.client(WHAT)?, &self.config.prefix).await
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        diagnose::diagnose(self.handle.client(WHAT)?, &self.config.prefix).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use lightbus_core::{EventMessage, Fields, Name, transport::EventSelector};
+use lightbus_core::{Arguments, EventMessage, Name, transport::EventSelector};
 use rdkafka::{Message, message::OwnedHeaders};
 
 use crate::{
@@ -114,7 +114,7 @@ pub(super) fn unreadable<M: Message>(record: &M) -> EventMessage {
     let found = Found::read(record, OWN);
     let text = |name| found.get(name).unwrap_or_default();
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-    let fields = wire::decode_fields(&payload).unwrap_or_else(|_| Fields::new());
+    let fields = wire::decode_fields(&payload).unwrap_or_else(|_| Arguments::new());
     let version = text(header::VERSION).parse().unwrap_or(0);
     EventMessage {
         key: key(record),

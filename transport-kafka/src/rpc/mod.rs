@@ -14,14 +14,14 @@ use std::{
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, Name, Result, RpcMessage, Subscription, Transport,
-    transport::{Finding, Inspect, Place, RpcTransport, ServeSpec},
+    transport::{Finding, Inspect, Location, RpcTransport, ServeSpec},
 };
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     NAME, RpcConfig,
     client::{Client, Handle},
-    examine,
+    diagnose,
     inspect::{self, Readers},
     produce::cut_short,
     topic::{TopicSpec, legal},
@@ -158,15 +158,15 @@ impl Transport for KafkaRpcTransport {
 
 #[async_trait]
 impl Inspect for KafkaRpcTransport {
-    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+    async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let (client, topic) = (self.handle.client(WHAT)?, self.queues.topic(api));
         let workers = Readers::One(self.queues.group(api), self.queues.prefix.clone());
         let what = "calls that wait for a worker (a topic)";
         Ok(vec![inspect::topic(client, what, &topic, workers).await?])
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>> {
-        examine::examine(self.handle.client(WHAT)?, &self.queues.prefix).await
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        diagnose::diagnose(self.handle.client(WHAT)?, &self.queues.prefix).await
     }
 }
 

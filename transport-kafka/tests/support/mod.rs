@@ -8,7 +8,7 @@ mod server;
 use std::{env, future::Future, sync::Arc, time::Duration};
 
 use lightbus_core::{
-    EventMessage, Fields, Flow, Headers, RpcMessage, Section, TransportFactory,
+    Arguments, ConfigSection, EventMessage, FlowControl, Headers, RpcMessage, TransportFactory,
     transport::{
         EventSelector, EventTransport, ListenSpec, ResultTransport, RpcTransport, SchemaTransport,
         Start,
@@ -72,7 +72,7 @@ impl Process {
                 panic!("options are objects")
             };
             options_map.extend(more);
-            Section::new("test", options)
+            ConfigSection::new("test", options)
         };
         let session = json!({"session_timeout": SESSION.as_secs_f64()});
         let mut event_options = session.clone();
@@ -147,8 +147,8 @@ pub fn call(api: &str, id: &str, return_path: &str, timeout: Duration) -> RpcMes
     }
 }
 
-pub fn fields(pairs: &[(&str, &str)]) -> Fields {
-    let mut fields = Fields::new();
+pub fn fields(pairs: &[(&str, &str)]) -> Arguments {
+    let mut fields = Arguments::new();
     for (name, value) in pairs {
         fields.push(*name, value.as_bytes().to_vec());
     }
@@ -168,6 +168,6 @@ pub fn listen(api: &str, process: &str, start: Start) -> ListenSpec {
         process: process.into(),
         events: vec![EventSelector::one(api, "opened")],
         start,
-        flow: Flow::new(100, 400),
+        flow: FlowControl::new(100, 400),
     }
 }

@@ -1,7 +1,7 @@
 //! Dead letters: entries that could not be handled, kept with the reason.
 
 use lightbus_core::{
-    EventMessage, Fields, Headers, Name, Rejection, Result, transport::DeadLetter,
+    Arguments, EventMessage, Headers, Name, Rejection, Result, transport::DeadLetter,
 };
 use redis::{Cmd, Pipeline, Value};
 
@@ -154,7 +154,7 @@ fn unreadable(id: EntryId, attempt: u32, fields: &[Value]) -> EventMessage {
             .and_then(|pair| value::text(&pair[1]))
             .unwrap_or_default()
     };
-    let arguments: Fields = fields
+    let arguments: Arguments = fields
         .chunks_exact(2)
         .filter_map(|pair| {
             let name = value::text(&pair[0])?.strip_prefix(':')?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use lightbus_core::{EventMessage, Fields, Headers, Name, transport::EventSelector};
+use lightbus_core::{Arguments, EventMessage, Headers, Name, transport::EventSelector};
 use redis::{Cmd, Value};
 use serde::de::IgnoredAny;
 
@@ -109,7 +109,7 @@ pub(super) fn read(
             Some((api, event)) => {
                 let (message_id, version, headers) =
                     (Name::from(places.id), places.version, places.headers);
-                let mut arguments = Fields::with_capacity((fields.len() / 2).saturating_sub(4));
+                let mut arguments = Arguments::with_capacity((fields.len() / 2).saturating_sub(4));
                 if let Err(reason) = check_arguments(&fields) {
                     return Read::Malformed(reason, fields);
                 }

@@ -18,7 +18,7 @@ use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
     transport::{
         DeadLetter, EventSelector, EventTransport, Finding, Group, HistorySpec, Inspect, Lag,
-        LagSpec, ListenSpec, Place,
+        LagSpec, ListenSpec, Location,
     },
 };
 
@@ -193,7 +193,7 @@ impl EventTransport for RedisEventTransport {
             .map_err(|error| error.during(format!("removing dead letters of {service}-{listener}")))
     }
 
-    async fn retry_dead_letters(
+    async fn requeue_dead_letters(
         &self,
         service: &str,
         listener: &str,
@@ -328,7 +328,7 @@ impl fmt::Debug for RedisEventTransport {
 /// The stream of an event, or of all events of an API: then `event` is an asterisk.
 #[async_trait]
 impl Inspect for RedisEventTransport {
-    async fn places(&self, api: &str, member: Option<&str>) -> Result<Vec<Place>> {
+    async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         let selector = match member {
             Some(event) => EventSelector::one(api, event),
@@ -345,8 +345,8 @@ impl Inspect for RedisEventTransport {
         Ok(places)
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>> {
-        inspect::examine(self.handle.client(WHAT)?).await
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        inspect::diagnose(self.handle.client(WHAT)?).await
     }
 }
 

@@ -118,7 +118,7 @@ fn gone(stream: &str, letter: &Letter) -> Error {
         .with("id", letter.id)
         .with("event", letter.entry)
         .with("stream", stream)
-        .hint("The letter stays, with all of the event: let the service call `replay_dead_letters`, or fire it again")
+        .hint("The letter stays, with all of the event: let the service call `handle_dead_letters`, or fire it again")
 }
 
 /// Makes entries pending for the group, abandoned for so long that the next who looks takes them over.

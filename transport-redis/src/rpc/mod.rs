@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, Name, Result, Retry, RpcMessage, Subscription, Transport,
-    transport::{Finding, Inspect, Place, RpcTransport, ServeSpec},
+    transport::{Finding, Inspect, Location, RpcTransport, ServeSpec},
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -158,13 +158,13 @@ impl Transport for RedisRpcTransport {
 
 #[async_trait]
 impl Inspect for RedisRpcTransport {
-    async fn places(&self, api: &str, _member: Option<&str>) -> Result<Vec<Place>> {
+    async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         Ok(vec![inspect::queue(client, &queue_key(api)).await?])
     }
 
-    async fn examine(&self) -> Result<Vec<Finding>> {
-        inspect::examine(self.handle.client(WHAT)?).await
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        inspect::diagnose(self.handle.client(WHAT)?).await
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use lightbus_core::{
-    EventMessage, Fields, Flow, Headers, RpcMessage, Section, TransportFactory,
+    Arguments, ConfigSection, EventMessage, FlowControl, Headers, RpcMessage, TransportFactory,
     transport::{
         EventSelector, EventTransport, ListenSpec, ResultTransport, RpcTransport, SchemaTransport,
         Start,
@@ -202,7 +202,7 @@ impl Process {
                 panic!("options are objects")
             };
             options_map.extend(more);
-            Section::new("test", options)
+            ConfigSection::new("test", options)
         };
         Self {
             rpc: factory.rpc(&section(json!({}))).unwrap(),
@@ -240,8 +240,8 @@ pub fn call(api: &str, id: &str, return_path: &str, timeout: Duration) -> RpcMes
     }
 }
 
-pub fn fields(pairs: &[(&str, &str)]) -> Fields {
-    let mut fields = Fields::new();
+pub fn fields(pairs: &[(&str, &str)]) -> Arguments {
+    let mut fields = Arguments::new();
     for (name, value) in pairs {
         fields.push(*name, value.as_bytes().to_vec());
     }
@@ -260,6 +260,6 @@ pub fn listen(process: &str, start: Start) -> ListenSpec {
         process: process.into(),
         events: vec![EventSelector::one("shop.till", "opened")],
         start,
-        flow: Flow::new(100, 400),
+        flow: FlowControl::new(100, 400),
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lightbus::{Bus, ErrorKind, bus::Whereabouts, transport::transport::Place};
+use lightbus::{Bus, ErrorKind, bus::Route, transport::transport::Location};
 
 use super::model::{METRICS, STATE};
 use crate::failure::Failure;
@@ -71,7 +71,7 @@ impl Asker {
     pub(super) async fn ask(&mut self, known: &Known) -> Result<Figures, Failure> {
         let mut figures = Figures::default();
         // Of a bus without APIs this tells at least where it is.
-        figures.locate(&self.bus.whereabouts(STATE, None).await?);
+        figures.locate(&self.bus.locate(STATE, None).await?);
         let (mut apis, mut seen) = (0, BTreeSet::new());
         for api in self.bus.remote_apis().await? {
             if [STATE, METRICS].contains(&&*api) {
@@ -83,12 +83,12 @@ impl Asker {
                 figures.more = true;
                 break;
             }
-            let parts = self.bus.whereabouts(&api, None).await?;
+            let parts = self.bus.locate(&api, None).await?;
             figures.locate(&parts);
             let mut row = Api { name: api.to_string(), queued: None, stored: None };
             for part in parts {
                 match part.kind {
-                    "calls" => row.queued = sum(part.places.iter().flatten()),
+                    "calls" => row.queued = sum(part.locations.iter().flatten()),
                     "events" => self.events(&mut figures, &mut row, part, known).await?,
                     _ => {}
                 }
@@ -106,11 +106,11 @@ impl Asker {
         &self,
         figures: &mut Figures,
         row: &mut Api,
-        part: Whereabouts,
+        part: Route,
         known: &Known,
     ) -> Result<(), Failure> {
-        let tells_places = part.places.is_some();
-        let mut places = part.places.unwrap_or_default();
+        let tells_places = part.locations.is_some();
+        let mut places = part.locations.unwrap_or_default();
         if tells_places && places.is_empty() {
             places = self.places_of_each(&row.name).await?;
         }
@@ -136,15 +136,15 @@ impl Asker {
     }
 
     /// Where a transport has a place for each event, those of all events of an API.
-    async fn places_of_each(&self, api: &str) -> Result<Vec<Place>, Failure> {
+    async fn places_of_each(&self, api: &str) -> Result<Vec<Location>, Failure> {
         let document = self.bus.schema(api).await?.unwrap_or_default();
         let mut places = Vec::new();
         for name in
             document["events"].as_object().into_iter().flatten().map(|(name, _)| name).take(MOST)
         {
-            let parts = self.bus.whereabouts(api, Some(name)).await?;
+            let parts = self.bus.locate(api, Some(name)).await?;
             let events = parts.into_iter().filter(|part| part.kind == "events");
-            places.extend(events.filter_map(|part| part.places).flatten());
+            places.extend(events.filter_map(|part| part.locations).flatten());
         }
         Ok(places)
     }
@@ -195,12 +195,12 @@ impl Asker {
 }
 
 impl Figures {
-    fn locate(&mut self, parts: &[Whereabouts]) {
+    fn locate(&mut self, parts: &[Route]) {
         let brokers = parts.iter().map(|part| format!("{} {}", part.transport, part.broker));
         self.brokers.extend(brokers);
     }
 }
 
-fn sum<'a>(places: impl Iterator<Item = &'a Place>) -> Option<u64> {
+fn sum<'a>(places: impl Iterator<Item = &'a Location>) -> Option<u64> {
     places.filter_map(|place| place.messages).reduce(u64::saturating_add)
 }

@@ -334,13 +334,13 @@ fn make_room<T>(rows: &mut BTreeMap<String, T>, name: &str, seen: impl Fn(&T) ->
 
 #[cfg(test)]
 mod tests {
-    use lightbus::Fields;
+    use lightbus::Arguments;
     use serde_json::{Value, json};
 
     use super::*;
 
     fn event(api: &str, name: &str, fields: Value) -> EventMessage {
-        let fields: Fields = fields
+        let fields: Arguments = fields
             .as_object()
             .into_iter()
             .flatten()

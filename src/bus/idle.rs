@@ -22,7 +22,7 @@ impl Bus {
     /// [`Timeout`](lightbus_core::ErrorKind::Timeout) after 30 s;
     /// [`Unsupported`](lightbus_core::ErrorKind::Unsupported) if a transport cannot tell the lag of a
     /// listener.
-    pub async fn settle(&self) -> Result<()> {
+    pub async fn wait_until_idle(&self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         let settled = async {
             loop {

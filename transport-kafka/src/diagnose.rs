@@ -37,7 +37,7 @@ pub(crate) struct Topic {
 type Settings = BTreeMap<String, String>;
 
 /// Looks at the cluster, and at the topics whose names begin so.
-pub(crate) async fn examine(client: &Arc<Client>, prefix: &str) -> Result<Vec<Finding>> {
+pub(crate) async fn diagnose(client: &Arc<Client>, prefix: &str) -> Result<Vec<Finding>> {
     let mut cluster = client.cluster().await?;
     cluster.topics.retain(|topic| is_ours(&topic.name, prefix));
     let broker = quoted(client.broker());

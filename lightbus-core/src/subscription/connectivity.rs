@@ -7,9 +7,9 @@ use std::sync::{
 
 /// Tells whether a subscription's broker answers, also to those who do not hold the subscription.
 #[derive(Clone, Debug, Default)]
-pub struct Pulse(Arc<AtomicBool>);
+pub struct Connectivity(Arc<AtomicBool>);
 
-impl Pulse {
+impl Connectivity {
     /// Whether the last thing the broker was asked for failed, and it is asked again and again.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {

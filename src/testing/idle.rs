@@ -29,16 +29,16 @@ impl TestBus {
     /// # Cancel safety
     ///
     /// May be dropped.
-    pub async fn settle(&self) -> Result<()> {
-        self.settle_within(LIMIT).await
+    pub async fn wait_until_idle(&self) -> Result<()> {
+        self.wait_until_idle_within(LIMIT).await
     }
 
     /// The same with another limit.
     ///
     /// # Errors
     ///
-    /// As [`settle`](Self::settle).
-    pub async fn settle_within(&self, limit: Duration) -> Result<()> {
+    /// As [`wait_until_idle`](Self::wait_until_idle).
+    pub async fn wait_until_idle_within(&self, limit: Duration) -> Result<()> {
         let settled = timeout_at(Instant::now() + limit, self.settled()).await;
         let Err(_) = settled else { return settled.unwrap_or(Ok(())) };
         let flight = self.hub.flight.describe();
