@@ -35,6 +35,6 @@ pub use message::{
 pub use pending::{PendingResult, PendingResults};
 pub use registry::{ConfigSection, Registry, TransportFactory, TransportKind};
 pub use subscription::{
-    AckHandle, Backoff, Connectivity, Delivery, Outcome, Rejection, Source, Subscription,
+    AckHandle, Backoff, Connectivity, Delivery, Outcome, Rejection, Session, Source, Subscription,
 };
 pub use transport::{Capabilities, FlowControl, Transport};

@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Delivery, Error, ErrorKind, FlowControl, Outcome, Result, Source, Subscription,
+    Delivery, Error, ErrorKind, FlowControl, Outcome, Result, Session, Source, Subscription,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -34,7 +34,16 @@ struct Script {
     slow: Mutex<Option<Arc<Notify>>>,
     interruptible: bool,
     interrupted: Notify,
+    /// How the next beginnings end; when there is no more to say, well.
+    begins: Mutex<VecDeque<Result<()>>>,
+    /// Begun, and resized to.
+    begun: Mutex<Vec<u32>>,
+    windows: Mutex<Vec<usize>>,
+    session: Session,
 }
+
+/// Messages from here on are redelivered.
+const REDELIVERED: u32 = 1000;
 
 impl Script {
     fn new(steps: impl IntoIterator<Item = Step>) -> Arc<Self> {
@@ -103,6 +112,28 @@ impl<const REDELIVERS: bool> Source for Scripted<REDELIVERS> {
             slow.notified().await;
         }
         self.0.settles.lock().expect("a lock").pop_front().unwrap_or(Ok(()))
+    }
+
+    fn is_redelivered(&self, message: &u32) -> bool {
+        *message >= REDELIVERED
+    }
+
+    async fn begin(&self, token: &u32) -> Result<()> {
+        self.0.begun.lock().expect("a lock").push(*token);
+        tokio::task::yield_now().await;
+        self.0.begins.lock().expect("a lock").pop_front().unwrap_or(Ok(()))
+    }
+
+    fn session(&self, _: &u32) -> Option<Session> {
+        Some(self.0.session.clone())
+    }
+
+    fn size(&self, message: &u32) -> usize {
+        *message as usize
+    }
+
+    fn resize(&self, window: usize) {
+        self.0.windows.lock().expect("a lock").push(window);
     }
 
     async fn interrupt(&self) -> bool {
@@ -260,7 +291,7 @@ async fn a_settlement_that_cannot_succeed_tells_who_waits() {
 async fn close_waits_for_what_is_held_but_not_for_ever() {
     let script = Script::new([Step::Give(vec![1, 2, 3])]);
     let limit = Duration::from_secs(7);
-    let flow = FlowControl { close_timeout: limit, ..FlowControl::new(2, 2) };
+    let flow = FlowControl::new(2, 2).close_within(limit);
     let mut subscription = events(&script, flow);
     let (one, two) = (next(&mut subscription).await, next(&mut subscription).await);
     let began = Instant::now();
@@ -437,4 +468,108 @@ async fn an_empty_fetch_is_a_sign_of_life() {
     let script = Script::new([Step::Give(vec![]), Step::Give(vec![]), Step::Give(vec![1])]);
     let mut subscription = events(&script, FlowControl::new(1, 1));
     assert_eq!(*next(&mut subscription).await.message, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_ahead_begins_with_a_probe_and_follows_the_handlers() {
+    let script = Script::new([Step::Give((0..2000).collect())]);
+    let mut subscription = events(&script, FlowControl::new(256, 512).for_handlers(4));
+    settle_down().await;
+    assert_eq!(script.asked()[0], 1, "a probe");
+    let mut held = VecDeque::new();
+    for _ in 0..100 {
+        held.push_back(next(&mut subscription).await);
+        if held.len() == 4 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            held.drain(..).for_each(|delivery| delivery.ack.settle_later(Outcome::Done));
+        }
+    }
+    settle_down().await;
+    let window = *script.windows.lock().expect("a lock").last().unwrap();
+    assert!((30..=45).contains(&window), "40 events a second, not {window}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redelivered_message_is_held_alone_and_begins_at_the_source() {
+    let script = Script::new([Step::Give(vec![REDELIVERED, REDELIVERED + 1, 3, 4, 5])]);
+    let mut subscription = events(&script, FlowControl::new(256, 512).for_handlers(8));
+    for n in [REDELIVERED, REDELIVERED + 1] {
+        let delivery = next(&mut subscription).await;
+        settle_down().await;
+        assert!(delivery.is_redelivered());
+        assert!(soon_empty(&mut subscription).await, "nothing is taken beside {n}");
+        let delivery = delivery.begin().await.expect("may begin");
+        assert_eq!(script.begun.lock().expect("a lock").last(), Some(&n));
+        delivery.ack.settle(Outcome::Done).await.unwrap();
+    }
+    for n in [3, 4, 5] {
+        let delivery = next(&mut subscription).await;
+        assert!(!delivery.is_redelivered());
+        assert_eq!(*delivery.begin().await.expect("may begin").message, n);
+    }
+    assert_eq!(script.begun.lock().expect("a lock").len(), 2, "others cost the broker nothing");
+}
+
+/// Whether nothing is delivered although all that can go on has.
+async fn soon_empty(subscription: &mut Subscription<u32>) -> bool {
+    tokio::time::timeout(Duration::from_secs(1), subscription.next()).await.is_err()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beginning_that_fails_has_the_message_redelivered() {
+    let script = Script::new([Step::Give(vec![REDELIVERED])]);
+    let unavailable = Err(Error::new(ErrorKind::Unavailable, "away"));
+    script.begins.lock().expect("a lock").push_back(unavailable);
+    let mut subscription = events(&script, FlowControl::new(8, 8));
+    assert!(next(&mut subscription).await.begin().await.is_none());
+    let again = next(&mut subscription).await.begin().await.expect("the broker is back");
+    again.ack.settle(Outcome::Done).await.unwrap();
+    assert_eq!(script.outcomes(), [(REDELIVERED, Outcome::Done)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_dropped_while_it_begins_is_not_lost() {
+    let script = Script::new([Step::Give(vec![REDELIVERED])]);
+    let mut subscription = events(&script, FlowControl::new(8, 8));
+    let delivery = next(&mut subscription).await;
+    let begin = tokio::spawn(delivery.begin());
+    tokio::task::yield_now().await;
+    begin.abort();
+    let again = next(&mut subscription).await.begin().await.expect("may begin");
+    again.ack.settle(Outcome::Done).await.unwrap();
+    assert_eq!(script.begun.lock().expect("a lock").len(), 1, "counted once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_belongs_to_a_session_that_is_gone_does_not_begin() {
+    let script = Script::new([Step::Give(vec![1, 2])]);
+    let mut subscription = events(&script, FlowControl::new(8, 8));
+    let one = next(&mut subscription).await.begin().await.expect("may begin");
+    let two = next(&mut subscription).await;
+    assert_eq!(script.session.at_work(), 1);
+    script.session.revoke();
+    assert!(two.begin().await.is_none());
+    settle_down().await;
+    assert_eq!(script.outcomes(), [(2, Outcome::Retry)], "left to whoever has it now");
+    assert_eq!(script.session.at_work(), 1);
+    one.ack.settle(Outcome::Done).await.unwrap();
+    settle_down().await;
+    assert_eq!(script.session.at_work(), 0, "the broker knows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_fill_the_window_too() {
+    let script = Script::new([Step::Give(vec![900; 20])]);
+    let mut flow = FlowControl::new(4, 100);
+    flow.max_bytes = 3000;
+    let mut subscription = events(&script, flow);
+    let mut held = vec![next(&mut subscription).await];
+    while let Ok(Some(Ok(delivery))) =
+        tokio::time::timeout(Duration::from_secs(1), subscription.next()).await
+    {
+        held.push(delivery);
+    }
+    assert_eq!(held.len(), 4, "asked for before their size was known, and no more");
+    held.truncate(1);
+    settle_down().await;
 }

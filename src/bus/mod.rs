@@ -306,10 +306,8 @@ impl Inner {
     /// How much a subscription of this process takes. It waits for what its handlers hold until they
     /// are cut off, and a little longer.
     fn flow(&self, batch: usize, in_flight: usize) -> FlowControl {
-        FlowControl {
-            close_timeout: self.drain_timeout + 2 * run::GRACE,
-            ..FlowControl::new(batch, in_flight)
-        }
+        let limit = self.drain_timeout.saturating_add(2 * run::GRACE);
+        FlowControl::new(batch, in_flight).close_within(limit)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -25,7 +25,7 @@ fn process(url: &str) -> Process {
 }
 
 fn serving(api: &str) -> ServeSpec {
-    let flow = FlowControl { close_timeout: Duration::from_secs(2), ..FlowControl::new(10, 10) };
+    let flow = FlowControl::new(10, 10).close_within(Duration::from_secs(2));
     ServeSpec { apis: vec![api.into()], flow }
 }
 

@@ -109,7 +109,7 @@ pub(super) fn call_id(api: &Name, n: usize) -> Name {
 }
 
 pub(super) fn flow(batch: usize, max_in_flight: usize) -> FlowControl {
-    FlowControl { close_timeout: Duration::from_secs(5), ..FlowControl::new(batch, max_in_flight) }
+    FlowControl::new(batch, max_in_flight).close_within(Duration::from_secs(5))
 }
 
 pub(super) fn serving(api: &Name) -> ServeSpec {

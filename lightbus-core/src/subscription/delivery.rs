@@ -4,15 +4,58 @@ use std::{fmt, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Outcome;
+use super::{
+    Outcome,
+    session::{AtWork, Session},
+};
 use crate::{Error, Result};
 
 /// A message that was handed out, to be settled by [`ack`](Self::ack).
 pub struct Delivery<M> {
     /// The message.
     pub message: Arc<M>,
-    /// Settles it. Dropped, the message comes again (a call does not).
+    /// Settles it. Dropped, the message is redelivered (a call is not).
     pub ack: AckHandle,
+    pub(super) session: Option<Session>,
+    pub(super) redelivered: bool,
+    pub(super) begun: bool,
+}
+
+impl<M> Delivery<M> {
+    /// Whether the broker has delivered the message before, to this process or another. Its process
+    /// may have ended because of it: it is best handled with nothing beside it.
+    #[must_use]
+    pub fn is_redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    /// Says that work on the message begins. Returns `None` if it must not: the broker has taken the
+    /// message back, and delivers it again; or it could not be told, and the message is redelivered
+    /// here later.
+    ///
+    /// Where the message is [redelivered](Self::is_redelivered) and the broker does not count
+    /// deliveries by itself, the transport counts them here, so that only messages whose handling
+    /// was begun count up.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the message is redelivered.
+    pub async fn begin(mut self) -> Option<Self> {
+        if let Some(session) = &self.session {
+            match session.begin() {
+                Some(at_work) => self.ack.at_work = Some(at_work),
+                None => {
+                    self.ack.unseen();
+                    return None;
+                }
+            }
+        }
+        if self.redelivered && !self.begun {
+            self.ack.begin().await.ok()?;
+            self.begun = true;
+        }
+        Some(self)
+    }
 }
 
 impl<M: fmt::Debug> fmt::Debug for Delivery<M> {
@@ -25,15 +68,20 @@ impl<M: fmt::Debug> fmt::Debug for Delivery<M> {
 pub struct AckHandle {
     slot: usize,
     settlements: Option<mpsc::Sender<Settlement>>,
+    at_work: Option<AtWork>,
 }
 
 pub(super) struct Settlement {
     pub(super) slot: usize,
     pub(super) fate: Fate,
     pub(super) confirm: Option<oneshot::Sender<Result<()>>>,
+    /// Dropped when the broker knows.
+    pub(super) at_work: Option<AtWork>,
 }
 
 pub(super) enum Fate {
+    /// Not settled: work on it begins.
+    Begun,
     Settled(Outcome),
     /// The handle was dropped: somebody had the message and did not say.
     Dropped,
@@ -43,7 +91,7 @@ pub(super) enum Fate {
 
 impl AckHandle {
     pub(super) fn new(slot: usize, settlements: mpsc::Sender<Settlement>) -> Self {
-        Self { slot, settlements: Some(settlements) }
+        Self { slot, settlements: Some(settlements), at_work: None }
     }
 
     /// Settles, and waits until the broker has taken it.
@@ -71,11 +119,23 @@ impl AckHandle {
         self.send(Fate::Unseen, None);
     }
 
+    /// Has the source note that work on the message begins, and waits until it has.
+    async fn begin(&self) -> Result<()> {
+        let closed = || Error::closed("the subscription");
+        let settlements = self.settlements.as_ref().ok_or_else(closed)?;
+        let (confirm, confirmed) = oneshot::channel();
+        let (slot, fate) = (self.slot, Fate::Begun);
+        let begun = Settlement { slot, fate, confirm: Some(confirm), at_work: None };
+        settlements.try_send(begun).map_err(|_| closed())?;
+        confirmed.await.unwrap_or_else(|_| Err(closed()))
+    }
+
     fn send(&mut self, fate: Fate, confirm: Option<oneshot::Sender<Result<()>>>) {
         if let Some(settlements) = self.settlements.take() {
-            // Never full: it has room for a settlement of each delivery in flight. Closed: the
-            // subscription has ended and has given the message back.
-            let _ = settlements.try_send(Settlement { slot: self.slot, fate, confirm });
+            // Never full: it has room for the beginning and the settlement of each delivery in
+            // flight. Closed: the subscription has ended and has given the message back.
+            let at_work = self.at_work.take();
+            let _ = settlements.try_send(Settlement { slot: self.slot, fate, confirm, at_work });
         }
     }
 }

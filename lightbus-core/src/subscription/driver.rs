@@ -22,7 +22,9 @@ use tokio::{
 use super::{
     Backoff, Connectivity, Delivery, Outcome, Source,
     delivery::{AckHandle, Fate, Settlement},
+    session::AtWork,
     slots::{Slot, Slots},
+    window::Window,
 };
 use crate::{Error, ErrorKind, FlowControl, Result};
 
@@ -39,6 +41,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 type Fetched<S> = Result<Vec<(Arc<<S as Source>::Message>, <S as Source>::Token)>>;
 type Batch<S> = Vec<(<S as Source>::Token, Outcome)>;
+type Begun<S> = (usize, <S as Source>::Token, Result<()>);
 
 pub(super) async fn run<S: Source>(
     source: Arc<S>,
@@ -78,11 +81,19 @@ struct Driver<S: Source> {
     settlements: mpsc::Receiver<Settlement>,
     handle: mpsc::Sender<Settlement>,
     slots: Slots<S::Message, S::Token>,
+    window: Window,
+    /// The window that the source knows.
+    told: usize,
+    /// The bytes of what is held.
+    bytes: usize,
+    /// Those that wait to begin, each with who waits for it.
+    begins: VecDeque<(usize, Option<oneshot::Sender<Result<()>>>)>,
     /// Settled here, not yet at the broker.
     unsettled: Batch<S>,
     /// The room of a batch that is settled, for the next one.
     spare: Batch<S>,
     confirms: Vec<oneshot::Sender<Result<()>>>,
+    at_work: Vec<AtWork>,
     /// Dropped deliveries, by the time at which they come again.
     again: BinaryHeap<Reverse<(Instant, usize)>>,
     fetches: Backoff,
@@ -93,6 +104,7 @@ struct Driver<S: Source> {
 struct Settling<S: Source> {
     work: BoxFuture<'static, (Batch<S>, Result<()>)>,
     confirms: Vec<oneshot::Sender<Result<()>>>,
+    at_work: Vec<AtWork>,
 }
 
 impl<S: Source> Driver<S> {
@@ -102,10 +114,15 @@ impl<S: Source> Driver<S> {
         out: mpsc::Sender<Result<Delivery<S::Message>>>,
         connectivity: Connectivity,
     ) -> Self {
-        let (handle, settlements) = mpsc::channel(flow.max_in_flight);
+        // Each delivery in flight may begin, and be settled.
+        let (handle, settlements) = mpsc::channel(flow.max_in_flight.saturating_mul(2));
         let retry = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         Self {
             source,
+            window: Window::new(&flow),
+            told: 0,
+            bytes: 0,
+            begins: VecDeque::new(),
             flow,
             out: Some(out),
             settlements,
@@ -114,6 +131,7 @@ impl<S: Source> Driver<S> {
             unsettled: Vec::new(),
             spare: Vec::new(),
             confirms: Vec::new(),
+            at_work: Vec::new(),
             again: BinaryHeap::new(),
             fetches: retry.clone(),
             settles: retry,
@@ -124,14 +142,19 @@ impl<S: Source> Driver<S> {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
         let mut fetching: Option<BoxFuture<'static, Fetched<S>>> = None;
         let mut settling: Option<Settling<S>> = None;
+        let mut beginning: Option<BoxFuture<'static, Begun<S>>> = None;
         let mut arrived = VecDeque::with_capacity(64);
         let mut buffer = Vec::with_capacity(64);
         let end = loop {
+            self.tell_window();
             if fetching.is_none() && self.may_fetch() {
                 fetching = Some(self.fetch(Duration::ZERO));
             }
             if settling.is_none() && !self.unsettled.is_empty() {
                 settling = Some(self.start_settling(Duration::ZERO));
+            }
+            if beginning.is_none() {
+                beginning = self.start_beginning();
             }
             let starved = fetching.is_none() && self.credit() > 0;
             let next_again = self.again.peek().map(|Reverse((when, _))| *when);
@@ -140,13 +163,15 @@ impl<S: Source> Driver<S> {
                 _ = &mut stopped => break None,
                 count = self.settlements.recv_many(&mut buffer, 512) => {
                     debug_assert!(count > 0, "the driver holds a sender");
-                    for settlement in buffer.drain(..) {
-                        self.settled(settlement, false);
-                    }
+                    self.settle_all(&mut buffer, false);
+                }
+                begun = poll_option(&mut beginning) => {
+                    beginning = None;
+                    self.finish_beginning(begun, false);
                 }
                 (batch, result) = poll_settling(&mut settling) => {
                     let Some(finished) = settling.take() else { continue };
-                    settling = self.finish_settling(finished.confirms, batch, result);
+                    settling = self.finish_settling(finished, batch, result);
                 }
                 fetched = poll_option(&mut fetching) => {
                     fetching = None;
@@ -154,12 +179,11 @@ impl<S: Source> Driver<S> {
                         Ok(messages) => {
                             self.fetched();
                             arrived.extend(messages);
-                            for (message, token) in arrived.drain(..) {
-                                self.hand_out(message, token);
-                            }
+                            self.hand_out_all(arrived.drain(..));
                         }
                         Err(error) if error.is_temporary() => {
                             let wait = self.fetches.failed();
+                            self.window.interrupted();
                             self.connectivity.set_interrupted(true);
                             if self.fetches.failures() == 1 {
                                 tracing::warn!(%error, "consuming was interrupted, trying again");
@@ -188,17 +212,38 @@ impl<S: Source> Driver<S> {
             self.finish_fetching(fetch).await;
         }
         self.out = None;
+        if let Some(beginning) = beginning {
+            // The token is needed to settle it.
+            self.finish_beginning(beginning.await, true);
+        }
         self.finish(settling).await
     }
 
+    /// How many more messages may be held. Bytes count too: a few large ones fill it as well.
     fn credit(&self) -> usize {
-        self.flow.max_in_flight.saturating_sub(self.slots.len())
+        let free = self.window.size().saturating_sub(self.slots.len());
+        let held = self.slots.len();
+        if free == 0 || held == 0 {
+            return free;
+        }
+        let room = self.flow.max_bytes.saturating_sub(self.bytes);
+        // As many as fit, if the next are as large as those that are held.
+        let usual = (self.bytes / held).max(1);
+        free.min(room / usual)
+    }
+
+    fn tell_window(&mut self) {
+        let window = self.window.size();
+        if window != self.told {
+            self.told = window;
+            self.source.resize(window);
+        }
     }
 
     /// Small fetches are avoided: one freed slot is not worth a round trip if its neighbours will
     /// be free in a moment.
     fn may_fetch(&self) -> bool {
-        self.credit() >= self.flow.batch.min(self.flow.max_in_flight / 4).max(1)
+        self.credit() >= self.flow.batch.min(self.window.size() / 4).max(1)
     }
 
     fn fetch(&self, wait: Duration) -> BoxFuture<'static, Fetched<S>> {
@@ -221,14 +266,43 @@ impl<S: Source> Driver<S> {
         self.fetches.succeeded();
     }
 
-    fn hand_out(&mut self, message: Arc<S::Message>, token: S::Token) {
-        let kept = S::REDELIVERS.then(|| Arc::clone(&message));
-        let slot = self.slots.insert(Slot { token, message: kept, drops: 0 });
-        self.deliver(slot, message);
+    fn hand_out_all(&mut self, messages: impl Iterator<Item = (Arc<S::Message>, S::Token)>) {
+        let (mut count, mut suspects) = (0, 0);
+        for (message, token) in messages {
+            count += 1;
+            suspects += usize::from(self.hand_out(message, token));
+        }
+        self.window.took(count, suspects);
     }
 
-    fn deliver(&mut self, slot: usize, message: Arc<S::Message>) {
-        let delivery = Delivery { message, ack: AckHandle::new(slot, self.handle.clone()) };
+    /// Returns whether the message is redelivered.
+    fn hand_out(&mut self, message: Arc<S::Message>, token: S::Token) -> bool {
+        let redelivered = S::REDELIVERS && self.source.is_redelivered(&message);
+        let bytes = self.source.size(&message);
+        self.bytes += bytes;
+        let slot = self.slots.insert(Slot {
+            session: self.source.session(&token),
+            token: Some(token),
+            message: S::REDELIVERS.then(|| Arc::clone(&message)),
+            drops: 0,
+            bytes,
+            redelivered,
+            begun: false,
+            late: None,
+        });
+        self.deliver(slot, message);
+        redelivered
+    }
+
+    fn deliver(&mut self, index: usize, message: Arc<S::Message>) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let delivery = Delivery {
+            message,
+            ack: AckHandle::new(index, self.handle.clone()),
+            session: slot.session.clone(),
+            redelivered: slot.redelivered,
+            begun: slot.begun,
+        };
         let sent = match &self.out {
             Some(out) => out.try_send(Ok(delivery)).map_err(|error| error.into_inner()),
             None => Err(Ok(delivery)),
@@ -239,24 +313,86 @@ impl<S: Source> Driver<S> {
         }
     }
 
-    fn settled(&mut self, settlement: Settlement, closing: bool) {
-        let Settlement { slot, fate, confirm } = settlement;
+    fn settle_all(&mut self, settlements: &mut Vec<Settlement>, closing: bool) {
+        let before = self.slots.len();
+        let mut suspects = 0;
+        for settlement in settlements.drain(..) {
+            suspects += usize::from(self.settled(settlement, closing));
+        }
+        let held = self.slots.len();
+        self.window.settled(before.saturating_sub(held), suspects, held);
+    }
+
+    /// Returns whether a redelivered message is held no more.
+    fn settled(&mut self, settlement: Settlement, closing: bool) -> bool {
+        if let Some(slot) = self.slots.get_mut(settlement.slot)
+            && slot.token.is_none()
+        {
+            // Decided when the token is back.
+            slot.late = Some(settlement);
+            return false;
+        }
+        let Settlement { slot, fate, confirm, at_work } = settlement;
         let outcome = match fate {
+            Fate::Begun => {
+                // While closing nothing begins any more: who waits hears that the sender is gone.
+                if !closing {
+                    self.begins.push_back((slot, confirm));
+                }
+                return false;
+            }
             Fate::Settled(Outcome::Retry) | Fate::Dropped if S::REDELIVERS && !closing => {
                 self.wait_for_redelivery(slot);
                 if let Some(confirm) = confirm {
                     let _ = confirm.send(Ok(()));
                 }
-                return;
+                return false;
             }
             // It may have run: it must not run again.
             Fate::Settled(Outcome::Retry) | Fate::Dropped if !S::REDELIVERS => Outcome::Done,
             Fate::Dropped | Fate::Unseen => Outcome::Retry,
             Fate::Settled(outcome) => outcome,
         };
-        if let Some(slot) = self.slots.remove(slot) {
-            self.unsettled.push((slot.token, outcome));
+        let Some(slot) = self.slots.remove(slot) else { return false };
+        self.bytes = self.bytes.saturating_sub(slot.bytes);
+        if let Some(token) = slot.token {
+            self.unsettled.push((token, outcome));
             self.confirms.extend(confirm);
+            self.at_work.extend(at_work);
+        }
+        slot.redelivered
+    }
+
+    /// Has the source note that the next of those that wait begins.
+    fn start_beginning(&mut self) -> Option<BoxFuture<'static, Begun<S>>> {
+        loop {
+            let (index, confirm) = self.begins.pop_front()?;
+            let Some(slot) = self.slots.get_mut(index) else { continue };
+            if let Some(token) = slot.token.take() {
+                let source = Arc::clone(&self.source);
+                self.begins.push_front((index, confirm));
+                return Some(Box::pin(async move {
+                    let begun = source.begin(&token).await;
+                    (index, token, begun)
+                }));
+            }
+        }
+    }
+
+    fn finish_beginning(&mut self, (index, token, begun): Begun<S>, closing: bool) {
+        let confirm = self.begins.pop_front().and_then(|(_, confirm)| confirm);
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.token = Some(token);
+        slot.begun = begun.is_ok();
+        let late = slot.late.take();
+        if let Err(error) = &begun {
+            tracing::warn!(%error, "a redelivered message cannot begin yet");
+        }
+        if let Some(confirm) = confirm {
+            let _ = confirm.send(begun);
+        }
+        if let Some(late) = late {
+            self.settle_all(&mut vec![late], closing);
         }
     }
 
@@ -291,15 +427,18 @@ impl<S: Source> Driver<S> {
             let result = source.settle(&batch).await;
             (batch, result)
         });
-        Settling { work, confirms: std::mem::take(&mut self.confirms) }
+        let (confirms, at_work) =
+            (std::mem::take(&mut self.confirms), std::mem::take(&mut self.at_work));
+        Settling { work, confirms, at_work }
     }
 
     fn finish_settling(
         &mut self,
-        confirms: Vec<oneshot::Sender<Result<()>>>,
+        finished: Settling<S>,
         batch: Batch<S>,
         result: Result<()>,
     ) -> Option<Settling<S>> {
+        let Settling { confirms, at_work, .. } = finished;
         match result {
             Err(error) if error.is_temporary() => {
                 let wait = self.settles.failed();
@@ -311,6 +450,7 @@ impl<S: Source> Driver<S> {
                 self.unsettled.extend(newer);
                 let newer = std::mem::replace(&mut self.confirms, confirms);
                 self.confirms.extend(newer);
+                self.at_work.extend(at_work);
                 Some(self.start_settling(wait))
             }
             result => {
@@ -344,9 +484,7 @@ impl<S: Source> Driver<S> {
         };
         match timeout_at(deadline, interrupted).await {
             Ok(messages) => {
-                for (message, token) in messages.into_iter().flatten() {
-                    self.hand_out(message, token);
-                }
+                self.hand_out_all(messages.into_iter().flatten());
             }
             Err(_) => {
                 tracing::warn!("a fetch did not end when interrupted; what it takes comes again")
@@ -358,7 +496,8 @@ impl<S: Source> Driver<S> {
     async fn finish(mut self, settling: Option<Settling<S>>) -> Result<()> {
         // A delivery that waits to come again is given back instead.
         for Reverse((_, slot)) in std::mem::take(&mut self.again) {
-            self.settled(Settlement { slot, fate: Fate::Unseen, confirm: None }, true);
+            let unseen = Settlement { slot, fate: Fate::Unseen, confirm: None, at_work: None };
+            self.settled(unseen, true);
         }
         let deadline = Instant::now() + self.flow.close_timeout;
         let mut settling = settling;
@@ -374,14 +513,12 @@ impl<S: Source> Driver<S> {
             tokio::select! {
                 biased;
                 _ = self.settlements.recv_many(&mut buffer, 512) => {
-                    for settlement in buffer.drain(..) {
-                        self.settled(settlement, true);
-                    }
+                    self.settle_all(&mut buffer, true);
                 }
                 (batch, result) = poll_settling(&mut settling) => {
                     let Some(finished) = settling.take() else { continue };
                     last = result.clone();
-                    settling = self.finish_settling(finished.confirms, batch, result);
+                    settling = self.finish_settling(finished, batch, result);
                 }
                 () = tokio::time::sleep_until(deadline) => {
                     if self.slots.len() > 0 {
@@ -389,7 +526,7 @@ impl<S: Source> Driver<S> {
                     }
                     let rest: Batch<S> = self.slots.drain()
                         .filter(|_| S::REDELIVERS)
-                        .map(|slot| (slot.token, Outcome::Retry))
+                        .filter_map(|slot| Some((slot.token?, Outcome::Retry)))
                         .collect();
                     if !rest.is_empty() {
                         last = timeout_at(deadline + INTERRUPT_LIMIT, self.source.settle(&rest))

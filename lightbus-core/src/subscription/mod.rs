@@ -9,7 +9,9 @@ mod connectivity;
 mod delivery;
 mod driver;
 mod rejection;
+mod session;
 mod slots;
+mod window;
 
 use std::{fmt, sync::Arc};
 
@@ -20,6 +22,7 @@ pub use backoff::Backoff;
 pub use connectivity::Connectivity;
 pub use delivery::{AckHandle, Delivery};
 pub use rejection::Rejection;
+pub use session::Session;
 
 use crate::{Error, ErrorKind, FlowControl, Result};
 
@@ -70,6 +73,40 @@ pub trait Source: Send + Sync + 'static {
     /// another consumer has it. After a temporary error the driver calls again with the same
     /// tokens and those that came since, so settling twice must do no harm.
     async fn settle(&self, settled: &[(Self::Token, Outcome)]) -> Result<()>;
+
+    /// Whether the broker has delivered this message before. The driver then holds it alone, as far as
+    /// it can, and calls [`begin`](Self::begin) before it is handled.
+    fn is_redelivered(&self, message: &Self::Message) -> bool {
+        let _ = message;
+        false
+    }
+
+    /// Notes, where the broker does not, that a redelivered message is about to be handled: one that
+    /// ends its process must count up, those that were only taken along must not. Called at most once
+    /// for each message that was fetched, one at a time. After an error the message is not handled, and
+    /// redelivered later.
+    async fn begin(&self, token: &Self::Token) -> Result<()> {
+        let _ = token;
+        Ok(())
+    }
+
+    /// The session to which a message belongs, where the broker takes messages back with it.
+    fn session(&self, token: &Self::Token) -> Option<Session> {
+        let _ = token;
+        None
+    }
+
+    /// How many bytes a message holds, for [`FlowControl::max_bytes`]. Zero does not count.
+    fn size(&self, message: &Self::Message) -> usize {
+        let _ = message;
+        0
+    }
+
+    /// Tells a source whose broker pushes messages how many may be unsettled from now on. One that is
+    /// asked by [`fetch`](Self::fetch) needs none of this. Must not block.
+    fn resize(&self, window: usize) {
+        let _ = window;
+    }
 
     /// Asks a [`fetch`](Self::fetch) that waits to return now, with what it has or nothing. Gives
     /// `true` if it will, `false` if it may be dropped instead.

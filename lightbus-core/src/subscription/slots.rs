@@ -2,11 +2,23 @@
 
 use std::sync::Arc;
 
+use super::{delivery::Settlement, session::Session};
+
 pub(super) struct Slot<M, T> {
-    pub(super) token: T,
+    /// Away while the source notes that work on it begins.
+    pub(super) token: Option<T>,
     /// Kept to be delivered again; without it for sources that never do.
     pub(super) message: Option<Arc<M>>,
+    pub(super) session: Option<Session>,
     pub(super) drops: u32,
+    /// The bytes of the message.
+    pub(super) bytes: usize,
+    /// The broker has delivered it before.
+    pub(super) redelivered: bool,
+    /// The source knows that work on it has begun.
+    pub(super) begun: bool,
+    /// Settled while the token was away.
+    pub(super) late: Option<Settlement>,
 }
 
 /// Slots are reused, so that a busy subscription allocates nothing.

@@ -121,25 +121,53 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 /// How much a subscription takes before it waits for what it took to be settled: back-pressure
 /// that reaches the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FlowControl {
     /// The most messages to ask the broker for at once.
     pub batch: usize,
     /// The most messages handed out, or waiting to be, and not settled.
     pub max_in_flight: usize,
+    /// The most bytes of such messages, as far as the transport knows their size: 64 MiB. One message
+    /// is always taken, however large.
+    pub max_bytes: usize,
+    /// How many messages the consumer handles at once, where that is known. The subscription then
+    /// takes ahead what is handled in about a second, at least this many and never more than
+    /// [`max_in_flight`](Self::max_in_flight). `None` takes as much as that allows.
+    pub concurrency: Option<usize>,
     /// How long [`Subscription::close`](crate::Subscription::close) waits for deliveries that are
     /// still held. After it they count as given back.
     pub close_timeout: Duration,
 }
 
+/// The most messages that may be in flight, whatever is asked for: each takes a place in a queue.
+const MOST_IN_FLIGHT: usize = 1 << 16;
+const MAX_BYTES: usize = 64 << 20;
+
 impl FlowControl {
-    /// At most `max_in_flight` unsettled messages, asked for in batches of at most `batch`.
-    /// Zeros count as one. [`close_timeout`](Self::close_timeout) is 10 s.
+    /// At most `max_in_flight` unsettled messages, asked for in batches of at most `batch`. Zeros
+    /// count as one, more than 65,536 as that.
     #[must_use]
     pub fn new(batch: usize, max_in_flight: usize) -> Self {
         Self {
-            batch: batch.max(1),
-            max_in_flight: max_in_flight.max(1),
+            batch: batch.clamp(1, MOST_IN_FLIGHT),
+            max_in_flight: max_in_flight.clamp(1, MOST_IN_FLIGHT),
+            max_bytes: MAX_BYTES,
+            concurrency: None,
             close_timeout: Duration::from_secs(10),
         }
+    }
+
+    /// Takes ahead only what so many handlers do in about a second.
+    #[must_use]
+    pub fn for_handlers(mut self, concurrency: usize) -> Self {
+        self.concurrency = Some(concurrency.clamp(1, self.max_in_flight));
+        self
+    }
+
+    /// Sets [`close_timeout`](Self::close_timeout).
+    #[must_use]
+    pub fn close_within(mut self, limit: Duration) -> Self {
+        self.close_timeout = limit;
+        self
     }
 }

@@ -461,7 +461,7 @@ pub fn listen(api: &str, process: &str) -> ListenSpec {
         process: process.into(),
         events: vec![EventSelector::one(api, "opened")],
         start: Start::New,
-        flow: FlowControl { close_timeout: Duration::from_secs(2), ..FlowControl::new(100, 400) },
+        flow: FlowControl::new(100, 400).close_within(Duration::from_secs(2)),
     }
 }
 
