@@ -1,5 +1,5 @@
-//! What the tool prints, as it is kept in `tests/snapshots/cli`. After a change that is meant,
-//! `UPDATE_EXPECT=1 cargo test --features cli,amqp --test cli snapshots` writes the files anew.
+//! What the tool prints, as it is kept in `tests/snapshots`. After a change that is meant,
+//! `UPDATE_EXPECT=1 cargo test -p lightbus-cli --features amqp,kafka snapshots` rewrites the files.
 
 use std::path::PathBuf;
 
@@ -51,7 +51,7 @@ fn same(name: &str, tool: &Tool, words: &[&str], done: &Done) {
     let (out, err) = (done.out(), done.err());
     let err = if err.is_empty() { String::new() } else { format!("--- errors\n{err}") };
     let said = format!("$ lightbus {}\n{out}{err}--- code {}\n", words.join(" "), done.code());
-    let file = PathBuf::from(format!("../snapshots/cli/{name}.txt"));
+    let file = PathBuf::from(format!("../snapshots/{name}.txt"));
     expect_file![file].assert_eq(&masked(&said, tool));
 }
 

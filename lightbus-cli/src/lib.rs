@@ -25,11 +25,14 @@ mod validate;
 use std::process::ExitCode;
 
 use clap::Parser;
+use lightbus::Registry;
 
 use cli::{Cli, Command};
 use failure::{Failure, INTERRUPTED};
 
-fn main() -> ExitCode {
+/// Runs the tool with the arguments of this process.
+pub fn main(registry: Registry) -> ExitCode {
+    let _ = registry;
     // Wrong usage ends here, with 2 and what would be right.
     let cli = Cli::parse();
     let json = cli.global.json;
