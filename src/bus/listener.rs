@@ -160,7 +160,7 @@ impl Listener {
         phase: &mut watch::Receiver<Phase>,
         place: Option<&mut Place>,
     ) {
-        let Delivery { message, ack } = delivery;
+        let Delivery { message, ack, .. } = delivery;
         if self.takes_no_more(phase) {
             self.progress.done();
             return;

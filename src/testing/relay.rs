@@ -120,7 +120,7 @@ impl<M: Message, P: Pass<M>, const REDELIVERS: bool> Source for Relay<M, P, REDE
         let mut messages = Vec::with_capacity(buffer.len());
         for delivery in buffer {
             match delivery {
-                Ok(Delivery { message, ack }) => {
+                Ok(Delivery { message, ack, .. }) => {
                     let arrived = self.pass.arrived(Arc::clone(&message));
                     messages
                         .push((arrived, Arc::new(Held { message, ack: Mutex::new(Some(ack)) })));

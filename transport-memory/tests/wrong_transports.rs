@@ -448,7 +448,7 @@ impl<M: Message, const REDELIVERS: bool> Source for Relay<M, REDELIVERS> {
         }
         let mut messages = Vec::new();
         for delivery in buffer {
-            let Delivery { message, ack } = delivery?;
+            let Delivery { message, ack, .. } = delivery?;
             let ack = if self.fault == Fault::AcknowledgesTooEarly {
                 ack.settle_later(Outcome::Done);
                 None

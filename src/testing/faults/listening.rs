@@ -128,7 +128,7 @@ impl Listening {
     }
 
     fn arrived(&self, queue: &mut Queue, delivery: Delivery<EventMessage>) {
-        let Delivery { message, ack } = delivery;
+        let Delivery { message, ack, .. } = delivery;
         let path = path(&message.api, &message.event);
         let number = self.faults.numbers.of(&message.id, &path);
         // An event that is stored twice has one id: each of the two fails for itself.
