@@ -93,8 +93,8 @@ pub mod transport {
 /// What almost every program that uses lightbus needs.
 pub mod prelude {
     pub use crate::{
-        Bus, HandlerError, HandlerResult, OnError, Received, Start, args,
-        contract::{Client as _, Event as _},
+        Bus, HandlerError, HandlerResult, OnError, Received, Start, args, bus::Client as _,
+        contract::Event as _,
     };
 }
 

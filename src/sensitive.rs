@@ -2,12 +2,10 @@
 
 use std::{borrow::Cow, fmt};
 
-use lightbus_core::{Arguments, EventMessage};
+use lightbus_core::Arguments;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
-
-use crate::Bus;
 
 /// What is shown in the place of a sensitive value.
 pub const REDACTED: &str = "<redacted>";
@@ -138,33 +136,6 @@ pub fn redact(schema: &Value, fields: &Arguments) -> Value {
     );
     redact_value(schema, &mut shown);
     shown
-}
-
-impl Bus {
-    /// The arguments of an event as they may be shown: as JSON, with [`REDACTED`] in the place of what
-    /// the schema of its API says is sensitive. What is not JSON is shown as text, unless the API has
-    /// anything sensitive.
-    ///
-    /// It goes by the schemas that this process knows; of an API without one, all is shown.
-    #[must_use]
-    pub fn shown(&self, event: &EventMessage) -> Map<String, Value> {
-        let schema = self.inner().schema.get(&event.api);
-        match schema.and_then(|schema| schema.shown_event(&event.event, &event.fields)) {
-            Some(Value::Object(shown)) => shown,
-            // Hidden as a whole.
-            Some(_) => {
-                event.fields.iter().map(|(name, _)| (name.to_string(), REDACTED.into())).collect()
-            }
-            None => {
-                event.fields.iter().map(|(name, value)| (name.to_string(), read(value))).collect()
-            }
-        }
-    }
-}
-
-/// JSON as a value; what is not JSON as text.
-fn read(value: &[u8]) -> Value {
-    serde_json::from_slice(value).unwrap_or_else(|_| String::from_utf8_lossy(value).into())
 }
 
 /// Puts [`REDACTED`] in the place of what a schema says is sensitive, however deep.

@@ -1,11 +1,18 @@
 //! Makes a bus from a configuration.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use lightbus_core::{Error, ErrorKind, Registry, Result, ReturnPath, transport::SchemaTransport};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Bus, Features, Inner, Phase, State, apis, apis::Apis, ids::Ids, startup};
+use super::{
+    process::keep_schemas,
+    shared::{Apis, Bus, Features, Ids, Inner, Phase, State, at, check_named, schema_transport},
+};
 use crate::{
     config::{Config, Names, Warning},
     plugins::{MetricsPlugin, Plugin, Plugins, StatePlugin},
@@ -27,7 +34,7 @@ pub struct BusBuilder {
     drain_timeout: Option<Duration>,
     plugins: Vec<Arc<dyn Plugin>>,
     #[cfg(feature = "testing")]
-    test: Option<crate::testing::Watch>,
+    test: Option<Box<dyn super::TestProbe>>,
 }
 
 impl fmt::Debug for BusBuilder {
@@ -108,8 +115,8 @@ impl BusBuilder {
 
     /// Makes the process a part of a test, which sees its calls begin and end.
     #[cfg(feature = "testing")]
-    pub(crate) fn test(mut self, watch: crate::testing::Watch) -> Self {
-        self.test = Some(watch);
+    pub(crate) fn test(mut self, probe: impl super::TestProbe + 'static) -> Self {
+        self.test = Some(Box::new(probe));
         self
     }
 
@@ -146,11 +153,9 @@ impl BusBuilder {
             transport.open().await?;
             schema.load().await
         };
-        opened
-            .await
-            .map_err(|error| apis::at(&*transport, error).during("connecting to the bus"))?;
+        opened.await.map_err(|error| at(&*transport, error).during("connecting to the bus"))?;
         let max_calls = config.bus.max_calls_in_flight.get() as usize;
-        let inner = Arc::new(Inner {
+        let inner = Arc::new_cyclic(|inner| Inner {
             config,
             names,
             apis,
@@ -159,7 +164,7 @@ impl BusBuilder {
             calls: Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS)),
             nowhere: ReturnPath::new(""),
             features,
-            plugins: Arc::new(Plugins::new(plugins)),
+            plugins: Arc::new(Plugins::new(plugins, Weak::clone(inner))),
             drain_timeout: self.drain_timeout.unwrap_or(DRAIN_TIMEOUT),
             handled: Arc::default(),
             #[cfg(feature = "testing")]
@@ -167,8 +172,7 @@ impl BusBuilder {
             phase: watch::Sender::new(Phase::Running),
             state: std::sync::Mutex::new(State::default()),
         });
-        inner.plugins.attach(&inner);
-        inner.spawn_consumer(startup::keep_schemas(Arc::clone(&inner.schema), inner.watch()));
+        inner.spawn_consumer(keep_schemas(Arc::clone(&inner.schema), inner.watch()));
         Ok(Bus { inner })
     }
 }
@@ -184,8 +188,8 @@ async fn read(registry: Registry) -> Result<Config> {
 
 /// Makes all transports, and refuses what they cannot do together.
 fn transports(config: &Config, registry: &Registry) -> Result<(Apis, Arc<dyn SchemaTransport>)> {
-    let made = apis::check_named(config, registry)
+    let made = check_named(config, registry)
         .and_then(|()| Apis::new(config, registry))
-        .and_then(|apis| Ok((apis, apis::schema_transport(config, registry)?)));
+        .and_then(|apis| Ok((apis, schema_transport(config, registry)?)));
     made.map_err(|error| config.explain(&error, registry))
 }

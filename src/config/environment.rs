@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lightbus_core::{Error, ErrorKind, Result};
 use serde_json::Value;
 
-use super::{Origin, expand::typed, nearest, schema, tree::Tree};
+use super::{Origin, nearest, schema, tree::Tree, typed::typed};
 
 /// What a variable that sets a key begins with; the same characters stand between the keys.
 const SEPARATOR: &str = "__";

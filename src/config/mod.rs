@@ -23,6 +23,7 @@ mod selector;
 mod settings;
 mod suggest;
 mod tree;
+mod typed;
 mod warnings;
 
 use std::fmt;

@@ -11,7 +11,7 @@ use schemars::{Schema, SchemaGenerator};
 
 pub use error::{ApiError, CallError};
 pub use event::{Event, EventFields};
-pub use service::{Client, Service};
+pub use service::Service;
 
 /// An API: what can be called and listened to under one name.
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,10 @@
-//! An API with an implementation, and an API seen by those who call it.
+//! An API with an implementation.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{Arguments, RemoteError};
 
 use super::Contract;
-use crate::Bus;
 
 /// An implementation of an API, as the bus sees it. `#[api]` writes it: `AuthApi(my_auth)` is the
 /// service of whatever implements `Auth`.
@@ -22,13 +21,4 @@ pub trait Service: Send + Sync + 'static {
         procedure: &'a str,
         arguments: &'a Arguments,
     ) -> BoxFuture<'a, Result<Bytes, RemoteError>>;
-}
-
-/// A typed client of an API. `#[api]` writes it: `AuthClient` for the trait `Auth`.
-pub trait Client {
-    /// What it calls.
-    fn contract() -> &'static Contract;
-
-    /// A client that calls over this bus.
-    fn new(bus: &Bus) -> Self;
 }

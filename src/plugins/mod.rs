@@ -11,7 +11,7 @@ mod internal;
 mod metrics;
 mod state;
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use lightbus_core::{Error, EventMessage, Result, ResultMessage, RpcMessage};
@@ -19,7 +19,7 @@ use lightbus_core::{Error, EventMessage, Result, ResultMessage, RpcMessage};
 pub use metrics::MetricsPlugin;
 pub use state::StatePlugin;
 
-use crate::{Bus, bus::Inner};
+use crate::bus::{Bus, Inner, PluginChain};
 
 /// What a plugin may do before and after everything that goes through a process. Each method does
 /// nothing unless it is written, and is named as in Python.
@@ -151,34 +151,19 @@ pub trait Plugin: Send + Sync + 'static {
 }
 
 /// The plugins of a process, in their order.
-#[derive(Default)]
 pub(crate) struct Plugins {
     list: Vec<Arc<dyn Plugin>>,
-    bus: OnceLock<Weak<Inner>>,
+    bus: Weak<Inner>,
 }
 
 impl Plugins {
-    pub(crate) fn new(mut list: Vec<Arc<dyn Plugin>>) -> Self {
+    pub(crate) fn new(mut list: Vec<Arc<dyn Plugin>>, bus: Weak<Inner>) -> Self {
         list.sort_by_key(|plugin| plugin.priority());
-        Self { list, bus: OnceLock::new() }
-    }
-
-    /// Whether there are none: then nothing needs to be done for them.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    pub(crate) fn names(&self) -> Vec<&str> {
-        self.list.iter().map(|plugin| plugin.name()).collect()
-    }
-
-    /// The bus on which they work; once it is there.
-    pub(crate) fn attach(&self, bus: &Arc<Inner>) {
-        let _ = self.bus.set(Arc::downgrade(bus));
+        Self { list, bus }
     }
 
     fn bus(&self) -> Option<Bus> {
-        self.bus.get().and_then(Weak::upgrade).map(Bus::from_inner)
+        self.bus.upgrade().map(Bus::from_inner)
     }
 }
 
@@ -213,36 +198,41 @@ macro_rules! each_logged {
     }};
 }
 
-impl Plugins {
-    pub(crate) async fn before_start(&self) -> Result<()> {
+#[async_trait]
+impl PluginChain for Plugins {
+    fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.list.iter().map(|plugin| plugin.name()).collect()
+    }
+
+    async fn before_start(&self) -> Result<()> {
         each!(self, before_start())
     }
 
-    pub(crate) async fn after_start(&self) -> Result<()> {
+    async fn after_start(&self) -> Result<()> {
         each!(self, after_start())
     }
 
-    pub(crate) async fn after_stop(&self) {
+    async fn after_stop(&self) {
         each_logged!(self, after_stop())
     }
 
-    pub(crate) async fn before_rpc_call(&self, call: &mut RpcMessage) -> Result<()> {
+    async fn before_rpc_call(&self, call: &mut RpcMessage) -> Result<()> {
         each!(self, before_rpc_call(call))
     }
 
-    pub(crate) async fn after_rpc_call(
-        &self,
-        call: &RpcMessage,
-        result: &mut ResultMessage,
-    ) -> Result<()> {
+    async fn after_rpc_call(&self, call: &RpcMessage, result: &mut ResultMessage) -> Result<()> {
         each!(self, after_rpc_call(call, result))
     }
 
-    pub(crate) async fn before_rpc_execution(&self, call: &mut RpcMessage) -> Result<()> {
+    async fn before_rpc_execution(&self, call: &mut RpcMessage) -> Result<()> {
         each!(self, before_rpc_execution(call))
     }
 
-    pub(crate) async fn after_rpc_execution(
+    async fn after_rpc_execution(
         &self,
         call: &RpcMessage,
         result: &mut ResultMessage,
@@ -250,23 +240,19 @@ impl Plugins {
         each!(self, after_rpc_execution(call, result))
     }
 
-    pub(crate) async fn before_event_sent(&self, event: &mut EventMessage) -> Result<()> {
+    async fn before_event_sent(&self, event: &mut EventMessage) -> Result<()> {
         each!(self, before_event_sent(event))
     }
 
-    pub(crate) async fn after_event_sent(&self, event: &EventMessage) {
+    async fn after_event_sent(&self, event: &EventMessage) {
         each_logged!(self, after_event_sent(event))
     }
 
-    pub(crate) async fn before_event_execution(
-        &self,
-        event: &mut EventMessage,
-        listener: &str,
-    ) -> Result<()> {
+    async fn before_event_execution(&self, event: &mut EventMessage, listener: &str) -> Result<()> {
         each!(self, before_event_execution(event, listener))
     }
 
-    pub(crate) async fn after_event_execution(&self, event: &EventMessage, listener: &str) {
+    async fn after_event_execution(&self, event: &EventMessage, listener: &str) {
         each_logged!(self, after_event_execution(event, listener))
     }
 }

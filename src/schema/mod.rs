@@ -8,7 +8,7 @@ mod check;
 mod compare;
 mod difference;
 mod document;
-mod files;
+pub(crate) mod files;
 mod policy;
 mod shape;
 mod store;

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     Call,
-    contract::{Client, Event, EventFields},
+    bus::Client,
+    contract::{Event, EventFields},
 };
 
 /// How much of what was seen instead a failure shows.

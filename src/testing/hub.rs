@@ -1,6 +1,7 @@
 //! What all processes of a test share, and the part of it that each process' bus knows.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{
@@ -9,6 +10,7 @@ use std::{
     },
 };
 
+use async_trait::async_trait;
 use lightbus_core::{
     Arguments, Error, ErrorKind, EventMessage, Name, Result, ResultMessage, ReturnPath, RpcMessage,
     transport::{EventTransport, LagSpec, ListenSpec, ResultTransport},
@@ -20,7 +22,7 @@ use super::{
     mocks::Mocks,
     record::Record,
 };
-use crate::schema::SchemaStore;
+use crate::{bus::TestProbe, schema::SchemaStore};
 
 /// What all processes of a test share.
 pub(super) struct Hub {
@@ -211,25 +213,27 @@ fn or_none(text: &str) -> &str {
 }
 
 /// A process' view of the test that it is part of: held by its bus.
-pub(crate) struct Watch {
+pub(super) struct Probe {
     hub: Arc<Hub>,
     /// Which mocks this process' bus has the schemas of.
     seen: AtomicU64,
 }
 
-impl Watch {
+impl Probe {
     pub(super) fn new(hub: &Arc<Hub>) -> Self {
         Self { hub: Arc::clone(hub), seen: AtomicU64::new(0) }
     }
+}
 
-    /// A call begins; it ends when what this gives is dropped.
-    pub(crate) async fn begin_call(
+#[async_trait]
+impl TestProbe for Probe {
+    async fn begin_call(
         &self,
         api: &Name,
         procedure: &Name,
         fields: &Arguments,
         schema: &SchemaStore,
-    ) -> Result<impl Sized + Send + use<>> {
+    ) -> Result<Box<dyn Any + Send>> {
         self.hub.check_call(api, procedure, fields)?;
         let ticket = self.hub.flight.begin(Work::Call, format!("{api}.{procedure}"));
         // Mocks that came since the schemas were read have brought theirs.
@@ -238,13 +242,13 @@ impl Watch {
             schema.load().await?;
             self.seen.store(now, Ordering::Release);
         }
-        Ok(ticket)
+        Ok(Box::new(ticket))
     }
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
+        f.debug_struct("Probe").finish_non_exhaustive()
     }
 }
 

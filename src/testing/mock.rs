@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{
     Call,
-    contract::{ApiError, CallError, Client, Contract, Event},
+    bus::Client,
+    contract::{ApiError, CallError, Contract, Event},
 };
 
 /// The error that a procedure may return: of a call's error type, the part that the API declares.

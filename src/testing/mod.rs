@@ -64,6 +64,5 @@ mod tap;
 
 pub use called::Called;
 pub use faults::{Fault, Faults, SEED_VARIABLE, SeedGuard};
-pub(crate) use hub::Watch;
 pub use mock::{Declared, Mock, MockApi, MockByName, Mocked, Reply};
 pub use start::{CONFIG_VARIABLE, TestBus, TestBusBuilder};

@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use super::{
     clock,
     faults::{Faults, SeedGuard},
-    hub::{Hub, Policy, Watch},
+    hub::{Hub, Policy, Probe},
     isolate::Isolate,
     layer::{all_in_memory, over},
     record::KEEP,
@@ -148,7 +148,7 @@ async fn connect(
 ) -> Result<Bus> {
     let tap = Tap { hub: Arc::clone(hub), outside };
     let builder: BusBuilder = Bus::builder().config(config.clone()).registry(over(registry, &tap));
-    builder.service_name(service).test(Watch::new(hub)).connect().await
+    builder.service_name(service).test(Probe::new(hub)).connect().await
 }
 
 impl TestBusBuilder {

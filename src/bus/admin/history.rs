@@ -1,0 +1,60 @@
+//! Looking at what the broker keeps: past events, lag.
+
+use futures_util::stream::BoxStream;
+use lightbus_core::{
+    EventMessage, Name, Result, name,
+    transport::{EventSelector, EventTransport, HistorySpec, Lag, LagSpec},
+};
+use std::{sync::Arc, time::SystemTime};
+
+use crate::bus::shared::{Bus, at};
+
+impl Bus {
+    /// Past events, newest first: of one event (`auth.user_registered`), or of all events of an API
+    /// (`auth.*`), between two moments.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](lightbus_core::ErrorKind::Unsupported) if the transport keeps no history;
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if the broker does not answer.
+    pub async fn history(
+        &self,
+        events: &str,
+        from: Option<SystemTime>,
+        until: Option<SystemTime>,
+    ) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        let (api, event) = name::split(events)?;
+        let selector =
+            if event == "*" { EventSelector::all(api) } else { EventSelector::one(api, event) };
+        let transport = self.event_transport(api).await?;
+        let history = transport.history(HistorySpec { events: selector, from, until }).await;
+        history.map_err(|error| {
+            at(&*transport, error).during(format!("reading the history of {events}"))
+        })
+    }
+
+    /// How far a listener of a service is behind with the events of an API.
+    ///
+    /// # Errors
+    ///
+    /// As [`history`](Self::history).
+    pub async fn lag(&self, api: &str, service: &str, listener: &str) -> Result<Lag> {
+        let transport = self.event_transport(api).await?;
+        let spec = LagSpec {
+            service: service.into(),
+            listener: listener.into(),
+            events: vec![EventSelector::all(api)],
+        };
+        let lag = transport.lag(spec).await;
+        lag.map_err(|error| {
+            at(&*transport, error).during(format!("measuring the lag of {service}-{listener}"))
+        })
+    }
+
+    async fn event_transport(&self, api: &str) -> Result<Arc<dyn EventTransport>> {
+        self.inner.ensure_open()?;
+        let entry = self.inner.apis.entry(&Name::from(api));
+        entry.open().await?;
+        Ok(Arc::clone(&entry.event))
+    }
+}

@@ -1,0 +1,141 @@
+//! Looking at the brokers behind a bus: for tools, not for services.
+
+use lightbus_core::{
+    Name, Result, Transport,
+    transport::{Finding, Inspect, Location},
+};
+
+use crate::bus::shared::{Bus, at};
+
+/// What the transport of a kind of message tells about an API.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Route {
+    /// What it carries: `calls`, `events` or `schemas`.
+    pub kind: &'static str,
+    /// The transport's name in the configuration.
+    pub transport: &'static str,
+    /// Which broker it is, without secrets.
+    pub broker: String,
+    /// What the transport can do.
+    pub capabilities: lightbus_core::Capabilities,
+    /// Where the messages are; `None` if the transport does not tell.
+    pub locations: Option<Vec<Location>>,
+}
+
+/// What was found out about a broker.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Diagnosis {
+    /// The transport's name in the configuration.
+    pub transport: &'static str,
+    /// Which broker it is, without secrets.
+    pub broker: String,
+    /// What was found; `None` if the transport does not diagnose its broker.
+    pub findings: Option<Vec<Finding>>,
+}
+
+impl Bus {
+    /// Where the messages of an API are on its brokers, who has taken them and for how long: of the
+    /// whole API, or of one procedure or event. Takes nothing from anybody.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if a broker does not answer.
+    pub async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Route>> {
+        self.inner.ensure_open()?;
+        let entry = self.inner.apis.entry(&Name::from(api));
+        entry.open().await?;
+        Ok(vec![
+            locate("calls", &*entry.rpc, api, member).await?,
+            locate("events", &*entry.event, api, member).await?,
+            locate("schemas", &**self.inner.schema.transport(), api, None).await?,
+        ])
+    }
+
+    /// Holds the settings of each broker of the default transports against what the bus promises.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if a broker does not answer.
+    pub async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
+        self.inner.ensure_open()?;
+        let mut done: Vec<Diagnosis> = Vec::new();
+        let entry = self.inner.apis.entry("default");
+        entry.open().await?;
+        for transport in [
+            Examined::of(&*entry.rpc),
+            Examined::of(&*entry.event),
+            Examined::of(&**self.inner.schema.transport()),
+        ] {
+            let Examined { name, broker, inspect } = transport;
+            let findings = match inspect {
+                Some(inspect) => Some(
+                    inspect
+                        .diagnose()
+                        .await
+                        .map_err(|error| error.during(format!("examining {name} {broker}")))?,
+                ),
+                None => None,
+            };
+            let is_same =
+                |known: &&mut Diagnosis| known.transport == name && known.broker == broker;
+            match done.iter_mut().find(is_same) {
+                Some(known) => known.add(findings),
+                None => done.push(Diagnosis { transport: name, broker, findings }),
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl Diagnosis {
+    /// Adds what another transport found on the same broker, which is mostly the same.
+    fn add(&mut self, findings: Option<Vec<Finding>>) {
+        let Some(findings) = findings else { return };
+        let known = self.findings.get_or_insert_default();
+        for finding in findings {
+            if !known.contains(&finding) {
+                known.push(finding);
+            }
+        }
+    }
+}
+
+struct Examined<'a> {
+    name: &'static str,
+    broker: String,
+    inspect: Option<&'a dyn Inspect>,
+}
+
+impl<'a> Examined<'a> {
+    fn of<T: Transport + ?Sized>(transport: &'a T) -> Self {
+        let (name, broker) = (transport.name(), transport.broker());
+        Self { name, broker, inspect: transport.inspect() }
+    }
+}
+
+async fn locate<T: Transport + ?Sized>(
+    kind: &'static str,
+    transport: &T,
+    api: &str,
+    member: Option<&str>,
+) -> Result<Route> {
+    let locations = match transport.inspect() {
+        Some(inspect) => {
+            let locations = inspect.locate(api, member).await;
+            Some(
+                locations
+                    .map_err(|error| at(transport, error).during(format!("looking at {api}")))?,
+            )
+        }
+        None => None,
+    };
+    Ok(Route {
+        kind,
+        transport: transport.name(),
+        broker: transport.broker(),
+        capabilities: transport.capabilities(),
+        locations,
+    })
+}

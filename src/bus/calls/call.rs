@@ -1,0 +1,305 @@
+//! Calling a procedure, wherever it is served.
+
+use std::{fmt, future::IntoFuture, marker::PhantomData, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use lightbus_core::{
+    Args, Arguments, Error, ErrorKind, Headers, Name, Result, Retry, RpcMessage, codec, name,
+};
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    bus::shared::{ApiEntry, Bus, Inner, at},
+    contract::{ApiError, CallError},
+};
+
+tokio::task_local! {
+    /// When the caller of the handler that runs in this task gives up.
+    pub(super) static DEADLINE: Instant;
+}
+
+/// A call that is ready to be made: await it.
+///
+/// Nothing is sent before. Dropping the future gives the call up and frees its place at once; the
+/// worker may still run it.
+#[must_use = "a call is made when it is awaited"]
+pub struct Call<T, E = Error> {
+    bus: Bus,
+    api: Name,
+    procedure: Name,
+    fields: Result<Arguments>,
+    timeout: Option<Duration>,
+    headers: Headers,
+    result: PhantomData<fn() -> (T, E)>,
+}
+
+impl<T, E> Call<T, E> {
+    pub(crate) fn new(bus: Bus, api: Name, procedure: Name, fields: Result<Arguments>) -> Self {
+        Self {
+            bus,
+            api,
+            procedure,
+            fields,
+            timeout: None,
+            headers: Headers::new(),
+            result: PhantomData,
+        }
+    }
+
+    /// Waits this long for the result, instead of the API's `rpc_timeout`. A call that was not
+    /// taken by then is never run. A call from within a handler never waits longer than that
+    /// handler's own caller.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// What is called, for those who mock it instead of making the call.
+    #[cfg(feature = "testing")]
+    pub(crate) fn into_parts(self) -> (Name, Name, Result<Arguments>) {
+        (self.api, self.procedure, self.fields)
+    }
+
+    /// Sends a header with the call, such as `traceparent`.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.set(name, value);
+        self
+    }
+}
+
+/// What a call may fail with: lightbus' error, or the errors of an API and lightbus'.
+pub trait Failure: Sized + Send {
+    /// Takes a failed call apart.
+    fn from_error(error: Error) -> Self;
+}
+
+impl Failure for Error {
+    fn from_error(error: Error) -> Self {
+        error
+    }
+}
+
+impl<E: ApiError> Failure for CallError<E> {
+    fn from_error(error: Error) -> Self {
+        match error.remote().and_then(E::from_remote) {
+            Some(declared) => Self::Api(declared),
+            None => Self::Bus(error),
+        }
+    }
+}
+
+impl<T: DeserializeOwned + 'static, E: Failure + 'static> IntoFuture for Call<T, E> {
+    type Output = Result<T, E>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self { bus, api, procedure, fields, timeout, headers, .. } = self;
+            let call = async {
+                let result = bus.inner().call(&api, &procedure, fields?, timeout, headers).await?;
+                codec::decode(&result).map_err(|error| error.with("part", "the result"))
+            };
+            call.await
+                .map_err(|error| E::from_error(error.during(format!("calling {api}.{procedure}"))))
+        })
+    }
+}
+
+impl<T, E> fmt::Debug for Call<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("api", &self.api)
+            .field("procedure", &self.procedure)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    /// Calls a procedure by its name, without types: `auth.check_password`. The result is whatever
+    /// serde can make of it.
+    ///
+    /// # Delivery
+    ///
+    /// At most once: the procedure ran or it did not.
+    ///
+    /// # Errors
+    ///
+    /// [`Timeout`](ErrorKind::Timeout) if no result came in time; [`Unavailable`](ErrorKind::Unavailable)
+    /// if the broker is away, or nobody serves the API; [`Unknown`](ErrorKind::Unknown) and
+    /// [`Invalid`](ErrorKind::Invalid) if the call does not fit the schema of the API;
+    /// [`Remote`](ErrorKind::Remote) if the procedure failed.
+    ///
+    /// ```
+    /// # use lightbus::prelude::*;
+    /// # async fn example(bus: &Bus) -> lightbus::Result<()> {
+    /// let valid: bool = bus.call("auth.check_password", args! { username: "admin", password: "secret" }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn call<T>(&self, procedure: &str, args: impl Into<Args>) -> Call<T> {
+        let (api, procedure, fields) = match name::split(procedure) {
+            Ok((api, procedure)) => (api, procedure, args.into().into_fields()),
+            Err(error) => ("", procedure, Err(error)),
+        };
+        Call::new(self.clone(), api.into(), procedure.into(), fields)
+    }
+}
+
+impl Inner {
+    /// Calls, and gives the encoded result.
+    pub(crate) async fn call(
+        &self,
+        api: &Name,
+        procedure: &Name,
+        fields: Arguments,
+        timeout: Option<Duration>,
+        headers: Headers,
+    ) -> Result<Bytes> {
+        self.ensure_open()?;
+        #[cfg(feature = "testing")]
+        let _in_flight = match &self.test {
+            Some(test) => Some(test.begin_call(api, procedure, &fields, &self.schema).await?),
+            None => None,
+        };
+        let entry = self.apis.entry(api);
+        let limit = timeout.unwrap_or(entry.config.rpc_timeout);
+        let mut deadline = Instant::now() + limit;
+        if let Ok(outer) = DEADLINE.try_with(|outer| *outer) {
+            deadline = deadline.min(outer);
+        }
+        let _place = match self.calls.try_acquire() {
+            Ok(place) => place,
+            Err(_) => self.wait_for_place(limit, deadline).await?,
+        };
+        let call = self.exchange(&entry, procedure, fields, headers, deadline);
+        match timeout_at(deadline, call).await {
+            Ok(result) => result.map_err(|error| match error.kind() {
+                ErrorKind::Unavailable | ErrorKind::Unexpected => at(&*entry.rpc, error),
+                _ => error,
+            }),
+            Err(_) => Err(self.no_answer(&entry, limit)),
+        }
+    }
+
+    /// Waits behind the calls that wait already.
+    async fn wait_for_place(
+        &self,
+        limit: Duration,
+        deadline: Instant,
+    ) -> Result<SemaphorePermit<'_>> {
+        let place = timeout_at(deadline, self.calls.acquire()).await.map_err(|_| {
+            let most = self.config.bus.max_calls_in_flight;
+            Error::timeout("too many calls wait for their results: there was no place", limit)
+                .retry(Retry::Safe)
+                .with("bus.max_calls_in_flight", most)
+                .hint("Nothing was sent. Make fewer calls at once, or raise `bus.max_calls_in_flight`")
+        })?;
+        place.map_err(|_| Error::closed("the bus"))
+    }
+
+    async fn exchange(
+        &self,
+        entry: &ApiEntry,
+        procedure: &Name,
+        fields: Arguments,
+        headers: Headers,
+        deadline: Instant,
+    ) -> Result<Bytes> {
+        let mut call = RpcMessage {
+            id: self.ids.next(),
+            api: Name::clone(&entry.name),
+            procedure: Name::clone(procedure),
+            fields,
+            headers,
+            // Until it is known where the result comes.
+            return_path: self.nowhere.clone(),
+            deadline,
+        };
+        if !self.plugins.is_empty() {
+            // Boxed: without plugins, the future stays small.
+            Box::pin(self.plugins.before_rpc_call(&mut call)).await?;
+        }
+        entry.check_size(&call.fields)?;
+        entry.open().await?;
+        let schema = self
+            .schema_for(entry, entry.config.validate.outgoing || entry.config.validate.incoming)
+            .await?;
+        if let (true, Some(schema)) = (entry.config.validate.outgoing, &schema) {
+            schema.check_call(procedure, &call.fields)?;
+        }
+        let mut result = entry.result.expect(&call.id).await?;
+        call.return_path = result.return_path().clone();
+        let kept = (!self.plugins.is_empty()).then(|| Box::new(call.clone()));
+        let mut sending = entry.rpc.call(call);
+        let mut sent = false;
+        // The result may be here before the broker has confirmed the call.
+        let mut message = loop {
+            tokio::select! {
+                biased;
+                message = &mut result => break message?,
+                confirmed = &mut sending, if !sent => {
+                    confirmed?;
+                    sent = true;
+                }
+            }
+        };
+        if let Some(call) = kept {
+            Box::pin(self.plugins.after_rpc_call(&call, &mut message)).await?;
+        }
+        let value = message.body.map_err(Error::from_remote)?;
+        entry.check_result_size(&value)?;
+        if let (true, Some(schema)) = (entry.config.validate.incoming, &schema) {
+            schema.check_result(procedure, &value)?;
+        }
+        Ok(value)
+    }
+
+    /// The schema to check messages of an API with. That an API has none means that nobody has
+    /// served it for a while: then a call would wait for nothing.
+    async fn schema_for(
+        &self,
+        entry: &ApiEntry,
+        checks: bool,
+    ) -> Result<Option<std::sync::Arc<crate::schema::ApiSchema>>> {
+        if !checks {
+            return Ok(None);
+        }
+        match self.schema.find(&entry.name).await {
+            Ok(Some(schema)) => Ok(Some(schema)),
+            Ok(None) => Err(self.nobody_serves(entry)),
+            Err(error) if entry.config.strict_validation => Err(error),
+            Err(error) => {
+                tracing::warn!(api = %entry.name, %error, "the schema cannot be read: the call is not checked");
+                Ok(None)
+            }
+        }
+    }
+
+    fn nobody_serves(&self, entry: &ApiEntry) -> Error {
+        let known = self.schema.apis();
+        let nearest = crate::config::nearest(&entry.name, known.iter().map(|name| &**name))
+            .map(str::to_owned);
+        let error = Error::new(
+            ErrorKind::Unavailable,
+            format!("nobody serves `{}`: no process has its schema on the bus", entry.name),
+        )
+        .with("on the bus", if known.is_empty() { "nothing".to_owned() } else { known.join(", ") });
+        at(&*entry.rpc, error).hint(match nearest {
+            Some(nearest) => format!("Did you mean `{nearest}`?"),
+            None => "Is the service that serves it running, and on this broker?".to_owned(),
+        })
+    }
+
+    fn no_answer(&self, entry: &ApiEntry, limit: Duration) -> Error {
+        let error = Error::timeout("no result came in time", limit);
+        at(&*entry.rpc, error).hint(if self.schema.get(&entry.name).is_some() {
+            "A process that serves the API was there within the last minute: has it stopped, is it overloaded, or is the procedure slow?"
+        } else {
+            "No process has published the API's schema: is the service running?"
+        })
+    }
+}

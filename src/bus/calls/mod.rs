@@ -1,0 +1,14 @@
+//! Calls: made, and answered.
+
+mod call;
+mod client;
+mod handlers;
+#[cfg(feature = "tower")]
+mod layer;
+mod serve;
+
+pub use call::{Call, Failure};
+pub use client::Client;
+#[cfg(feature = "tower")]
+pub use layer::Procedures;
+pub use serve::Serve;

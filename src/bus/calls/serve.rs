@@ -1,0 +1,318 @@
+//! Serving an API: calls in, results out.
+
+use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use lightbus_core::{
+    Backoff, Delivery, Error, ErrorKind, FlowControl, Headers, Name, Outcome, RemoteError, Result,
+    ResultMessage, RpcMessage, transport::ServeSpec,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+#[cfg(feature = "tower")]
+use super::layer::{self, Procedures};
+use super::{
+    call::DEADLINE,
+    handlers::{CancelFlag, Handlers},
+};
+use crate::{
+    bus::shared::{
+        ApiEntry, Bus, Ids, PluginChain, Progress, at, catch_panic, consume, until_cut_off,
+    },
+    contract::Service,
+    schema::ApiSchema,
+};
+
+/// The most calls taken from the broker at once.
+const BATCH: usize = 128;
+
+/// An API that is about to be served: await it.
+#[must_use = "an API is served when this is awaited"]
+pub struct Serve {
+    bus: Bus,
+    service: Arc<dyn Service>,
+    concurrency: usize,
+    #[cfg(feature = "tower")]
+    layers: Option<Procedures>,
+}
+
+impl Serve {
+    /// The most calls of this API that run at once in this process, instead of the configuration's
+    /// `bus.max_calls_at_work`, 256. Further ones stay with the broker, for other processes. Zero
+    /// counts as one.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// Puts a tower layer around all procedures of the API. Of several, the one that was added last is
+    /// the outermost.
+    ///
+    /// A layer sees the call after it has been checked, with its arguments encoded, and gives the
+    /// encoded result, which is checked then. Its error is the caller's: the text of it, or the
+    /// procedure's own [`RemoteError`], if that is what it passes on.
+    ///
+    /// ```
+    /// # use lightbus::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[lightbus::api(name = "auth")] pub trait Auth { async fn check(&self) -> bool; }
+    /// # struct Service; impl Auth for Service { async fn check(&self) -> bool { true } }
+    /// # async fn example(bus: &Bus) -> lightbus::Result<()> {
+    /// use tower::{limit::ConcurrencyLimitLayer, timeout::TimeoutLayer};
+    ///
+    /// bus.serve(AuthApi(Service))
+    ///     .layer(ConcurrencyLimitLayer::new(10))
+    ///     .layer(TimeoutLayer::new(Duration::from_secs(2)))
+    ///     .await
+    /// # }
+    /// ```
+    #[cfg(feature = "tower")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: tower::Layer<Procedures>,
+        L::Service: tower::Service<RpcMessage, Response = Bytes> + Clone + Send + Sync + 'static,
+        <L::Service as tower::Service<RpcMessage>>::Error: Into<layer::BoxError>,
+        <L::Service as tower::Service<RpcMessage>>::Future: Send,
+    {
+        self.layers = Some(layer::around(self.layers.take(), &self.service, layer));
+        self
+    }
+}
+
+impl IntoFuture for Serve {
+    type Output = Result<()>;
+    type IntoFuture = BoxFuture<'static, Result<()>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let api = self.service.contract().name;
+            self.start().await.map_err(|error| error.during(format!("serving {api}")))
+        })
+    }
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve").field("api", &self.service.contract().name).finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    /// Serves an API: from when this is awaited, the process answers its calls, in competition with
+    /// all others that serve it, and may fire its events. It publishes the schema, and goes on until
+    /// the bus drains.
+    ///
+    /// # Delivery
+    ///
+    /// At most once: a call runs in one process of all, and not after its caller's deadline. A
+    /// procedure that panics answers with an error; the service goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](ErrorKind::Config) if the API is served already, its name cannot be used, or it
+    /// breaks users of the API and `bus.schema.on_incompatible` is `refuse`;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
+    pub fn serve(&self, service: impl Service) -> Serve {
+        let concurrency = self.inner().config.bus.max_calls_at_work.get() as usize;
+        Serve {
+            bus: self.clone(),
+            service: Arc::new(service),
+            concurrency,
+            #[cfg(feature = "tower")]
+            layers: None,
+        }
+    }
+}
+
+impl Serve {
+    async fn start(self) -> Result<()> {
+        let inner = self.bus.inner();
+        inner.ensure_taking()?;
+        let contract = self.service.contract();
+        let api: Name = contract.name.into();
+        if !inner.state().served.insert(Name::clone(&api)) {
+            return Err(Error::new(ErrorKind::Config, "this process serves the API already"));
+        }
+        let entry = inner.apis.entry(&api);
+        let worker = Arc::new(Worker {
+            entry: Arc::clone(&entry),
+            service: self.service,
+            flow: inner.flow(BATCH.min(self.concurrency), self.concurrency),
+            ids: Arc::clone(&inner.ids),
+            schema: std::sync::OnceLock::new(),
+            progress: Progress::worker(&api),
+            plugins: Arc::clone(&inner.plugins),
+            #[cfg(feature = "tower")]
+            layers: self.layers,
+        });
+        let started = async {
+            entry.open().await?;
+            self.bus.register(contract).await?;
+            if inner.features.rpcs { worker.subscribe().await.map(Some) } else { Ok(None) }
+        };
+        let subscription = started.await.map_err(|error| {
+            inner.state().served.remove(&api);
+            at(&*entry.rpc, error)
+        })?;
+        if let Some(schema) = inner.schema.get(&api) {
+            let _ = worker.schema.set(schema);
+        }
+        let Some(subscription) = subscription else {
+            tracing::info!(%api, "the feature `rpcs` is off: calls of the API are left to others");
+            return Ok(());
+        };
+        let phase = inner.watch();
+        inner.state().progress.push(Arc::clone(&worker.progress));
+        inner.spawn_consumer(async move {
+            let handlers = Handlers::default();
+            let (opener, taker) = (Arc::clone(&worker), Arc::clone(&worker));
+            let consumer = consume(
+                subscription,
+                phase.clone(),
+                &worker.progress,
+                || opener.subscribe(),
+                |mut deliveries| {
+                    for delivery in deliveries.drain(..) {
+                        // Bounded by the flow's credit: a call is only taken for a free place.
+                        tokio::spawn(Arc::clone(&taker).handle(delivery, handlers.flag()));
+                    }
+                    std::future::ready(deliveries)
+                },
+            );
+            until_cut_off(consumer, phase, async || handlers.end()).await;
+        });
+        Ok(())
+    }
+}
+
+struct Worker {
+    entry: Arc<ApiEntry>,
+    service: Arc<dyn Service>,
+    flow: FlowControl,
+    ids: Arc<Ids>,
+    schema: std::sync::OnceLock<Arc<ApiSchema>>,
+    progress: Arc<Progress>,
+    plugins: Arc<dyn PluginChain>,
+    #[cfg(feature = "tower")]
+    layers: Option<Procedures>,
+}
+
+impl Worker {
+    async fn subscribe(&self) -> Result<lightbus_core::Subscription<RpcMessage>> {
+        let spec = ServeSpec { apis: vec![Name::clone(&self.entry.name)], flow: self.flow };
+        self.entry.rpc.serve(spec).await
+    }
+
+    async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>, handlers: Arc<CancelFlag>) {
+        let call = delivery.message;
+        // It waited for this task's turn too long: nobody awaits its result any more.
+        if Instant::now() >= call.deadline {
+            tracing::debug!(api = %call.api, procedure = %call.procedure, id = %call.id, "a call expired before it could run");
+            delivery.ack.settle_later(Outcome::Done);
+            self.progress.done();
+            return;
+        }
+        let run = DEADLINE.scope(call.deadline, self.run(&call));
+        let Some(body) = handlers.run(catch_panic(run)).await else { return };
+        let body = body.unwrap_or_else(|panic| Err(panicked(&call, &panic)));
+        self.reply(&call, body).await;
+        delivery.ack.settle_later(Outcome::Done);
+        self.progress.done();
+    }
+
+    async fn run(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        if self.plugins.is_empty() {
+            return self.execute(call).await;
+        }
+        // Boxed: without plugins, the future stays small.
+        Box::pin(self.execute_with_plugins(call)).await
+    }
+
+    async fn execute(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        self.entry.check_size(&call.fields).map_err(|error| refuse(call, error))?;
+        let schema = self.schema.get();
+        if let (true, Some(schema)) = (self.entry.config.validate.incoming, schema) {
+            schema
+                .check_call(&call.procedure, &call.fields)
+                .map_err(|error| refuse(call, error))?;
+        }
+        let value = self.procedure(call).await?;
+        self.entry.check_result_size(&value).map_err(|error| refuse(call, error))?;
+        if let (true, Some(schema)) = (self.entry.config.validate.outgoing, schema) {
+            schema.check_result(&call.procedure, &value).map_err(|error| refuse(call, error))?;
+        }
+        Ok(value)
+    }
+
+    async fn procedure(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        #[cfg(feature = "tower")]
+        if let Some(layers) = &self.layers {
+            return layer::call(layers, call).await;
+        }
+        self.service.call(&call.procedure, &call.fields).await
+    }
+
+    async fn execute_with_plugins(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+        let mut call = call.clone();
+        let asked = self.plugins.before_rpc_execution(&mut call).await;
+        asked.map_err(|error| refuse(&call, error))?;
+        let body = catch_panic(self.execute(&call)).await;
+        let mut result = ResultMessage {
+            id: self.ids.next(),
+            rpc_id: Name::clone(&call.id),
+            headers: Headers::new(),
+            body: body.unwrap_or_else(|panic| Err(panicked(&call, &panic))),
+        };
+        let asked = self.plugins.after_rpc_execution(&call, &mut result).await;
+        asked.map_err(|error| refuse(&call, error))?;
+        result.body
+    }
+
+    /// Sends the result; while the broker is away, again until the caller has given up.
+    async fn reply(&self, call: &RpcMessage, body: Result<Bytes, RemoteError>) {
+        let message = ResultMessage {
+            id: self.ids.next(),
+            rpc_id: Name::clone(&call.id),
+            headers: Headers::new(),
+            body,
+        };
+        let mut tries = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let error = loop {
+            let reply = self.entry.result.reply(&call.return_path, message.clone());
+            let limit = call.deadline.max(Instant::now() + Duration::from_secs(1));
+            match timeout_at(limit, reply).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) if error.is_temporary() && Instant::now() < call.deadline => {
+                    sleep(tries.failed()).await;
+                }
+                Ok(Err(error)) => break error,
+                Err(_) => {
+                    break Error::timeout(
+                        "the broker did not take the result",
+                        limit - call.deadline,
+                    );
+                }
+            }
+        };
+        tracing::warn!(%error, api = %call.api, procedure = %call.procedure, id = %call.id, "a result was lost");
+        if error.kind() == ErrorKind::TooLarge {
+            let body = Err(RemoteError { message: error.to_string(), ..RemoteError::default() });
+            let _ =
+                self.entry.result.reply(&call.return_path, ResultMessage { body, ..message }).await;
+        }
+    }
+}
+
+/// What the caller is told whose call is not executed, or whose result is not sent.
+fn refuse(call: &RpcMessage, error: Error) -> RemoteError {
+    let error = error.during(format!("{}.{} was called", call.api, call.procedure));
+    tracing::warn!(%error, id = %call.id, "a call was refused");
+    RemoteError { message: error.to_string(), ..RemoteError::default() }
+}
+
+fn panicked(call: &RpcMessage, panic: &str) -> RemoteError {
+    tracing::error!(api = %call.api, procedure = %call.procedure, panic, "a procedure panicked");
+    RemoteError { message: format!("the procedure panicked: {panic}"), ..RemoteError::default() }
+}

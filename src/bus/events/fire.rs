@@ -1,0 +1,141 @@
+//! Firing events.
+
+use lightbus_core::{Args, Arguments, Error, ErrorKind, EventMessage, Name, Result, name};
+use tokio::time::timeout;
+
+use crate::{
+    bus::shared::{Bus, Inner, at},
+    config::nearest,
+    contract::{Contract, Event},
+};
+
+/// An event that the broker has confirmed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Fired {
+    /// The event's id: the same at every listener.
+    pub id: Name,
+    /// What the broker calls the event.
+    pub native_id: Name,
+}
+
+impl Bus {
+    /// Fires an event. Returns when the broker has it.
+    ///
+    /// # Delivery
+    ///
+    /// At least once to each listener that the broker knows. Many may be under way at once; those
+    /// that are fired one after the other stay in order, where the transport can.
+    ///
+    /// # Errors
+    ///
+    /// [`Unknown`](ErrorKind::Unknown) unless this process is an authority of the API:
+    /// [`serve`](Self::serve) it, or [`register`](Self::register) it.
+    /// [`Invalid`](ErrorKind::Invalid) if the event does not fit its schema.
+    /// [`Unavailable`](ErrorKind::Unavailable) and [`Timeout`](ErrorKind::Timeout) unless the broker confirmed:
+    /// the event may have been stored all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the event was sent or it was not.
+    pub async fn fire<E: Event>(&self, event: E) -> Result<Fired> {
+        let (api, name) = (E::api(), E::CONTRACT.name);
+        // Not kept while waiting: it need not be shared between threads.
+        let (fields, key) = (event.encode(), event.key());
+        drop(event);
+        let fired = async { self.inner().fire(api.name, name, fields?, key).await };
+        fired.await.map_err(|error| error.during(format!("firing {}.{name}", api.name)))
+    }
+
+    /// Fires an event by its name, without its type: `auth.user_registered`. Otherwise as
+    /// [`fire`](Self::fire).
+    ///
+    /// # Errors
+    ///
+    /// As [`fire`](Self::fire).
+    pub async fn fire_event(&self, event: &str, args: impl Into<Args>) -> Result<Fired> {
+        let fields = args.into().into_fields();
+        let fired = async {
+            let (api, name) = name::split(event)?;
+            self.inner().fire(api, name, fields?, None).await
+        };
+        fired.await.map_err(|error| error.during(format!("firing {event}")))
+    }
+}
+
+impl Inner {
+    async fn fire(
+        &self,
+        api: &str,
+        event: &str,
+        fields: Arguments,
+        key: Option<Name>,
+    ) -> Result<Fired> {
+        self.ensure_open()?;
+        let version = self.authority(api, event)?.version;
+        self.send_event(api, event, version, fields, key).await
+    }
+
+    /// Sends an event of an API that this process has, or speaks for.
+    pub(crate) async fn send_event(
+        &self,
+        api: &str,
+        event: &str,
+        version: u32,
+        fields: Arguments,
+        key: Option<Name>,
+    ) -> Result<Fired> {
+        let entry = self.apis.entry(api);
+        let id = self.ids.next();
+        let mut message =
+            EventMessage::new(Name::clone(&id), Name::clone(&entry.name), event, version, fields);
+        message.key = key;
+        if !self.plugins.is_empty() {
+            // Boxed: without plugins, the future stays small.
+            Box::pin(self.plugins.before_event_sent(&mut message)).await?;
+        }
+        entry.check_size(&message.fields)?;
+        if let (true, Some(schema)) = (entry.config.validate.outgoing, self.schema.get(api)) {
+            schema.check_event(event, &message.fields)?;
+        }
+        let sending = async {
+            entry.open().await?;
+            entry.event.send(std::slice::from_ref(&message)).await
+        };
+        let limit = entry.config.event_fire_timeout;
+        let sent = timeout(limit, sending).await.unwrap_or_else(|_| {
+            Err(Error::timeout("the broker did not confirm the event in time", limit)
+                .retry(lightbus_core::Retry::MayDuplicate)
+                .hint("It may have been stored all the same"))
+        });
+        let native_id = sent.map_err(|error| at(&*entry.event, error))?.into_iter().next();
+        if !self.plugins.is_empty() {
+            message.native_id = native_id.clone();
+            Box::pin(self.plugins.after_event_sent(&message)).await;
+        }
+        Ok(Fired { native_id: native_id.unwrap_or_else(|| Name::clone(&id)), id })
+    }
+
+    /// Only who serves an API, or registered it, fires its events.
+    fn authority(&self, api: &str, event: &str) -> Result<&'static Contract> {
+        let Some(contract) = self.state().registered.get(api).copied() else {
+            return Err(Error::new(
+                ErrorKind::Unknown,
+                format!(
+                    "this process may not fire events of `{api}`: it has not registered the API"
+                ),
+            )
+            .hint("Serve the API, or call `bus.register(…Client::contract())` first"));
+        };
+        if contract.event(event).is_some() {
+            return Ok(contract);
+        }
+        let names: Vec<_> = contract.events.iter().map(|event| event.name).collect();
+        let error = Error::new(ErrorKind::Unknown, format!("the API has no event `{event}`"))
+            .with("it has", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+        Err(match nearest(event, names.iter().copied()) {
+            Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
+            None => error,
+        })
+    }
+}

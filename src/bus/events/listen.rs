@@ -1,0 +1,443 @@
+//! Listening to events: what is listened to, and with which settings.
+
+use std::{
+    fmt,
+    future::IntoFuture,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use lightbus_core::{
+    Error, ErrorKind, EventMessage, Name, Result, name,
+    transport::{EventSelector, ListenSpec, Start},
+};
+
+#[cfg(feature = "tower")]
+use super::layer::{self, Handling};
+use super::{
+    batches::Batches,
+    handler::{Fault, Handler},
+    listener::Listener,
+    on_error::OnError,
+    received::FromEvent,
+    watchdog::watch_over,
+};
+use crate::{
+    bus::shared::{ApiEntry, Bus, HandlerResult, Inner, Listening, Progress, at},
+    config::nearest,
+    contract::Parameter,
+};
+
+/// Taken from the broker at once, and held, however many are handled at a time: a round trip for
+/// each event would be most of the work.
+const BATCH: usize = 256;
+const IN_FLIGHT: usize = 512;
+
+/// A listener that is about to begin: await it.
+#[must_use = "a listener begins when it is awaited"]
+pub struct Listen {
+    bus: Bus,
+    name: Name,
+    events: Result<Vec<EventSelector>>,
+    handler: Handler,
+    batches: Option<Batches>,
+    /// Whether the size of batches was chosen.
+    batched: bool,
+    concurrency: usize,
+    order: Option<Name>,
+    /// The fields of the event, where its type is known.
+    fields: Option<&'static [Parameter]>,
+    start: Start,
+    on_error: OnError,
+}
+
+impl Listen {
+    /// The most events that are handled at once: 1, which keeps them in order. Zero counts as one.
+    ///
+    /// With more, events of one key are still handled one after the other, those of other keys and
+    /// those without a key beside them. The key is what `#[event(key = "…")]` or
+    /// [`ordered_by`](Self::ordered_by) names. While an event waits to be tried again, only those of
+    /// its key wait with it. Order is kept within a process: where several listen under one name,
+    /// the broker may give events of one key to different ones.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// How many events [`listen_in_batches`](Bus::listen_in_batches) hands over at most, and how long
+    /// it waits for them once it has the first: 100, and 100 ms. Zero events count as one, more than
+    /// 10,000 as 10,000.
+    ///
+    /// Awaiting fails with [`Config`](ErrorKind::Config) if the handler takes one event.
+    pub fn batch(mut self, most: usize, wait: Duration) -> Self {
+        self.batched = true;
+        if let Some(batches) = &mut self.batches {
+            batches.limit(most, wait);
+        }
+        self
+    }
+
+    /// Keeps events in order whose field of this name has the same value, where
+    /// [`concurrency`](Self::concurrency) is above one; instead of the key of the event's type.
+    /// `null`, and a field that an event does not have, is no key.
+    ///
+    /// Awaiting fails with [`Config`](ErrorKind::Config) if the event's type has no such field.
+    pub fn ordered_by(mut self, field: &str) -> Self {
+        self.order = Some(field.into());
+        self
+    }
+
+    /// Where a listener that the broker does not know yet begins: with what is fired from now on.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// What becomes of an event whose handler fails.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
+    /// Puts a tower layer around the handler. Of several, the one that was added last is the
+    /// outermost. For handlers of single events, not of batches. It sees each try; its error is a failure of the handler, and goes by
+    /// [`on_error`](Self::on_error).
+    ///
+    /// ```
+    /// # use lightbus::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[lightbus::api(name = "auth", events(UserRegistered))] pub trait Auth {}
+    /// # #[derive(lightbus::Event)] pub struct UserRegistered { username: String }
+    /// # async fn example(bus: &Bus) -> lightbus::Result<()> {
+    /// bus.listen("welcome", |_: UserRegistered| async { Ok(()) })
+    ///     .layer(tower::timeout::TimeoutLayer::new(Duration::from_secs(5)))
+    ///     .await
+    /// # }
+    /// ```
+    #[cfg(feature = "tower")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: tower::Layer<Handling>,
+        L::Service:
+            tower::Service<Arc<EventMessage>, Response = ()> + Clone + Send + Sync + 'static,
+        <L::Service as tower::Service<Arc<EventMessage>>>::Error: Into<layer::BoxError>,
+        <L::Service as tower::Service<Arc<EventMessage>>>::Future: Send,
+    {
+        if self.batches.is_some() {
+            self.events = Err(Error::new(
+                ErrorKind::Config,
+                "a layer goes around handlers of single events, and this one takes batches",
+            ));
+        }
+        self.handler = layer::around(&self.handler, layer);
+        self
+    }
+}
+
+impl IntoFuture for Listen {
+    type Output = Result<()>;
+    type IntoFuture = BoxFuture<'static, Result<()>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let name = Name::clone(&self.name);
+            self.begin().await.map_err(|error| error.during(format!("listening as {name}")))
+        })
+    }
+}
+
+impl fmt::Debug for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listen")
+            .field("name", &self.name)
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    /// Listens to an event: the handler's argument says to which. When this has been awaited, the
+    /// broker knows the listener, and nothing fired later is missed, also while no process runs.
+    ///
+    /// The argument is the event, or [`Received<E>`](crate::Received) with what is known about it.
+    ///
+    /// # Delivery
+    ///
+    /// At least once per listener name: processes of one service that listen under the same name
+    /// share the events. An event is acknowledged after its handler returned `Ok`. What a process
+    /// that died had taken is handled by another.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](ErrorKind::Config) if this process has a listener of this name already;
+    /// [`Unavailable`](ErrorKind::Unavailable) and [`Timeout`](ErrorKind::Timeout) if the broker does not answer.
+    ///
+    /// ```
+    /// # use lightbus::prelude::*;
+    /// # #[lightbus::api(name = "auth", events(UserRegistered))] pub trait Auth {}
+    /// # #[derive(lightbus::Event)] pub struct UserRegistered { username: String }
+    /// # async fn example(bus: &Bus) -> lightbus::Result<()> {
+    /// bus.listen("welcome", |event: UserRegistered| async move {
+    ///     println!("Welcome, {}!", event.username);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    pub fn listen<E, F, Fut>(&self, name: &str, handler: F) -> Listen
+    where
+        E: FromEvent,
+        F: Fn(E) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let handler = move |message: Arc<EventMessage>| -> BoxFuture<'static, Result<(), Fault>> {
+            match E::from_message(&message) {
+                Ok(event) => {
+                    let handled = handler(event);
+                    Box::pin(async move { handled.await.map_err(Fault::Failed) })
+                }
+                Err(error) => Box::pin(std::future::ready(Err(Fault::Unreadable(error)))),
+            }
+        };
+        Listen {
+            order: E::key().map(Name::from),
+            fields: Some(E::fields()),
+            ..self.listener(name, Ok(vec![E::selector()]), Arc::new(handler))
+        }
+    }
+
+    /// Listens to an event in batches: the handler takes a `Vec` of the event, or of
+    /// [`Received<E>`](crate::Received), in order and never empty. [`batch`](Listen::batch) says how
+    /// many, and how long a batch waits for them.
+    ///
+    /// # Delivery
+    ///
+    /// As [`listen`](Self::listen), and batch after batch: with `Ok` all events of the batch are
+    /// acknowledged; [`HandlerError::of_events`](crate::HandlerError::of_events) says that only some
+    /// failed, and acknowledges the others; any other error, and a panic, is a failure of the whole
+    /// batch. What failed is tried again as a smaller batch, and the last time each event alone, so
+    /// that only those that cannot be handled become dead letters. An event that cannot be read is
+    /// set aside before.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen); and [`Config`](ErrorKind::Config) with a
+    /// [`concurrency`](Listen::concurrency) above one.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lightbus::prelude::*;
+    /// # #[lightbus::api(name = "auth", events(UserRegistered))] pub trait Auth {}
+    /// # #[derive(lightbus::Event)] pub struct UserRegistered { username: String }
+    /// # async fn example(bus: &Bus) -> lightbus::Result<()> {
+    /// bus.listen_in_batches("count", |users: Vec<UserRegistered>| async move {
+    ///     println!("{} more users", users.len());
+    ///     Ok(())
+    /// })
+    /// .batch(500, Duration::from_secs(1))
+    /// .await
+    /// # }
+    /// ```
+    pub fn listen_in_batches<E, F, Fut>(&self, name: &str, handler: F) -> Listen
+    where
+        E: FromEvent,
+        F: Fn(Vec<E>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let batches = Batches::new(handler);
+        Listen {
+            fields: Some(E::fields()),
+            batches: Some(batches.clone()),
+            ..self.listener(name, Ok(vec![E::selector()]), batches.alone())
+        }
+    }
+
+    /// Listens to events by their names, without types: `auth.user_registered`, or `auth.*` for all
+    /// events of an API. All go to one listener. Otherwise as [`listen`](Self::listen).
+    pub fn listen_to<'a, F, Fut>(
+        &self,
+        name: &str,
+        events: impl IntoIterator<Item = &'a str>,
+        handler: F,
+    ) -> Listen
+    where
+        F: Fn(Arc<EventMessage>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let events = events.into_iter().map(selector).collect();
+        let handler = move |message| -> BoxFuture<'static, Result<(), Fault>> {
+            let handled = handler(message);
+            Box::pin(async move { handled.await.map_err(Fault::Failed) })
+        };
+        self.listener(name, events, Arc::new(handler))
+    }
+
+    fn listener(&self, name: &str, events: Result<Vec<EventSelector>>, handler: Handler) -> Listen {
+        Listen {
+            bus: self.clone(),
+            name: name.into(),
+            events,
+            handler,
+            batches: None,
+            batched: false,
+            concurrency: 1,
+            order: None,
+            fields: None,
+            start: Start::New,
+            on_error: OnError::default(),
+        }
+    }
+}
+
+pub(crate) fn selector(path: &str) -> Result<EventSelector> {
+    let (api, event) = name::split(path)?;
+    Ok(if event == "*" { EventSelector::all(api) } else { EventSelector::one(api, event) })
+}
+
+impl Listen {
+    async fn begin(self) -> Result<()> {
+        let inner = Arc::clone(self.bus.inner());
+        inner.ensure_taking()?;
+        if self.name.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a listener needs a name: it is half of its consumer group's",
+            ));
+        }
+        self.check_order()?;
+        self.check_batches()?;
+        let events = self.events?;
+        if events.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "there is nothing to listen to: name at least one event",
+            ));
+        }
+        if inner.names.service_is_random {
+            tracing::warn!(
+                listener = %self.name,
+                service = %inner.names.service,
+                "the service has a name of its own at each start: events fired while it is away are missed. Set LIGHTBUS_SERVICE_NAME"
+            );
+        }
+        if !inner.state().listener_names.insert(Name::clone(&self.name)) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "this process has a listener of this name already",
+            )
+            .hint("Two listeners of one name would share the events, not get them both"));
+        }
+        if !inner.features.events {
+            tracing::info!(listener = %self.name, "the feature `events` is off: the listener is left out");
+            return Ok(());
+        }
+        let at_once = self.batches.as_ref().map_or(self.concurrency, |batches| batches.most);
+        let mut subscribed = Vec::new();
+        for (entry, events) in by_transport(&inner, events) {
+            let listener = Arc::new(Listener {
+                spec: ListenSpec {
+                    service: Name::clone(&inner.names.service),
+                    listener: Name::clone(&self.name),
+                    process: Name::clone(&inner.names.process),
+                    events,
+                    start: self.start,
+                    flow: inner.flow(BATCH, IN_FLIGHT.max(2 * at_once)),
+                },
+                event: Arc::clone(&entry.event),
+                incoming: entry.config.validate.incoming,
+                handler: Arc::clone(&self.handler),
+                batches: self.batches.clone(),
+                on_error: self.on_error,
+                concurrency: self.concurrency,
+                order: self.order.clone(),
+                failed: AtomicBool::new(false),
+                handled: Arc::clone(&inner.handled),
+                inner: Arc::downgrade(&inner),
+                progress: Progress::listener(&self.name),
+                plugins: Arc::clone(&inner.plugins),
+            });
+            let limit = entry.config.event_listener_setup_timeout;
+            let begun = async {
+                entry.open().await?;
+                listener.subscribe().await
+            };
+            let begun = tokio::time::timeout(limit, begun).await;
+            let begun = begun.unwrap_or_else(|_| {
+                Err(Error::timeout("the broker did not answer in time", limit))
+            });
+            let subscription = begun.map_err(|error| {
+                inner.state().listener_names.remove(&self.name);
+                at(&*entry.event, error)
+            })?;
+            subscribed.push((listener, subscription));
+        }
+        for (listener, subscription) in subscribed {
+            let progress = Arc::clone(&listener.progress);
+            {
+                let mut state = inner.state();
+                state.listeners.push(Arc::clone(&listener) as Arc<dyn Listening>);
+                state.progress.push(Arc::clone(&progress));
+            }
+            inner.spawn_consumer(watch_over(
+                Arc::downgrade(&listener),
+                Arc::downgrade(&inner),
+                progress,
+                inner.watch(),
+            ));
+            inner.spawn_consumer(listener.run(subscription, inner.watch()));
+        }
+        Ok(())
+    }
+}
+
+impl Listen {
+    fn check_batches(&self) -> Result<()> {
+        if self.batched && self.batches.is_none() {
+            return Err(Error::new(ErrorKind::Config, "the handler takes one event, not a batch")
+                .hint("Listen with `listen_in_batches`, whose handler takes a `Vec` of events"));
+        }
+        if self.batches.is_some() && self.concurrency > 1 {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "batches are handled one after the other: `concurrency` does not go with them",
+            )
+            .hint("Work on the events of a batch at once within the handler, or listen in more processes"));
+        }
+        Ok(())
+    }
+
+    fn check_order(&self) -> Result<()> {
+        let (Some(field), Some(fields)) = (&self.order, self.fields) else { return Ok(()) };
+        if fields.iter().any(|known| *known.name == **field) {
+            return Ok(());
+        }
+        let known: Vec<_> = fields.iter().map(|field| field.name).collect();
+        let error = Error::new(
+            ErrorKind::Config,
+            format!("the event has no field `{field}` to keep it in order by"),
+        )
+        .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
+        Err(match nearest(field, known.iter().copied()) {
+            Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
+            None => error,
+        })
+    }
+}
+
+/// Events of APIs on different transports need a subscription on each.
+pub(crate) fn by_transport(
+    inner: &Inner,
+    events: Vec<EventSelector>,
+) -> Vec<(Arc<ApiEntry>, Vec<EventSelector>)> {
+    let mut groups: Vec<(Arc<ApiEntry>, Vec<EventSelector>)> = Vec::new();
+    for selector in events {
+        let entry = inner.apis.entry(&selector.api);
+        match groups.iter_mut().find(|(other, _)| Arc::ptr_eq(&other.event, &entry.event)) {
+            Some((_, selectors)) => selectors.push(selector),
+            None => groups.push((entry, vec![selector])),
+        }
+    }
+    groups
+}

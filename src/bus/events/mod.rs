@@ -1,0 +1,24 @@
+//! Events: fired, and listened to.
+
+mod batches;
+mod fire;
+mod handler;
+mod key_queues;
+#[cfg(feature = "tower")]
+mod layer;
+mod listen;
+mod listener;
+mod on_error;
+mod received;
+mod run;
+mod run_batches;
+mod watchdog;
+
+pub use fire::Fired;
+#[cfg(feature = "tower")]
+pub use layer::Handling;
+pub use listen::Listen;
+pub use on_error::{OnError, RetryPolicy};
+pub use received::{FromEvent, Received};
+
+pub(crate) use listen::{by_transport, selector};

@@ -1,0 +1,14 @@
+//! The life of a process: started, doing tasks, observed, drained and closed.
+
+mod health;
+mod hooks;
+mod idle;
+mod run;
+mod signals;
+mod startup;
+mod tasks;
+
+pub use health::{Health, Life};
+pub use tasks::Task;
+
+pub(crate) use startup::keep_schemas;

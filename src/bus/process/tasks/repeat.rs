@@ -1,0 +1,138 @@
+//! Tasks that are done again and again.
+
+use std::time::Duration;
+
+use lightbus_core::{Error, ErrorKind};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::{Job, Running, Schedule, Task, Work, job};
+use crate::bus::shared::{Bus, HandlerResult, Phase, catch_panic, cut_off, drained};
+
+/// Every so often.
+struct Every {
+    period: Duration,
+    due: Option<Instant>,
+}
+
+impl Schedule for Every {
+    fn start(&mut self, now: Instant) {
+        self.due = Some(now);
+    }
+
+    fn next(&mut self, now: Instant) -> Option<(Instant, bool)> {
+        let mut due = self.due.unwrap_or(now).checked_add(self.period)?;
+        if due <= now {
+            // It took longer than its period: what it missed is left out, the beat stays.
+            let late = now.duration_since(due).as_nanos() / self.period.as_nanos().max(1);
+            let skipped = u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1);
+            due = due.checked_add(self.period.checked_mul(skipped)?)?;
+        }
+        self.due = Some(due);
+        Some((due, true))
+    }
+
+    fn describe(&self) -> String {
+        format!("every {:?}", self.period)
+    }
+}
+
+impl Bus {
+    /// Does something every so often while the process [runs](Self::run), the first time after one
+    /// period. The time that it takes is counted in: with a period of a minute it begins each minute.
+    /// It never overlaps with itself: what would begin while it still runs is left out.
+    ///
+    /// A failure or a panic is logged, and it is done again when it is due next; in Python it ends the
+    /// process, which is [`shut_down_on_error`](Task::shut_down_on_error) here.
+    ///
+    /// When the bus drains, one that runs may finish.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](ErrorKind::Config) if the period is zero, or this process has a task of this name.
+    ///
+    /// ```
+    /// # use lightbus::prelude::*;
+    /// # use std::time::Duration;
+    /// # async fn example(bus: &Bus) -> lightbus::Result<()> {
+    /// bus.every("tidy", Duration::from_secs(60), |bus| async move {
+    ///     let removed: u64 = bus.call("store.remove_old", args! { days: 30 }).await?;
+    ///     println!("{removed} removed");
+    ///     Ok(())
+    /// })
+    /// .immediately()
+    /// .await
+    /// # }
+    /// ```
+    pub fn every<F, Fut>(&self, name: &str, period: Duration, work: F) -> Task
+    where
+        F: Fn(Bus) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let work = match period.is_zero() {
+            true => Err(Error::new(ErrorKind::Config, "the period is zero: it would never pause")),
+            false => Ok(Work::Repeated(Box::new(Every { period, due: None }), job(work))),
+        };
+        self.task(name, work)
+    }
+}
+
+impl Running {
+    pub(super) async fn repeat(
+        self,
+        mut schedule: Box<dyn Schedule>,
+        job: Job,
+        mut phase: watch::Receiver<Phase>,
+        at_once: bool,
+        shut_down: bool,
+    ) {
+        schedule.start(Instant::now());
+        let mut due = at_once;
+        loop {
+            if due {
+                let Some(inner) = self.inner.upgrade() else { return };
+                let bus = Bus { inner };
+                self.progress.began();
+                let done = tokio::select! {
+                    biased;
+                    done = catch_panic(async { job(bus).await }) => done,
+                    () = cut_off(&mut phase) => return,
+                };
+                self.progress.done();
+                match done {
+                    Ok(Ok(())) => self.progress.succeeded(),
+                    Ok(Err(error)) => self.failed(error.to_string(), shut_down),
+                    Err(panic) => self.failed(format!("it panicked: {panic}"), shut_down),
+                }
+            }
+            let Some((at, then)) = schedule.next(Instant::now()) else {
+                tracing::info!(task = %self.name, "the task is never due again");
+                return;
+            };
+            tokio::select! {
+                biased;
+                () = drained(&mut phase) => return,
+                () = sleep_until(at) => due = then,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beat_stays_and_what_was_missed_is_left_out() {
+        let begin = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut every = Every { period: second, due: None };
+        every.start(begin);
+        assert_eq!(every.next(begin), Some((begin + second, true)));
+        assert_eq!(every.next(begin + second.mul_f64(1.5)), Some((begin + 2 * second, true)));
+        assert_eq!(every.next(begin + second.mul_f64(5.5)), Some((begin + 6 * second, true)));
+        assert_eq!(every.next(begin + 7 * second), Some((begin + 8 * second, true)));
+    }
+}

@@ -1,0 +1,98 @@
+//! Which kinds of work a process does.
+
+use std::{fmt, str::FromStr};
+
+use lightbus_core::{Error, ErrorKind, Result};
+
+use crate::config::nearest;
+
+/// The kinds of work that a process does: all three, unless told otherwise.
+///
+/// One program can so be run as several processes with different tasks: `LIGHTBUS_FEATURES=rpcs,events`
+/// answers calls and handles events, and another process with `LIGHTBUS_FEATURES=tasks` does what is
+/// scheduled. What is switched off is registered all the same: schemas are published, and the process
+/// may call and fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Answering calls of the APIs that it serves.
+    pub rpcs: bool,
+    /// Handling events that it listens to. Without it, its listeners are not made known to the broker.
+    pub events: bool,
+    /// Scheduled and background tasks.
+    pub tasks: bool,
+}
+
+impl Features {
+    /// The variable that switches features on: names with commas between.
+    pub(crate) const VARIABLE: &str = "LIGHTBUS_FEATURES";
+    const NAMES: [&str; 3] = ["rpcs", "events", "tasks"];
+
+    /// None of them.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { rpcs: false, events: false, tasks: false }
+    }
+
+    /// What the environment says, or all.
+    pub(crate) fn from_env() -> Result<Self> {
+        match std::env::var(Self::VARIABLE) {
+            Ok(names) => {
+                names.parse().map_err(|error: Error| error.during("reading LIGHTBUS_FEATURES"))
+            }
+            Err(_) => Ok(Self::default()),
+        }
+    }
+
+    fn switch(&mut self, name: &str) -> Result<&mut bool> {
+        match name {
+            "rpcs" => Ok(&mut self.rpcs),
+            "events" => Ok(&mut self.events),
+            "tasks" => Ok(&mut self.tasks),
+            _ => {
+                let error = Error::new(ErrorKind::Config, format!("there is no feature `{name}`"))
+                    .with("known", Self::NAMES.join(", "));
+                Err(match nearest(name, Self::NAMES.into_iter()) {
+                    Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
+                    None => error,
+                })
+            }
+        }
+    }
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self { rpcs: true, events: true, tasks: true }
+    }
+}
+
+/// Names with commas between, as `LIGHTBUS_FEATURES` has them: those, and no others.
+///
+/// ```
+/// # use lightbus::Features;
+/// let features: Features = "rpcs, events".parse().unwrap();
+/// assert!(features.rpcs && features.events && !features.tasks);
+/// assert!("rpc".parse::<Features>().is_err());
+/// ```
+impl FromStr for Features {
+    type Err = Error;
+
+    fn from_str(names: &str) -> Result<Self> {
+        let mut features = Self::none();
+        for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            *features.switch(name)? = true;
+        }
+        Ok(features)
+    }
+}
+
+/// The names of those that are on, with commas between.
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = [self.rpcs, self.events, self.tasks];
+        let names = Self::NAMES.into_iter().zip(on).filter(|(_, on)| *on).map(|(name, _)| name);
+        let names: Vec<_> = names.collect();
+        f.write_str(if names.is_empty() { "none" } else { "" })?;
+        f.write_str(&names.join(", "))
+    }
+}

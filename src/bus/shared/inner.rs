@@ -1,0 +1,186 @@
+//! The state of a process on the bus.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use lightbus_core::{Error, FlowControl, Name, Result, ReturnPath};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    task::JoinSet,
+};
+
+use super::{Apis, Features, HandlerResult, Ids, Listening, PluginChain, Progress};
+use crate::{
+    config::{Config, Names},
+    contract::Contract,
+    schema::SchemaStore,
+};
+
+/// How long consumers have to give back what was cut off.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
+
+/// A process' place on the bus. Cheap to clone; all clones are the same place.
+///
+/// When the last clone is dropped, what it serves and listens to is cut off, as in a crash: calls
+/// are left unanswered and unacknowledged events come again. [`close`](Bus::close) and
+/// [`run`](Bus::run) end it in order.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) names: Names,
+    pub(crate) apis: Apis,
+    pub(crate) schema: Arc<SchemaStore>,
+    pub(crate) ids: Arc<Ids>,
+    pub(crate) calls: Semaphore,
+    /// The return path of a call that has none yet.
+    pub(crate) nowhere: ReturnPath,
+    pub(crate) features: Features,
+    pub(crate) plugins: Arc<dyn PluginChain>,
+    pub(crate) drain_timeout: Duration,
+    /// Rings whenever a listener is done with an event.
+    pub(crate) handled: Arc<Notify>,
+    /// The test that this process is part of.
+    #[cfg(feature = "testing")]
+    pub(crate) test: Option<Box<dyn TestProbe>>,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) state: Mutex<State>,
+}
+
+/// Something to do once, with the bus.
+pub(crate) type Hook = Box<dyn FnOnce(Bus) -> BoxFuture<'static, HandlerResult> + Send>;
+
+/// What the process has begun.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) registered: HashMap<Name, &'static Contract>,
+    pub(crate) served: HashSet<Name>,
+    pub(crate) listeners: Vec<Arc<dyn Listening>>,
+    pub(crate) listener_names: HashSet<Name>,
+    pub(crate) consumers: JoinSet<()>,
+    pub(crate) progress: Vec<Arc<Progress>>,
+    /// What is to be done when the process starts to run, and when it stops.
+    pub(crate) start_hooks: Vec<Hook>,
+    pub(crate) stop_hooks: Vec<Hook>,
+    /// All tasks, in words.
+    pub(crate) tasks: BTreeMap<Name, String>,
+    /// Tasks that wait for `run`.
+    pub(crate) waiting: Vec<BoxFuture<'static, ()>>,
+    /// Whether `run` has started the tasks.
+    pub(crate) runs: bool,
+    pub(crate) failure: Option<Error>,
+}
+
+/// How far a bus has come in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Running,
+    /// Something asked to stop: `run` will drain.
+    Stopping,
+    /// Nothing new is taken; what runs may finish.
+    Draining,
+    /// The time for that is over: what still runs is dropped, and given back.
+    CutOff,
+    /// Nothing goes any more.
+    Closed,
+}
+
+/// A test that a process is part of: sees its calls begin and end.
+#[cfg(feature = "testing")]
+#[async_trait::async_trait]
+pub(crate) trait TestProbe: Send + Sync {
+    /// A call begins; it ends when what this returns is dropped.
+    async fn begin_call(
+        &self,
+        api: &Name,
+        procedure: &Name,
+        fields: &lightbus_core::Arguments,
+        schema: &SchemaStore,
+    ) -> Result<Box<dyn std::any::Any + Send>>;
+}
+
+impl Bus {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus")
+            .field("service", &self.inner.names.service)
+            .field("process", &self.inner.names.process)
+            .field("phase", &*self.inner.phase.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Calling and firing go on while the bus drains: handlers that finish may need it.
+    pub(crate) fn ensure_open(&self) -> Result<()> {
+        if *self.phase.borrow() >= Phase::Closed { Err(Error::closed("the bus")) } else { Ok(()) }
+    }
+
+    /// Nothing new begins to take once the bus drains.
+    pub(crate) fn ensure_taking(&self) -> Result<()> {
+        if *self.phase.borrow() >= Phase::Draining { Err(Error::closed("the bus")) } else { Ok(()) }
+    }
+
+    /// How much a subscription of this process takes. It waits for what its handlers hold until they
+    /// are cut off, and a little longer.
+    pub(crate) fn flow(&self, batch: usize, in_flight: usize) -> FlowControl {
+        let limit = self.drain_timeout.saturating_add(2 * GRACE);
+        FlowControl::new(batch, in_flight).close_within(limit)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The APIs of which this process is an authority, and the events to which it listens.
+    pub(crate) fn takes(&self) -> (BTreeSet<Name>, BTreeSet<String>) {
+        let state = self.state();
+        let selectors = state.listeners.iter().flat_map(|listener| &listener.spec().events);
+        let events = selectors.map(|selector| {
+            format!("{}.{}", selector.api, selector.event.as_deref().unwrap_or("*"))
+        });
+        (state.registered.keys().cloned().collect(), events.collect())
+    }
+
+    /// Runs a consumer until the bus drains; it watches the phase itself.
+    pub(crate) fn spawn_consumer(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.state().consumers.spawn(task);
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Asks `run` to stop; the first reason stays.
+    pub(crate) fn fail(&self, error: Error) {
+        self.state().failure.get_or_insert(error);
+        self.advance(Phase::Stopping);
+    }
+
+    pub(crate) fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let later = to > *phase;
+            if later {
+                *phase = to;
+            }
+            later
+        });
+    }
+}

@@ -1,0 +1,29 @@
+//! What all rooms of the bus stand on: the state of a process, the transports of its APIs, how
+//! consuming goes on, and what each part of the process gets done. Imports none of the rooms.
+
+mod apis;
+mod consumer;
+mod features;
+mod guarantees;
+mod handler_error;
+mod ids;
+mod inner;
+mod limits;
+mod listening;
+mod plugin_chain;
+mod progress;
+
+pub use features::Features;
+pub use handler_error::{HandlerError, HandlerResult};
+pub use inner::Bus;
+pub use progress::{Condition, PartHealth, PartKind};
+
+pub(crate) use apis::{ApiEntry, Apis, at, check_named, schema_transport};
+pub(crate) use consumer::{catch_panic, consume, cut_off, drained, until_cut_off};
+pub(crate) use ids::Ids;
+#[cfg(feature = "testing")]
+pub(crate) use inner::TestProbe;
+pub(crate) use inner::{GRACE, Hook, Inner, Phase, State};
+pub(crate) use listening::Listening;
+pub(crate) use plugin_chain::PluginChain;
+pub(crate) use progress::Progress;

@@ -1,0 +1,38 @@
+//! Texts as the values that are wanted at their place.
+
+use serde_json::Value;
+
+use super::schema;
+
+/// A text that comes from outside, as the value that is wanted at its place: a number where a number
+/// may stand, a text where a text may stand. `structured` allows mappings and lists, as YAML.
+pub(crate) fn typed(text: &str, schema: Option<&Value>, structured: bool) -> Value {
+    let as_text = || Value::String(text.to_owned());
+    let wants = |kind| schema.is_some_and(|schema| schema::allows(schema, kind));
+    if wants("string") {
+        return as_text();
+    }
+    match serde_saphyr::from_str::<Value>(text) {
+        Ok(value @ (Value::Object(_) | Value::Array(_))) if structured => value,
+        Ok(value @ (Value::Bool(_) | Value::Number(_) | Value::Null)) => value,
+        _ => as_text(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_lone_placeholder_has_the_type_that_is_wanted() {
+        let number = json!({"type": "number"});
+        let text = json!({"type": ["string", "null"]});
+        assert_eq!(typed("5", Some(&number), false), json!(5));
+        assert_eq!(typed("5", Some(&text), false), json!("5"));
+        assert_eq!(typed("5", None, false), json!(5));
+        assert_eq!(typed("a: b", None, false), json!("a: b"));
+        assert_eq!(typed("{a: b}", None, true), json!({"a": "b"}));
+    }
+}
