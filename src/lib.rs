@@ -128,7 +128,13 @@ macro_rules! args {
 pub mod __private;
 
 /// The code in the guide compiles, and runs where it can.
-#[cfg(all(doctest, feature = "macros", feature = "redis"))]
+#[cfg(all(
+    doctest,
+    feature = "macros",
+    feature = "redis",
+    feature = "validation",
+    feature = "yaml"
+))]
 mod guide {
     #[doc = include_str!("../docs/configuration.md")]
     struct Configuration;

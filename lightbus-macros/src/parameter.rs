@@ -84,7 +84,7 @@ pub(crate) fn is_option(ty: &Type) -> bool {
 
 /// Whether this is a `String`, as far as its name tells.
 pub(crate) fn is_string(ty: &Type) -> bool {
-    let Type::Path(TypePath { qself: None, path }) = ty else { return false };
+    let Type::Path(TypePath { qself: None, path, .. }) = ty else { return false };
     let words: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
     matches!(
         words.iter().map(String::as_str).collect::<Vec<_>>()[..],
@@ -94,7 +94,7 @@ pub(crate) fn is_string(ty: &Type) -> bool {
 
 /// The types in the angle brackets of a type whose name is, or ends with, `name`.
 pub(crate) fn type_arguments<'a>(ty: &'a Type, name: &str) -> Option<Vec<&'a Type>> {
-    let Type::Path(TypePath { qself: None, path }) = ungrouped(ty) else { return None };
+    let Type::Path(TypePath { qself: None, path, .. }) = ungrouped(ty) else { return None };
     let last = path.segments.last().filter(|segment| segment.ident == name)?;
     match &last.arguments {
         PathArguments::AngleBracketed(list) => Some(

@@ -188,7 +188,9 @@ async fn read(registry: Registry) -> Result<Config> {
 
 /// Makes all transports, and refuses what they cannot do together.
 fn transports(config: &Config, registry: &Registry) -> Result<(Apis, Arc<dyn SchemaTransport>)> {
-    let made = check_named(config, registry)
+    let made = config
+        .check_features()
+        .and_then(|()| check_named(config, registry))
         .and_then(|()| Apis::new(config, registry))
         .and_then(|apis| Ok((apis, schema_transport(config, registry)?)));
     made.map_err(|error| config.explain(&error, registry))

@@ -3,6 +3,8 @@
 use lightbus_core::{ConfigSection, Error, ErrorKind, Registry, Result};
 use serde_json::Value;
 
+#[cfg(not(feature = "yaml"))]
+use super::compiled::no_yaml;
 use super::{
     Config, Names, Origin, Source, Sources,
     environment::Environment,
@@ -58,6 +60,8 @@ impl Config {
     /// # Errors
     ///
     /// As [`from_env`](Self::from_env).
+    #[cfg(feature = "yaml")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "yaml")))]
     pub fn from_yaml(text: &str) -> Result<Self> {
         Self::from_value(parse_yaml(text)?)
     }
@@ -218,6 +222,12 @@ fn parse_json(text: &str) -> Result<Value> {
     ensure_mapping(value)
 }
 
+#[cfg(not(feature = "yaml"))]
+fn parse_yaml(_: &str) -> Result<Value> {
+    Err(no_yaml().during(READING))
+}
+
+#[cfg(feature = "yaml")]
 fn parse_yaml(text: &str) -> Result<Value> {
     let value: Value = serde_saphyr::from_str(text).map_err(|error| {
         let text = error.to_string();

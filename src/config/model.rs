@@ -155,8 +155,8 @@ pub struct ApiConfig {
     #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
     #[schemars(schema_with = "seconds_schema")]
     pub event_listener_setup_timeout: Duration,
-    /// What is checked against schemas: everything.
-    #[schemars(extend("default" = true))]
+    /// What is checked against schemas: everything, where the feature `validation` is on.
+    #[schemars(extend("default" = cfg!(feature = "validation")))]
     pub validate: Validate,
     /// Whether it is an error if there is no schema to check with: false.
     pub strict_validation: bool,
@@ -213,7 +213,9 @@ pub struct Validate {
 
 impl Default for Validate {
     fn default() -> Self {
-        Self { outgoing: true, incoming: true }
+        // The program cannot check what it has no validator for.
+        let checks = cfg!(feature = "validation");
+        Self { outgoing: checks, incoming: checks }
     }
 }
 
@@ -230,7 +232,8 @@ struct Directions {
 
 impl Default for Directions {
     fn default() -> Self {
-        Self { outgoing: true, incoming: true }
+        let Validate { outgoing, incoming } = Validate::default();
+        Self { outgoing, incoming }
     }
 }
 

@@ -5,18 +5,26 @@ use serde_json::Value;
 use super::schema;
 
 /// A text that comes from outside, as the value that is wanted at its place: a number where a number
-/// may stand, a text where a text may stand. `structured` allows mappings and lists, as YAML.
+/// may stand, a text where a text may stand. `structured` allows mappings and lists.
 pub(crate) fn typed(text: &str, schema: Option<&Value>, structured: bool) -> Value {
     let as_text = || Value::String(text.to_owned());
     let wants = |kind| schema.is_some_and(|schema| schema::allows(schema, kind));
     if wants("string") {
         return as_text();
     }
-    match serde_saphyr::from_str::<Value>(text) {
-        Ok(value @ (Value::Object(_) | Value::Array(_))) if structured => value,
-        Ok(value @ (Value::Bool(_) | Value::Number(_) | Value::Null)) => value,
+    match parsed(text) {
+        Some(value @ (Value::Object(_) | Value::Array(_))) if structured => value,
+        Some(value @ (Value::Bool(_) | Value::Number(_) | Value::Null)) => value,
         _ => as_text(),
     }
+}
+
+/// A text as YAML, or as JSON in a program without YAML.
+fn parsed(text: &str) -> Option<Value> {
+    #[cfg(feature = "yaml")]
+    return serde_saphyr::from_str(text).ok();
+    #[cfg(not(feature = "yaml"))]
+    serde_json::from_str(text).ok()
 }
 
 #[cfg(test)]
@@ -33,6 +41,8 @@ mod tests {
         assert_eq!(typed("5", Some(&text), false), json!("5"));
         assert_eq!(typed("5", None, false), json!(5));
         assert_eq!(typed("a: b", None, false), json!("a: b"));
+        assert_eq!(typed(r#"{"a": "b"}"#, None, true), json!({"a": "b"}));
+        #[cfg(feature = "yaml")]
         assert_eq!(typed("{a: b}", None, true), json!({"a": "b"}));
     }
 }

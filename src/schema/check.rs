@@ -4,160 +4,32 @@
 //! building a tree; everything else goes to the `jsonschema` crate, whose validators are compiled
 //! once.
 
-use std::{collections::HashMap, sync::OnceLock};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use lightbus_core::{Arguments, Error, ErrorKind, Result, codec};
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, json};
 
-use crate::{config::nearest, sensitive};
+use crate::sensitive;
 
-/// The schema of one API, with its checks compiled when they are first needed.
-#[derive(Debug)]
-pub(crate) struct ApiSchema {
-    text: Box<RawValue>,
-    version: u32,
-    rpcs: HashMap<String, Member>,
-    events: HashMap<String, Member>,
-    /// Whether any value of it is sensitive.
-    sensitive: bool,
+/// The checks of one procedure or event, compiled when they are first needed.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    parameters: OnceLock<Result<Parameters>>,
+    response: OnceLock<Result<Check>>,
 }
 
-#[derive(Debug)]
-struct Member {
-    parameters: Value,
-    response: Value,
-    compiled_parameters: OnceLock<Result<Parameters>>,
-    compiled_response: OnceLock<Result<Check>>,
-}
-
-impl ApiSchema {
-    /// Reads a document as it is stored on the bus.
-    pub(crate) fn read(text: Box<RawValue>) -> Result<Self> {
-        let malformed = |what: &str| Error::new(ErrorKind::Malformed, format!("the schema {what}"));
-        let mut document: Value = serde_json::from_str(text.get())
-            .map_err(|error| malformed("is not JSON that can be read").because(error))?;
-        let mut section = |name: &str| match document.get_mut(name).map(Value::take) {
-            Some(Value::Object(members)) => Ok(members),
-            None | Some(Value::Null) => Ok(Map::new()),
-            Some(_) => Err(malformed(&format!("has `{name}` that are no mapping"))),
-        };
-        let members = |section: Map<String, Value>| {
-            section
-                .into_iter()
-                .map(|(name, mut member)| {
-                    let mut part =
-                        |key: &str| member.get_mut(key).map_or(Value::Bool(true), Value::take);
-                    let (parameters, response) = (part("parameters"), part("response"));
-                    let compiled_parameters = OnceLock::new();
-                    let compiled_response = OnceLock::new();
-                    (name, Member { parameters, response, compiled_parameters, compiled_response })
-                })
-                .collect()
-        };
-        let sections = (section("rpcs")?, section("events")?);
-        let holds = |section: &Map<String, Value>| section.values().any(sensitive::is_in);
-        let sensitive = holds(&sections.0) || holds(&sections.1);
-        let (rpcs, events) = (members(sections.0), members(sections.1));
-        // Python's documents have none: its events are of version 1.
-        let version = document.get("x-version").and_then(Value::as_u64);
-        let version = version.and_then(|version| u32::try_from(version).ok()).unwrap_or(1);
-        Ok(Self { text, version, rpcs, events, sensitive })
+impl Checks {
+    pub(super) fn parameters(&self, schema: &Value, arguments: &Arguments) -> Result<()> {
+        let compiled = self.parameters.get_or_init(|| Parameters::compile(schema));
+        compiled.as_ref().map_err(Clone::clone)?.run(arguments)
     }
 
-    pub(crate) fn text(&self) -> &RawValue {
-        &self.text
-    }
-
-    /// The version that its events have.
-    pub(crate) fn version(&self) -> u32 {
-        self.version
-    }
-
-    pub(crate) fn procedures(&self) -> impl Iterator<Item = &str> {
-        self.rpcs.keys().map(String::as_str)
-    }
-
-    pub(crate) fn events(&self) -> impl Iterator<Item = &str> {
-        self.events.keys().map(String::as_str)
-    }
-
-    /// The arguments of a call as they may be shown; `None` if they may be shown as they are.
-    pub(crate) fn shown_call(&self, procedure: &str, arguments: &Arguments) -> Option<Value> {
-        self.sensitive.then(|| match self.rpcs.get(procedure) {
-            Some(member) => sensitive::redact(&member.parameters, arguments),
-            None => sensitive::REDACTED.into(),
-        })
-    }
-
-    /// The result of a call as it may be shown; `None` if it may be shown as it is.
-    pub(crate) fn shown_result(&self, procedure: &str, result: &[u8]) -> Option<Value> {
-        if !self.sensitive {
-            return None;
-        }
-        let mut value =
-            serde_json::from_slice(result).unwrap_or_else(|_| sensitive::REDACTED.into());
-        match self.rpcs.get(procedure) {
-            Some(member) => sensitive::redact_value(&member.response, &mut value),
-            None => value = sensitive::REDACTED.into(),
-        }
-        Some(value)
-    }
-
-    /// The arguments of an event as they may be shown; `None` if they may be shown as they are.
-    pub(crate) fn shown_event(&self, event: &str, arguments: &Arguments) -> Option<Value> {
-        self.sensitive.then(|| match self.events.get(event) {
-            Some(member) => sensitive::redact(&member.parameters, arguments),
-            // Newer or older than the schema: who knows what it has.
-            None => sensitive::REDACTED.into(),
-        })
-    }
-
-    /// Checks the arguments of a call. A procedure that the schema lacks is `Unknown`.
-    pub(crate) fn check_call(&self, procedure: &str, arguments: &Arguments) -> Result<()> {
-        self.procedure(procedure)?.check_parameters(arguments)
-    }
-
-    /// Checks the result of a call.
-    pub(crate) fn check_result(&self, procedure: &str, result: &Bytes) -> Result<()> {
-        let member = self.procedure(procedure)?;
-        let check = member
-            .compiled_response
-            .get_or_init(|| Check::compile(&member.response, &member.response));
-        check.as_ref().map_err(Clone::clone)?.run(result).map_err(|why| {
+    pub(super) fn response(&self, schema: &Value, result: &Bytes) -> Result<()> {
+        let compiled = self.response.get_or_init(|| Check::compile(schema, schema));
+        compiled.as_ref().map_err(Clone::clone)?.run(result).map_err(|why| {
             Error::new(ErrorKind::Invalid, format!("the result does not fit the schema: {why}"))
         })
-    }
-
-    /// Checks the arguments of an event. An event that the schema lacks is `Unknown`.
-    pub(crate) fn check_event(&self, event: &str, arguments: &Arguments) -> Result<()> {
-        let member =
-            self.events.get(event).ok_or_else(|| unknown("event", event, self.events()))?;
-        member.check_parameters(arguments)
-    }
-
-    fn procedure(&self, name: &str) -> Result<&Member> {
-        self.rpcs.get(name).ok_or_else(|| unknown("procedure", name, self.procedures()))
-    }
-}
-
-fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
-    let mut known: Vec<_> = known.collect();
-    known.sort_unstable();
-    let nearest = nearest(name, known.iter().copied()).map(str::to_owned);
-    let error = Error::new(ErrorKind::Unknown, format!("the API has no {what} `{name}`"))
-        .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
-    match nearest {
-        Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
-        None => error,
-    }
-}
-
-impl Member {
-    fn check_parameters(&self, arguments: &Arguments) -> Result<()> {
-        let compiled =
-            self.compiled_parameters.get_or_init(|| Parameters::compile(&self.parameters));
-        compiled.as_ref().map_err(Clone::clone)?.run(arguments)
     }
 }
 
@@ -461,10 +333,8 @@ fn excerpt(json: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn schema(parameters: &Value) -> ApiSchema {
-        let document =
-            json!({ "events": {}, "rpcs": { "p": { "parameters": parameters, "response": {} } } });
-        ApiSchema::read(serde_json::from_str(&document.to_string()).unwrap()).unwrap()
+    fn run(schema: &Value, arguments: &Arguments) -> Result<()> {
+        Checks::default().parameters(schema, arguments)
     }
 
     fn fields(pairs: &[(&str, &'static str)]) -> Arguments {
@@ -476,21 +346,21 @@ mod tests {
 
     #[test]
     fn simple_values_are_checked_on_their_bytes() {
-        let schema = schema(&json!({
+        let schema = json!({
             "type": "object", "additionalProperties": false, "required": ["n"],
             "properties": {
                 "n": { "type": "integer", "minimum": 0 },
                 "s": { "anyOf": [{ "type": "string" }, { "type": "null" }] },
                 "any": {},
             },
-        }));
+        });
         for good in [
             fields(&[("n", "1")]),
             fields(&[("n", "1.0")]),
             fields(&[("n", "1e2"), ("s", "null")]),
             fields(&[("n", "0"), ("s", "\"x\""), ("any", "[1]")]),
         ] {
-            schema.check_call("p", &good).unwrap();
+            run(&schema, &good).unwrap();
         }
         for (bad, why) in [
             (fields(&[]), "`n` is missing"),
@@ -501,27 +371,20 @@ mod tests {
             (fields(&[("n", "1"), ("s", "3")]), "expected a text"),
             (fields(&[("n", "1"), ("m", "3")]), "no argument `m`"),
         ] {
-            let error = schema.check_call("p", &bad).unwrap_err();
+            let error = run(&schema, &bad).unwrap_err();
             assert!(error.to_string().contains(why), "{error} lacks {why}");
         }
     }
 
     #[test]
     fn everything_else_goes_to_the_library() {
-        let schema = schema(&json!({
+        let schema = json!({
             "type": "object",
             "definitions": { "tag": { "type": "string", "pattern": "^[a-z]+$" } },
             "properties": { "tags": { "type": "array", "items": { "$ref": "#/definitions/tag" } } },
-        }));
-        schema.check_call("p", &fields(&[("tags", r#"["a","b"]"#), ("other", "1")])).unwrap();
-        let error = schema.check_call("p", &fields(&[("tags", r#"["a","B"]"#)])).unwrap_err();
+        });
+        run(&schema, &fields(&[("tags", r#"["a","b"]"#), ("other", "1")])).unwrap();
+        let error = run(&schema, &fields(&[("tags", r#"["a","B"]"#)])).unwrap_err();
         assert!(error.to_string().contains("/1"), "{error}");
-    }
-
-    #[test]
-    fn an_unknown_procedure_names_the_nearest() {
-        let error = schema(&json!({})).check_call("q", &fields(&[])).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unknown);
-        assert!(error.to_string().contains("it has p"), "{error}");
     }
 }

@@ -4,6 +4,8 @@
 //! lives, and used to check messages in both directions. [`Schema::compare`] says what a new version
 //! breaks, and for whom.
 
+mod api_schema;
+#[cfg_attr(not(feature = "validation"), path = "unchecked.rs")]
 mod check;
 mod compare;
 mod difference;
@@ -13,7 +15,9 @@ mod policy;
 mod shape;
 mod store;
 
-use lightbus_core::{Args, Error, ErrorKind, Result, codec};
+#[cfg(feature = "validation")]
+use lightbus_core::{Args, codec};
+use lightbus_core::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 
 use crate::contract::Contract;
@@ -21,7 +25,7 @@ use crate::contract::Contract;
 pub use compare::{Change, ChangeKind, Difference, Direction, Item, Party};
 pub use document::{document, document_text};
 
-pub(crate) use check::ApiSchema;
+pub(crate) use api_schema::ApiSchema;
 pub(crate) use store::SchemaStore;
 
 /// The document that describes an API.
@@ -111,6 +115,8 @@ impl Schema {
     ///
     /// [`ErrorKind::Unknown`] if the API has no such procedure; [`ErrorKind::Invalid`] with what does
     /// not fit.
+    #[cfg(feature = "validation")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "validation")))]
     pub fn check_call(&self, procedure: &str, arguments: impl Into<Args>) -> Result<()> {
         self.compiled()?.check_call(procedure, &arguments.into().into_fields()?)
     }
@@ -120,6 +126,8 @@ impl Schema {
     /// # Errors
     ///
     /// As [`check_call`](Self::check_call).
+    #[cfg(feature = "validation")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "validation")))]
     pub fn check_result<T: serde::Serialize + ?Sized>(
         &self,
         procedure: &str,
@@ -133,10 +141,13 @@ impl Schema {
     /// # Errors
     ///
     /// As [`check_call`](Self::check_call).
+    #[cfg(feature = "validation")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "validation")))]
     pub fn check_event(&self, event: &str, arguments: impl Into<Args>) -> Result<()> {
         self.compiled()?.check_event(event, &arguments.into().into_fields()?)
     }
 
+    #[cfg(feature = "validation")]
     fn compiled(&self) -> Result<ApiSchema> {
         ApiSchema::read(codec::decode(&codec::encode(&self.document)?)?)
     }

@@ -3,9 +3,9 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident};
 use syn::{
-    Attribute, FnArg, Ident, Item, ItemTrait, Pat, PatType, Path, Receiver, ReturnType, Signature,
-    Token, TraitItem, TraitItemFn, Type, TypeParamBound, Visibility, parse_quote,
-    punctuated::Punctuated,
+    Attribute, FnArg, Ident, Item, ItemTrait, Pat, PatType, Path, Receiver, ReceiverKind,
+    ReturnType, Safety, Signature, Token, TraitItem, TraitItemFn, Type, TypeParamBound, Visibility,
+    parse_quote, punctuated::Punctuated,
 };
 
 use crate::{
@@ -188,7 +188,7 @@ fn check_trait(item: &ItemTrait, errors: &mut Errors) {
     if let Some(token) = &item.unsafety {
         errors.at(token, "anybody may implement an API: leave `unsafe` out");
     }
-    if let Some(token) = &item.auto_token {
+    if let Some(token) = &item.modifiers.auto_token {
         errors.at(token, "an API is implemented by hand: leave `auto` out");
     }
     if !item.generics.params.is_empty() {
@@ -348,7 +348,7 @@ fn check_signature(sig: &Signature, errors: &mut Errors) {
     if let Some(token) = &sig.constness {
         errors.at(token, "a procedure runs when it is called: leave `const` out");
     }
-    if let Some(token) = &sig.unsafety {
+    if let Safety::Unsafe(token) = &sig.safety {
         errors.at(token, "anybody may call a procedure: leave `unsafe` out");
     }
     if let Some(token) = &sig.abi {
@@ -376,9 +376,9 @@ fn check_signature(sig: &Signature, errors: &mut Errors) {
 }
 
 fn check_receiver(receiver: &Receiver, errors: &mut Errors) {
-    match receiver {
-        Receiver { reference: Some((_, None)), mutability: None, colon_token: None, .. } => {}
-        Receiver { reference: Some(_), mutability: Some(_), .. } => errors.at(
+    match &receiver.kind {
+        ReceiverKind::Reference(_, None, None) => {}
+        ReceiverKind::Reference(_, _, Some(_)) => errors.at(
             receiver,
             "a service answers many calls at once: write `&self`, and keep what changes in a `Mutex`",
         ),
@@ -438,6 +438,7 @@ fn read_argument(input: PatType, errors: &mut Errors) -> Option<Parameter> {
 fn read_output(output: ReturnType, errors: &mut Errors) -> Output {
     let whole = match output {
         ReturnType::Default => Type::Tuple(syn::TypeTuple {
+            attrs: Vec::new(),
             paren_token: syn::token::Paren::default(),
             elems: Punctuated::new(),
         }),

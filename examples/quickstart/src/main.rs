@@ -1,4 +1,4 @@
-//! Service, caller and listener in one process, in memory: `cargo run --example quickstart`.
+//! Service, caller and listener in one process, in memory: `cargo run -p quickstart`.
 
 use lightbus::prelude::*;
 
