@@ -573,3 +573,21 @@ async fn bytes_fill_the_window_too() {
     held.truncate(1);
     settle_down().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_is_taken_in_the_place_of_one_that_waits() {
+    let script = Script::new([Step::Give(vec![1, 2, 3, 4])]);
+    let mut subscription = events(&script, FlowControl::new(4, 3).for_handlers(1));
+    let mut one = next(&mut subscription).await;
+    assert!(soon_empty(&mut subscription).await);
+    one.ack.hold_back();
+    let mut two = next(&mut subscription).await;
+    assert!(soon_empty(&mut subscription).await);
+    two.ack.hold_back();
+    let mut three = next(&mut subscription).await;
+    three.ack.hold_back();
+    assert!(soon_empty(&mut subscription).await, "never more than may be in flight");
+    one.ack.go_on();
+    one.ack.settle(Outcome::Done).await.unwrap();
+    assert_eq!(*next(&mut subscription).await.message, 4);
+}

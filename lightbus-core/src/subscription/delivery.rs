@@ -1,8 +1,14 @@
 //! One message in a consumer's hands, and the handle that settles it.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     Outcome,
@@ -67,8 +73,18 @@ impl<M: fmt::Debug> fmt::Debug for Delivery<M> {
 /// Settles one delivery, once: settling takes the handle. Dropping it is [`Outcome::Retry`].
 pub struct AckHandle {
     slot: usize,
-    settlements: Option<mpsc::Sender<Settlement>>,
+    driver: Option<Arc<DriverHandle>>,
     at_work: Option<AtWork>,
+    held_back: bool,
+}
+
+/// The driver as its deliveries see it.
+pub(super) struct DriverHandle {
+    pub(super) settlements: mpsc::Sender<Settlement>,
+    /// Deliveries that are [held back](AckHandle::hold_back).
+    pub(super) held_back: AtomicUsize,
+    /// Rung when that number grows.
+    pub(super) room: Notify,
 }
 
 pub(super) struct Settlement {
@@ -90,8 +106,26 @@ pub(super) enum Fate {
 }
 
 impl AckHandle {
-    pub(super) fn new(slot: usize, settlements: mpsc::Sender<Settlement>) -> Self {
-        Self { slot, settlements: Some(settlements), at_work: None }
+    pub(super) fn new(slot: usize, driver: Arc<DriverHandle>) -> Self {
+        Self { slot, driver: Some(driver), at_work: None, held_back: false }
+    }
+
+    /// Says that the message waits for something, such as its next try: meanwhile another may be
+    /// taken in the place of it, as far as [`FlowControl::max_in_flight`](crate::FlowControl) allows.
+    pub fn hold_back(&mut self) {
+        if let (Some(driver), false) = (&self.driver, self.held_back) {
+            self.held_back = true;
+            driver.held_back.fetch_add(1, Ordering::Relaxed);
+            driver.room.notify_one();
+        }
+    }
+
+    /// Says that the message is worked on again after [`hold_back`](Self::hold_back).
+    pub fn go_on(&mut self) {
+        if let (Some(driver), true) = (&self.driver, self.held_back) {
+            self.held_back = false;
+            driver.held_back.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Settles, and waits until the broker has taken it.
@@ -122,20 +156,22 @@ impl AckHandle {
     /// Has the source note that work on the message begins, and waits until it has.
     async fn begin(&self) -> Result<()> {
         let closed = || Error::closed("the subscription");
-        let settlements = self.settlements.as_ref().ok_or_else(closed)?;
+        let driver = self.driver.as_ref().ok_or_else(closed)?;
         let (confirm, confirmed) = oneshot::channel();
         let (slot, fate) = (self.slot, Fate::Begun);
         let begun = Settlement { slot, fate, confirm: Some(confirm), at_work: None };
-        settlements.try_send(begun).map_err(|_| closed())?;
+        driver.settlements.try_send(begun).map_err(|_| closed())?;
         confirmed.await.unwrap_or_else(|_| Err(closed()))
     }
 
     fn send(&mut self, fate: Fate, confirm: Option<oneshot::Sender<Result<()>>>) {
-        if let Some(settlements) = self.settlements.take() {
+        self.go_on();
+        if let Some(driver) = self.driver.take() {
             // Never full: it has room for the beginning and the settlement of each delivery in
             // flight. Closed: the subscription has ended and has given the message back.
             let at_work = self.at_work.take();
-            let _ = settlements.try_send(Settlement { slot: self.slot, fate, confirm, at_work });
+            let settlement = Settlement { slot: self.slot, fate, confirm, at_work };
+            let _ = driver.settlements.try_send(settlement);
         }
     }
 }

@@ -9,19 +9,22 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::{
     Backoff, Connectivity, Delivery, Outcome, Source,
-    delivery::{AckHandle, Fate, Settlement},
+    delivery::{AckHandle, DriverHandle, Fate, Settlement},
     session::AtWork,
     slots::{Slot, Slots},
     window::Window,
@@ -79,7 +82,7 @@ struct Driver<S: Source> {
     flow: FlowControl,
     out: Option<mpsc::Sender<Result<Delivery<S::Message>>>>,
     settlements: mpsc::Receiver<Settlement>,
-    handle: mpsc::Sender<Settlement>,
+    handle: Arc<DriverHandle>,
     slots: Slots<S::Message, S::Token>,
     window: Window,
     /// The window that the source knows.
@@ -115,7 +118,12 @@ impl<S: Source> Driver<S> {
         connectivity: Connectivity,
     ) -> Self {
         // Each delivery in flight may begin, and be settled.
-        let (handle, settlements) = mpsc::channel(flow.max_in_flight.saturating_mul(2));
+        let (sender, settlements) = mpsc::channel(flow.max_in_flight.saturating_mul(2));
+        let handle = Arc::new(DriverHandle {
+            settlements: sender,
+            held_back: AtomicUsize::new(0),
+            room: Notify::new(),
+        });
         let retry = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         Self {
             source,
@@ -143,6 +151,7 @@ impl<S: Source> Driver<S> {
         let mut fetching: Option<BoxFuture<'static, Fetched<S>>> = None;
         let mut settling: Option<Settling<S>> = None;
         let mut beginning: Option<BoxFuture<'static, Begun<S>>> = None;
+        let handle = Arc::clone(&self.handle);
         let mut arrived = VecDeque::with_capacity(64);
         let mut buffer = Vec::with_capacity(64);
         let end = loop {
@@ -194,6 +203,8 @@ impl<S: Source> Driver<S> {
                     }
                 }
                 () = sleep_until_some(next_again) => self.deliver_again(),
+                // More may be taken.
+                () = handle.room.notified() => {}
                 () = sleep(CREDIT_WAIT), if starved => {
                     fetching = Some(self.fetch(Duration::ZERO));
                 }
@@ -219,10 +230,16 @@ impl<S: Source> Driver<S> {
         self.finish(settling).await
     }
 
+    /// The most messages that may be held now: those that wait take no room from others.
+    fn room(&self) -> usize {
+        let waiting = self.handle.held_back.load(Ordering::Relaxed);
+        self.window.size().saturating_add(waiting).min(self.flow.max_in_flight)
+    }
+
     /// How many more messages may be held. Bytes count too: a few large ones fill it as well.
     fn credit(&self) -> usize {
-        let free = self.window.size().saturating_sub(self.slots.len());
         let held = self.slots.len();
+        let free = self.room().saturating_sub(held);
         if free == 0 || held == 0 {
             return free;
         }
@@ -233,7 +250,7 @@ impl<S: Source> Driver<S> {
     }
 
     fn tell_window(&mut self) {
-        let window = self.window.size();
+        let window = self.room();
         if window != self.told {
             self.told = window;
             self.source.resize(window);
@@ -298,7 +315,7 @@ impl<S: Source> Driver<S> {
         let Some(slot) = self.slots.get_mut(index) else { return };
         let delivery = Delivery {
             message,
-            ack: AckHandle::new(index, self.handle.clone()),
+            ack: AckHandle::new(index, Arc::clone(&self.handle)),
             session: slot.session.clone(),
             redelivered: slot.redelivered,
             begun: slot.begun,
