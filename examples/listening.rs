@@ -57,11 +57,11 @@ async fn main() -> lightbus::Result<()> {
     }
     bus.wait_until_idle().await?;
 
-    for letter in bus.dead_letters(bus.service_name(), "print", 10).await? {
+    for letter in bus.admin().dead_letters(bus.service_name(), "print", 10).await? {
         println!("dead letter: {} after {} tries", letter.reason, letter.attempts);
     }
     PAPER.store(true, Ordering::SeqCst);
-    let replayed = bus.handle_dead_letters("print", 10).await?;
+    let replayed = bus.admin().handle_dead_letters("print", 10).await?;
     println!("{} handled again, {} failed again", replayed.handled, replayed.failed);
     bus.close().await
 }

@@ -111,7 +111,7 @@ mod tests {
         test.fire_from_outside(sally()).await?;
         test.wait_until_idle().await?;
         test.assert_event_not_fired("mail.welcome_sent");
-        let letters = test.dead_letters("mail", "welcome", 10).await?;
+        let letters = test.admin().dead_letters("mail", "welcome", 10).await?;
         assert!(letters[0].reason.contains("no such user"));
         Ok(())
     }

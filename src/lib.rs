@@ -63,7 +63,7 @@ pub mod testing;
 
 pub use async_trait::async_trait;
 pub use bus::{
-    Bus, BusBuilder, Call, Features, Fired, HandledDeadLetters, HandlerError, HandlerResult,
+    Admin, Bus, BusBuilder, Call, Features, Fired, HandledDeadLetters, HandlerError, HandlerResult,
     Health, Listen, OnError, Received, RetryPolicy, Serve, Task,
 };
 pub use lightbus_core::{

@@ -471,7 +471,7 @@ async fn malformed_messages_stop_nobody() {
     bus.fire(Counted { number: 1 }).await.unwrap();
     soon("settling", bus.wait_until_idle()).await.unwrap();
     assert_eq!(handled.load(Ordering::SeqCst), 1, "the good one");
-    let letters = bus.dead_letters("far", "count", 100).await.unwrap();
+    let letters = bus.admin().dead_letters("far", "count", 100).await.unwrap();
     assert_eq!(letters.len(), 5, "{letters:?}");
     // The two callers that could be made out were told.
     for key in ["y", "z"] {

@@ -319,7 +319,7 @@ async fn python_fires_and_rust_hears_every_type() {
     }
     for (listener, letters) in [("orders", 0), ("stock", 0), ("ticks", 0)] {
         assert_eq!(
-            bus.dead_letters("audit", listener, 10).await.unwrap().len(),
+            bus.admin().dead_letters("audit", listener, 10).await.unwrap().len(),
             letters,
             "{listener}"
         );
@@ -477,7 +477,7 @@ async fn python_handles_a_dead_letter_that_is_given_back() {
     let source = redis_bus(&server.url(), "kit").await;
     source.register(ShopClient::contract()).await.unwrap();
     let fired = source.fire(Tick {}).await.unwrap();
-    let letters = async || source.dead_letters("mixed", "heir", 10).await.unwrap();
+    let letters = async || source.admin().dead_letters("mixed", "heir", 10).await.unwrap();
     eventually("it is set aside", async || letters().await.len() == 1).await;
     ours.close().await.unwrap();
 
@@ -498,7 +498,7 @@ async fn python_handles_a_dead_letter_that_is_given_back() {
     let mut theirs = python::start(python, "listen.py", &server.url(), &flags);
     theirs.wait_for("ready");
     let letters = letters().await;
-    assert_eq!(source.requeue_dead_letters("mixed", "heir", &letters).await.unwrap(), 1);
+    assert_eq!(source.admin().requeue_dead_letters("mixed", "heir", &letters).await.unwrap(), 1);
     let (code, printed) = theirs.finish();
     assert_eq!(code, Some(0), "{printed}");
     let lines = python::json_lines(&printed);
@@ -552,8 +552,14 @@ async fn history_and_lag_are_the_same_for_both() {
     let theirs: Vec<_> =
         lines.iter().filter_map(|line| line["id"].as_str().map(str::to_owned)).collect();
     use futures_util::TryStreamExt as _;
-    let ours: Vec<_> =
-        bus.history("kit.shop.tick", None, None).await.unwrap().try_collect().await.unwrap();
+    let ours: Vec<_> = bus
+        .admin()
+        .history("kit.shop.tick", None, None)
+        .await
+        .unwrap()
+        .try_collect()
+        .await
+        .unwrap();
     assert_eq!(ours.iter().map(|event| event.id.to_string()).collect::<Vec<_>>(), theirs);
     let flags = ["--lag", "--event", "tick", "--listener-name", "lagging", "--service-name", "kit"];
     let (_, lines) = python::run(python, "history.py", &server.url(), &flags);

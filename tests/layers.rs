@@ -144,7 +144,7 @@ async fn a_layer_around_a_listener_counts_as_its_handler(place: Place) {
         bus.fire(UserRegistered { username: username.into() }).await.unwrap();
     }
     eventually("both are tried", async || tries.load(Ordering::SeqCst) == 4).await;
-    let letters = async || bus.dead_letters("auth", "slow", 9).await.unwrap();
+    let letters = async || bus.admin().dead_letters("auth", "slow", 9).await.unwrap();
     eventually("one is set aside", async || letters().await.len() == 1).await;
     let letter = letters().await.remove(0);
     assert!(letter.reason.contains("timed out"), "{}", letter.reason);

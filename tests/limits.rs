@@ -123,7 +123,7 @@ async fn what_is_too_large_is_not_taken(place: Place) {
         generous.fire(Stored { text: "x".repeat(size) }).await.unwrap();
     }
     assert_eq!(soon("the event after it", texts.recv()).await, Some(3));
-    let letters = async || careful.dead_letters("careful", "sizes", 9).await.unwrap();
+    let letters = async || careful.admin().dead_letters("careful", "sizes", 9).await.unwrap();
     eventually("it is set aside", async || letters().await.len() == 1).await;
     assert!(letters().await[0].reason.contains("and 10000 are allowed"));
 
@@ -197,7 +197,7 @@ async fn deep_messages_of_others_stop_nobody() {
     bus.fire(Stored { text: "after".into() }).await.unwrap();
     assert_eq!(soon("the next event", texts.recv()).await.as_deref(), Some("after"));
     assert_eq!(StoreClient::new(&bus).size("four").await.unwrap(), 4);
-    let letters = async || bus.dead_letters("store", "texts", 9).await.unwrap();
+    let letters = async || bus.admin().dead_letters("store", "texts", 9).await.unwrap();
     eventually("it is set aside", async || letters().await.len() == 1).await;
     bus.close().await.unwrap();
 }

@@ -57,7 +57,7 @@ async fn what_is_saved_is_loaded_and_checks_without_being_published(place: Place
     let (file, each) = (folder.0.join("all.json"), folder.0.join("each"));
     std::fs::create_dir(&each).unwrap();
     for to in [&file, &each] {
-        let names = served.save_schemas(to).await.unwrap();
+        let names = served.admin().save_schemas(to).await.unwrap();
         assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["auth"]);
     }
     let read = |path: PathBuf| -> Value {
@@ -73,7 +73,7 @@ async fn what_is_saved_is_loaded_and_checks_without_being_published(place: Place
         let bus = lightbus::Bus::in_memory().await.unwrap();
         let before = bus.call::<String>("auth.greet", args! { name: "Eve" }).await.unwrap_err();
         assert_eq!(before.kind(), ErrorKind::Unavailable);
-        bus.load_schemas(from).unwrap();
+        bus.admin().load_schemas(from).unwrap();
         let error = bus.call::<String>("auth.greet", args! { name: 3 }).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         let call = bus.call::<String>("auth.greet", args! { name: "Eve" });
@@ -82,7 +82,7 @@ async fn what_is_saved_is_loaded_and_checks_without_being_published(place: Place
         bus.close().await.unwrap();
     }
     let other = place.bus("other").await;
-    other.load_schemas(&file).unwrap();
+    other.admin().load_schemas(&file).unwrap();
     assert!(other.compare_schema(AuthClient::contract()).await.unwrap().is_empty());
     other.close().await.unwrap();
 }
@@ -99,17 +99,18 @@ async fn what_cannot_be_loaded_is_told_with_its_file() {
     ] {
         let file = folder.0.join("wrong.json");
         std::fs::write(&file, text).unwrap();
-        let error = bus.load_schemas(&file).unwrap_err();
+        let error = bus.admin().load_schemas(&file).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Malformed);
         let told = error.to_string();
         assert!(told.contains(part) && told.contains("wrong.json"), "{told}");
     }
-    let told = bus.load_schemas(folder.0.join("missing.json")).unwrap_err().to_string();
+    let told = bus.admin().load_schemas(folder.0.join("missing.json")).unwrap_err().to_string();
     assert!(
         told.contains("missing.json cannot be read") && told.contains("Is the path right"),
         "{told}"
     );
-    let told = bus.save_schemas(folder.0.join("no/where.json")).await.unwrap_err().to_string();
+    let told =
+        bus.admin().save_schemas(folder.0.join("no/where.json")).await.unwrap_err().to_string();
     assert!(told.contains("where.json cannot be written"), "{told}");
 }
 
@@ -136,8 +137,8 @@ async fn documents_of_python_are_saved_and_loaded() {
     served.wait_for("\"ready\"");
     let folder = Folder::new();
     let bus = support::redis_bus(&server.url(), "caller").await;
-    bus.save_schemas(&folder.0).await.unwrap();
-    let loaded = bus.load_schemas(&folder.0).unwrap();
+    bus.admin().save_schemas(&folder.0).await.unwrap();
+    let loaded = bus.admin().load_schemas(&folder.0).unwrap();
     assert!(loaded.iter().any(|api| &**api == "kit.shop"), "{loaded:?}");
     assert_eq!(bus.call::<u64>("kit.shop.add", args! { a: 1, b: 2 }).await.unwrap(), 3);
     let error = bus.call::<u64>("kit.shop.add", args! { a: 1, b: "2" }).await.unwrap_err();

@@ -65,14 +65,14 @@ pub(crate) async fn pages(
     mut each: impl AsyncFnMut(Vec<DeadLetter>) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
     let (service, listener) = (&letters.service, &letters.listener);
-    let mut page = bus.dead_letters(service, listener, PAGE).await?;
+    let mut page = bus.admin().dead_letters(service, listener, PAGE).await?;
     while let Some(last) = page.last().cloned() {
         let full = page.len() >= PAGE;
         page.retain(|letter| letters.takes(letter));
         if !each(page).await? || !full {
             break;
         }
-        page = bus.dead_letters_after(service, listener, &last, PAGE).await?;
+        page = bus.admin().dead_letters_after(service, listener, &last, PAGE).await?;
     }
     Ok(())
 }
@@ -128,7 +128,8 @@ async fn purge(
     pages(bus, letters, async |page| {
         found += page.len();
         if !dry_run {
-            removed += bus.remove_dead_letters(&letters.service, &letters.listener, &page).await?;
+            removed +=
+                bus.admin().remove_dead_letters(&letters.service, &letters.listener, &page).await?;
         }
         Ok(true)
     })

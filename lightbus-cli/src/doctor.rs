@@ -21,7 +21,7 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
         let finding = Finding::warning(what, "it does not do what it seems to", cure);
         show(global, "", &finding)?;
     }
-    for diagnosis in bus.diagnose().await? {
+    for diagnosis in bus.admin().diagnose().await? {
         let at = format!("{} {}", diagnosis.transport, diagnosis.broker);
         let findings = diagnosis.findings.unwrap_or_else(|| {
             vec![Finding::warning(

@@ -22,7 +22,7 @@ pub(crate) async fn run(global: &Global, command: Explain) -> Result<(), Failure
     let bus = connect::bus(global).await?;
     let (api, member, document) = find(&bus, &command.name).await?;
     let members = members(&document, member.as_deref());
-    let asked = bus.locate(&api, member.as_deref()).await?;
+    let asked = bus.admin().locate(&api, member.as_deref()).await?;
     let mut asked = asked.into_iter().collect::<Vec<_>>();
     complete(&bus, &api, &members, &mut asked).await?;
     asked.retain(|part| match &member {
@@ -76,7 +76,7 @@ pub(crate) async fn held(
     api: &str,
     event: Option<&str>,
 ) -> Result<(), Failure> {
-    let mut asked: Vec<_> = bus.locate(api, event).await?.into_iter().collect();
+    let mut asked: Vec<_> = bus.admin().locate(api, event).await?.into_iter().collect();
     let document = bus.schema(api).await?.unwrap_or_default();
     complete(bus, api, &members(&document, event), &mut asked).await?;
     asked.retain(|part| part.kind == "events" || (part.kind == "calls" && event.is_none()));
@@ -154,7 +154,7 @@ async fn complete(
             continue;
         }
         for (_, name, _) in members.iter().filter(|(kind, ..)| *kind == "events") {
-            let one = bus.locate(api, Some(name)).await?;
+            let one = bus.admin().locate(api, Some(name)).await?;
             let one = one.into_iter().filter(|part| part.kind == "events");
             places.extend(one.filter_map(|part| part.locations).flatten());
         }

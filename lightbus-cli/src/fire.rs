@@ -27,7 +27,7 @@ pub(crate) async fn run(global: &Global, command: Fire) -> Result<(), Failure> {
     if command.stdin {
         from_lines(global, &bus, &command).await?;
     } else {
-        let fired = bus.fire_on_behalf(&command.event, fields).await?;
+        let fired = bus.admin().fire_on_behalf(&command.event, fields).await?;
         if global.json {
             let line = json!({ "id": &*fired.id, "native_id": &*fired.native_id });
             output::line(&line.to_string())?;
@@ -70,7 +70,7 @@ async fn from_lines(global: &Global, bus: &Bus, command: &Fire) -> Result<(), Fa
             line = lines.recv(), if more && under_way.len() < usize::from(command.in_flight) => {
                 match line {
                     Some((number, Ok(fields))) => under_way.push(async move {
-                        (number, bus.fire_on_behalf(&command.event, fields).await)
+                        (number, bus.admin().fire_on_behalf(&command.event, fields).await)
                     }),
                     Some((number, Err(why))) => refuse(number, &why),
                     None => more = false,

@@ -43,7 +43,8 @@ pub(crate) async fn run(global: &Global, command: Inspect) -> Result<(), Failure
     let mut left = command.limit.unwrap_or(u64::MAX);
     // While following, what comes later is shown oldest first; the past newest first, as Python does.
     for api in &apis {
-        let mut history = bus.history(&filter.selector(api), command.since, command.until).await?;
+        let mut history =
+            bus.admin().history(&filter.selector(api), command.since, command.until).await?;
         while left > 0
             && let Some(event) = history.next().await
         {
@@ -122,7 +123,7 @@ async fn follow(
         let asked = SystemTime::now();
         for api in apis {
             let from = since.checked_sub(OVERLAP);
-            let mut history = bus.history(&filter.selector(api), from, None).await?;
+            let mut history = bus.admin().history(&filter.selector(api), from, None).await?;
             let mut fresh = Vec::new();
             while let Some(event) = history.next().await {
                 let event = event?;

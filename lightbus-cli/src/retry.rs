@@ -102,7 +102,7 @@ impl Retrying<'_> {
 
     async fn give_back(&mut self, batch: &[DeadLetter]) -> Result<(), Error> {
         let Letters { service, listener, .. } = self.letters;
-        self.retried += self.bus.requeue_dead_letters(service, listener, batch).await?;
+        self.retried += self.bus.admin().requeue_dead_letters(service, listener, batch).await?;
         Ok(())
     }
 

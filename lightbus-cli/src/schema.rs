@@ -70,7 +70,7 @@ async fn load(global: &Global, file: &Path) -> Result<(), Failure> {
     let schemas = read(file)?;
     let bus = connect::bus(global).await?;
     for schema in schemas.values() {
-        bus.publish_schema(schema).await?;
+        bus.admin().publish_schema(schema).await?;
     }
     let apis: Vec<_> = schemas.keys().collect();
     if global.json {

@@ -3,7 +3,7 @@
 use lightbus_core::{Error, ErrorKind, EventMessage, Name, Result};
 use serde_json::{Map, Value};
 
-use super::shared::{Bus, at};
+use super::shared::Bus;
 use crate::{
     contract::Contract,
     schema::{Change, Schema},
@@ -72,22 +72,6 @@ impl Bus {
         schema
             .map(|schema| lightbus_core::codec::decode(schema.text().get().as_bytes()))
             .transpose()
-    }
-
-    /// Puts a document on the bus that this process neither serves nor renews: it is gone after
-    /// `bus.schema.ttl`, unless a process of the API renews it. For tools.
-    ///
-    /// # Errors
-    ///
-    /// [`Config`](ErrorKind::Config) if the API's name cannot be used;
-    /// [`Unavailable`](ErrorKind::Unavailable) if it cannot be stored.
-    pub async fn publish_schema(&self, schema: &Schema) -> Result<()> {
-        self.inner.ensure_open()?;
-        lightbus_core::name::check_api(schema.api())?;
-        self.inner.schema.store(schema).await.map_err(|error| {
-            let error = at(&**self.inner.schema.transport(), error);
-            error.during(format!("publishing the schema of {}", schema.api()))
-        })
     }
 
     /// What would change for the users of an API if this contract took the place of the one on the

@@ -160,7 +160,7 @@ impl TestBus {
 
     /// Forgets what was fired, called and refused. Mocks stay.
     pub fn clear(&self) {
-        self.hub.record.clear();
+        self.state.record.clear();
     }
 
     fn events_of(&self, path: &str) -> Vec<EventMessage> {
@@ -174,7 +174,7 @@ impl TestBus {
     }
 
     fn kept<T>(&self, look: impl FnOnce(&super::record::Kept) -> T) -> T {
-        self.hub.record.read(look).unwrap_or_else(|too_many| panic!("{too_many}"))
+        self.state.record.read(look).unwrap_or_else(|too_many| panic!("{too_many}"))
     }
 
     fn fired_instead(&self) -> String {

@@ -10,11 +10,11 @@ use lightbus_core::{
 
 use super::{
     Faults,
-    hub::{Hub, Policy},
     isolate::Isolate,
     layer::{all_in_memory, over},
     record::KEEP,
-    tap::Tap,
+    spy::Spy,
+    test_state::{Policy, TestState},
 };
 
 /// Layers in which nothing goes wrong.
@@ -40,8 +40,8 @@ const NO_BROKER: &str = "there is no broker outside the process, and no connecti
 impl Layered {
     fn over_memory(faults: Faults) -> Self {
         let isolated = over(&all_in_memory(), &Isolate::fresh());
-        let hub = Arc::new(Hub::new(KEEP, Policy::Everything));
-        Self(over(&faults.around(&isolated), &Tap { hub, outside: false }))
+        let state = Arc::new(TestState::new(KEEP, Policy::Everything));
+        Self(over(&faults.around(&isolated), &Spy { state, outside: false }))
     }
 }
 

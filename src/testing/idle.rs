@@ -41,30 +41,30 @@ impl TestBus {
     pub async fn wait_until_idle_within(&self, limit: Duration) -> Result<()> {
         let settled = timeout_at(Instant::now() + limit, self.settled()).await;
         let Err(_) = settled else { return settled.unwrap_or(Ok(())) };
-        let flight = self.hub.flight.describe();
-        let behind = self.hub.lagging().await.ok().flatten().unwrap_or_default();
+        let in_flight = self.state.in_flight.describe();
+        let behind = self.state.lagging().await.ok().flatten().unwrap_or_default();
         Err(Error::timeout("there is still work in flight", limit)
             .during("settling")
-            .hint(format!("In flight:{flight}{behind}{}", self.seed())))
+            .hint(format!("In in_flight:{in_flight}{behind}{}", self.seed())))
     }
 
     async fn settled(&self) -> Result<()> {
-        let flight = &self.hub.flight;
+        let in_flight = &self.state.in_flight;
         loop {
-            let begun = flight.begun();
-            let mut changed = std::pin::pin!(flight.changed());
+            let begun = in_flight.begun();
+            let mut changed = std::pin::pin!(in_flight.changed());
             changed.as_mut().enable();
-            if !flight.is_idle() {
+            if !in_flight.is_idle() {
                 changed.await;
                 continue;
             }
             // Whoever is about to begin something begins it now.
             clock::quiet().await;
-            if !flight.is_idle() || flight.begun() != begun {
+            if !in_flight.is_idle() || in_flight.begun() != begun {
                 continue;
             }
-            let behind = self.hub.lagging().await.map_err(|error| error.during("settling"))?;
-            if behind.is_none() && flight.is_idle() && flight.begun() == begun {
+            let behind = self.state.lagging().await.map_err(|error| error.during("settling"))?;
+            if behind.is_none() && in_flight.is_idle() && in_flight.begun() == begun {
                 return Ok(());
             }
             sleep(LOOK_AGAIN).await;

@@ -16,8 +16,8 @@ use lightbus_core::{
 use serde_json::value::RawValue;
 
 use super::{
+    intercept::{self, Interceptor},
     layer::{Layer, delegate_transport},
-    relay::{self, Pass},
 };
 
 /// The layer; `prefix` ends with a dot.
@@ -99,13 +99,13 @@ struct Schemas {
 
 delegate_transport!(Calls, Events, Schemas);
 
-impl Pass<RpcMessage> for Isolate {
+impl Interceptor<RpcMessage> for Isolate {
     fn arrived(&self, call: Arc<RpcMessage>) -> Arc<RpcMessage> {
         Arc::new(RpcMessage { api: self.take(&call.api), ..RpcMessage::clone(&call) })
     }
 }
 
-impl Pass<EventMessage> for Isolate {
+impl Interceptor<EventMessage> for Isolate {
     fn arrived(&self, event: Arc<EventMessage>) -> Arc<EventMessage> {
         Arc::new(self.take_event(EventMessage::clone(&event)))
     }
@@ -121,7 +121,7 @@ impl RpcTransport for Calls {
         let flow = spec.flow;
         let apis = spec.apis.iter().map(|api| self.names.put(api)).collect();
         let subscription = self.inner.serve(ServeSpec { apis, ..spec }).await?;
-        Ok(relay::calls(subscription, Arc::clone(&self.inner), flow, self.names.clone()))
+        Ok(intercept::calls(subscription, Arc::clone(&self.inner), flow, self.names.clone()))
     }
 }
 
@@ -143,7 +143,7 @@ impl EventTransport for Events {
             events: self.names.put_all(spec.events),
             ..spec
         };
-        Ok(relay::events(self.inner.listen(spec).await?, flow, self.names.clone()))
+        Ok(intercept::events(self.inner.listen(spec).await?, flow, self.names.clone()))
     }
 
     async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {

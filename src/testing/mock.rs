@@ -19,8 +19,8 @@ use serde_json::Value;
 use super::{
     TestBus,
     called::Called,
-    hub::Hub,
     mocks::{self, Answer, Script},
+    test_state::TestState,
 };
 use crate::{
     Call,
@@ -73,7 +73,7 @@ pub struct Reply<T = Value, E = Error> {
 pub struct Mocked(Arc<mocks::Mock>);
 
 struct Slot {
-    hub: Arc<Hub>,
+    state: Arc<TestState>,
     api: Name,
     procedure: Name,
     arguments: Option<Arguments>,
@@ -122,13 +122,13 @@ impl TestBus {
     #[track_caller]
     pub fn mock_rpc_call(&self, procedure: &str) -> MockByName {
         let (api, procedure) = name::split(procedure).unwrap_or_else(|error| panic!("{error}"));
-        MockByName { slot: Slot::new(&self.hub, api.into(), procedure.into(), None) }
+        MockByName { slot: Slot::new(&self.state, api.into(), procedure.into(), None) }
     }
 
     /// Expects this event to be fired. Only needed where everything has to be mocked
     /// ([`require_mocking`](super::TestBusBuilder::require_mocking)). Python's `mock_event_firing`.
     pub fn mock_event_firing(&self, event: &str) {
-        self.hub.mocks.allow_event(event);
+        self.state.mocks.allow_event(event);
     }
 
     /// The same by the event's type.
@@ -171,13 +171,13 @@ impl<C: Client> MockApi<'_, C> {
                 known.join(", ")
             );
         }
-        let slot = Slot::new(&self.test.hub, contract.name.into(), name.into(), Some(contract));
+        let slot = Slot::new(&self.test.state, contract.name.into(), name.into(), Some(contract));
         MockByName { slot }
     }
 
     fn slot<T, E>(&self, call: impl FnOnce(&C) -> Call<T, E>) -> (Slot, Result<Arguments>) {
         let (api, procedure, fields) = call(&C::new(self.test.bus())).into_parts();
-        (Slot::new(&self.test.hub, api, procedure, Some(C::contract())), fields)
+        (Slot::new(&self.test.state, api, procedure, Some(C::contract())), fields)
     }
 }
 
@@ -369,12 +369,12 @@ impl Mocked {
 
 impl Slot {
     fn new(
-        hub: &Arc<Hub>,
+        state: &Arc<TestState>,
         api: Name,
         procedure: Name,
         contract: Option<&'static Contract>,
     ) -> Self {
-        Self { hub: Arc::clone(hub), api, procedure, arguments: None, contract }
+        Self { state: Arc::clone(state), api, procedure, arguments: None, contract }
     }
 
     fn always(self, answer: Answer) -> Mocked {
@@ -386,11 +386,11 @@ impl Slot {
     }
 
     fn add(self, script: Script) -> Mocked {
-        let Self { hub, api, procedure, arguments, contract } = self;
+        let Self { state, api, procedure, arguments, contract } = self;
         let script = Mutex::new(script);
         let answered = AtomicUsize::new(0);
         let mock = mocks::Mock { api, procedure, arguments, script, answered };
-        Mocked(hub.mocks.add(mock, contract))
+        Mocked(state.mocks.add(mock, contract))
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
     called::{Called, same, shown},
-    hub::Known,
+    test_state::Known,
 };
 use crate::{contract::Contract, schema::document_text};
 

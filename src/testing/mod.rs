@@ -50,17 +50,17 @@ mod clock;
 #[cfg(test)]
 mod conformance;
 mod faults;
-mod flight;
-mod hub;
 mod idle;
+mod in_flight;
+mod intercept;
 mod isolate;
 mod layer;
 mod mock;
 mod mocks;
 mod record;
-mod relay;
+mod spy;
 mod start;
-mod tap;
+mod test_state;
 
 pub use called::Called;
 pub use faults::{Fault, Faults, SEED_VARIABLE, SeedGuard};

@@ -8,11 +8,11 @@ use tokio::sync::OnceCell;
 use super::{
     clock,
     faults::{Faults, SeedGuard},
-    hub::{Hub, Policy, Probe},
     isolate::Isolate,
     layer::{all_in_memory, over},
     record::KEEP,
-    tap::Tap,
+    spy::Spy,
+    test_state::{Policy, Probe, TestState},
 };
 use crate::{Bus, Fired, bus::BusBuilder, config::Config, contract::Event};
 
@@ -35,7 +35,7 @@ pub const CONFIG_VARIABLE: &str = "LIGHTBUS_TEST_CONFIG";
 /// [faults](Faults) is printed.
 pub struct TestBus {
     bus: Bus,
-    pub(super) hub: Arc<Hub>,
+    pub(super) state: Arc<TestState>,
     config: Config,
     /// The transports of all processes of the test.
     registry: Registry,
@@ -130,7 +130,7 @@ impl TestBus {
     }
 
     async fn connect(&self, service: &str, outside: bool) -> Result<Bus> {
-        connect(&self.hub, &self.registry, &self.config, service, outside).await
+        connect(&self.state, &self.registry, &self.config, service, outside).await
     }
 
     /// How to repeat the faults, as the end of an error.
@@ -140,15 +140,15 @@ impl TestBus {
 }
 
 async fn connect(
-    hub: &Arc<Hub>,
+    state: &Arc<TestState>,
     registry: &Registry,
     config: &Config,
     service: &str,
     outside: bool,
 ) -> Result<Bus> {
-    let tap = Tap { hub: Arc::clone(hub), outside };
-    let builder: BusBuilder = Bus::builder().config(config.clone()).registry(over(registry, &tap));
-    builder.service_name(service).test(Probe::new(hub)).connect().await
+    let spy = Spy { state: Arc::clone(state), outside };
+    let builder: BusBuilder = Bus::builder().config(config.clone()).registry(over(registry, &spy));
+    builder.service_name(service).test(Probe::new(state)).connect().await
 }
 
 impl TestBusBuilder {
@@ -245,12 +245,12 @@ impl TestBusBuilder {
         if let Some(faults) = &self.faults {
             registry = faults.around(&registry);
         }
-        let hub = Arc::new(Hub::new(self.keep, self.policy));
-        let bus = connect(&hub, &registry, &config, &self.service_name, false).await?;
+        let state = Arc::new(TestState::new(self.keep, self.policy));
+        let bus = connect(&state, &registry, &config, &self.service_name, false).await?;
         let guard = self.faults.as_ref().map(Faults::guard);
         Ok(TestBus {
             bus,
-            hub,
+            state,
             config,
             registry,
             outside: OnceCell::new(),

@@ -96,7 +96,7 @@ async fn only_what_failed_is_tried_again(place: Place) {
     }
     soon("settling", bus.wait_until_idle()).await.unwrap();
     assert_eq!(notes.all(), ["1 2 3 4 5 6", "3 6", "3", "6"], "the last time alone");
-    let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
+    let letters = bus.admin().dead_letters("shop", "watch", 10).await.unwrap();
     let mut reasons: Vec<_> = letters.iter().map(|letter| letter.reason.as_str()).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["no 3", "no 6"]);
@@ -131,7 +131,7 @@ async fn one_bad_event_takes_no_other_with_it(place: Place) {
         soon("settling", bus.wait_until_idle()).await.unwrap();
         assert_eq!(handled.all(), ["0", "1", "3", "4"], "{how}");
         assert_eq!(tried.load(Ordering::SeqCst), 2 + 5, "twice all, then each alone");
-        let letters = bus.dead_letters("shop", &name, 10).await.unwrap();
+        let letters = bus.admin().dead_letters("shop", &name, 10).await.unwrap();
         assert_eq!(letters.len(), 1, "{letters:?}");
         assert_eq!(letters[0].event.fields.get("number").unwrap(), &"2");
         soon("closing", bus.close()).await.unwrap();
@@ -168,7 +168,7 @@ async fn an_unreadable_event_does_not_spoil_its_batch(place: Place) {
     }
     soon("settling", new.wait_until_idle()).await.unwrap();
     assert_eq!(notes.all(), ["0 1"]);
-    let letters = new.dead_letters("shop", "watch", 10).await.unwrap();
+    let letters = new.admin().dead_letters("shop", "watch", 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert!(letters[0].reason.contains("number"), "{}", letters[0].reason);
 }
@@ -317,6 +317,6 @@ async fn plugins_see_each_event_of_a_batch() {
     }
     soon("settling", bus.wait_until_idle()).await.unwrap();
     assert_eq!(notes.all(), ["2 4 6", "done 2", "done 6"]);
-    let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
+    let letters = bus.admin().dead_letters("shop", "watch", 10).await.unwrap();
     assert_eq!(letters[0].event.fields.get("number").unwrap(), &"2", "as it was fired");
 }

@@ -53,7 +53,7 @@ async fn broken(place: &Place, letters: u32) -> (Bus, Notes, Arc<AtomicBool>) {
 
 /// Whether the transport can remove single letters. One that cannot says so, before anything is handled.
 async fn can_remove(bus: &Bus) -> bool {
-    match bus.handle_dead_letters("watch", 0).await {
+    match bus.admin().handle_dead_letters("watch", 0).await {
         Ok(_) => true,
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
@@ -72,15 +72,17 @@ async fn they_are_read_page_by_page(place: Place) {
     if !can_remove(&bus).await {
         return;
     }
-    let first = bus.dead_letters("shop", "watch", 2).await.unwrap();
+    let first = bus.admin().dead_letters("shop", "watch", 2).await.unwrap();
     assert_eq!(numbers(&first), ["0", "1"]);
-    let second = bus.dead_letters_after("shop", "watch", &first[1], 2).await.unwrap();
+    let second = bus.admin().dead_letters_after("shop", "watch", &first[1], 2).await.unwrap();
     assert_eq!(numbers(&second), ["2", "3"]);
     // A page goes on where the last one ended, also if that letter is gone.
-    bus.remove_dead_letters("shop", "watch", &second[1..]).await.unwrap();
-    let third = bus.dead_letters_after("shop", "watch", &second[1], 2).await.unwrap();
+    bus.admin().remove_dead_letters("shop", "watch", &second[1..]).await.unwrap();
+    let third = bus.admin().dead_letters_after("shop", "watch", &second[1], 2).await.unwrap();
     assert_eq!(numbers(&third), ["4"]);
-    assert!(bus.dead_letters_after("shop", "watch", &third[0], 2).await.unwrap().is_empty());
+    assert!(
+        bus.admin().dead_letters_after("shop", "watch", &third[0], 2).await.unwrap().is_empty()
+    );
 }
 
 async fn they_are_removed_by_hand(place: Place) {
@@ -88,12 +90,12 @@ async fn they_are_removed_by_hand(place: Place) {
     if !can_remove(&bus).await {
         return;
     }
-    let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
-    assert_eq!(bus.remove_dead_letters("shop", "watch", &letters[1..3]).await.unwrap(), 2);
-    assert_eq!(bus.remove_dead_letters("shop", "watch", &letters[1..3]).await.unwrap(), 0);
-    let left = bus.dead_letters("shop", "watch", 10).await.unwrap();
+    let letters = bus.admin().dead_letters("shop", "watch", 10).await.unwrap();
+    assert_eq!(bus.admin().remove_dead_letters("shop", "watch", &letters[1..3]).await.unwrap(), 2);
+    assert_eq!(bus.admin().remove_dead_letters("shop", "watch", &letters[1..3]).await.unwrap(), 0);
+    let left = bus.admin().dead_letters("shop", "watch", 10).await.unwrap();
     assert_eq!(numbers(&left), ["0", "3"]);
-    let other = bus.dead_letters("shop", "other", 10).await.unwrap();
+    let other = bus.admin().dead_letters("shop", "other", 10).await.unwrap();
     assert_eq!(other.len(), 4, "those of the other listener are its own");
 }
 
@@ -102,16 +104,16 @@ async fn one_is_handled_again_by_its_listener_alone(place: Place) {
     if !can_remove(&bus).await {
         return;
     }
-    let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
-    let error = bus.handle_dead_letter("watch", &letters[2]).await.unwrap_err();
+    let letters = bus.admin().dead_letters("shop", "watch", 10).await.unwrap();
+    let error = bus.admin().handle_dead_letter("watch", &letters[2]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Remote, "{error}");
     assert!(error.to_string().contains("broken"), "{error}");
     broken.store(false, Ordering::SeqCst);
-    bus.handle_dead_letter("watch", &letters[2]).await.unwrap();
+    bus.admin().handle_dead_letter("watch", &letters[2]).await.unwrap();
     bus.wait_until_idle().await.unwrap();
     assert_eq!(notes.all(), ["watch 2"]);
-    assert_eq!(numbers(&bus.dead_letters("shop", "watch", 10).await.unwrap()), ["0", "1"]);
-    assert_eq!(bus.dead_letters("shop", "other", 10).await.unwrap().len(), 3);
+    assert_eq!(numbers(&bus.admin().dead_letters("shop", "watch", 10).await.unwrap()), ["0", "1"]);
+    assert_eq!(bus.admin().dead_letters("shop", "other", 10).await.unwrap().len(), 3);
 }
 
 async fn all_are_handled_again_and_those_that_fail_stay(place: Place) {
@@ -121,14 +123,14 @@ async fn all_are_handled_again_and_those_that_fail_stay(place: Place) {
         return;
     }
     broken.store(false, Ordering::SeqCst);
-    let some = bus.handle_dead_letters("watch", 3).await.unwrap();
+    let some = bus.admin().handle_dead_letters("watch", 3).await.unwrap();
     assert_eq!((some.handled, some.failed), (2, 1));
-    let all = bus.handle_dead_letters("watch", 1000).await.unwrap();
+    let all = bus.admin().handle_dead_letters("watch", 1000).await.unwrap();
     assert_eq!((all.handled, all.failed), (85, 43));
     let expected: Vec<_> =
         (0..130).filter(|n| n % 3 != 1).map(|number| format!("watch {number}")).collect();
     assert_eq!(notes.all(), expected, "oldest first, each once");
-    let left = bus.dead_letters("shop", "watch", 1000).await.unwrap();
+    let left = bus.admin().dead_letters("shop", "watch", 1000).await.unwrap();
     assert_eq!(left.len(), 43);
     assert!(left.iter().all(|letter| letter.reason == "broken" && letter.attempts == 1));
 }
@@ -159,7 +161,7 @@ async fn a_batch_listener_replays_too(place: Place) {
     }
     bus.wait_until_idle().await.unwrap();
     broken.store(false, Ordering::SeqCst);
-    let replayed = bus.handle_dead_letters("watch", 10).await.unwrap();
+    let replayed = bus.admin().handle_dead_letters("watch", 10).await.unwrap();
     assert_eq!((replayed.handled, replayed.failed), (2, 0));
     assert_eq!(notes.all(), ["0 of 1", "1 of 1"]);
 }
@@ -168,21 +170,25 @@ async fn they_go_back_to_their_listener_from_another_process(place: Place) {
     let (bus, notes, broken) = broken(&place, 3).await;
     let tool = place.bus("tool").await;
     register(&tool).await;
-    let letters = tool.dead_letters("shop", "watch", 10).await.unwrap();
+    let letters = tool.admin().dead_letters("shop", "watch", 10).await.unwrap();
     broken.store(false, Ordering::SeqCst);
-    assert_eq!(tool.requeue_dead_letters("shop", "watch", &letters).await.unwrap(), 3);
+    assert_eq!(tool.admin().requeue_dead_letters("shop", "watch", &letters).await.unwrap(), 3);
     eventually("two are handled", async || notes.all().len() == 2).await;
     let mut handled = notes.all();
     handled.sort_unstable();
     assert_eq!(handled, ["watch 0", "watch 2"], "by that listener alone");
     // The one that fails again is a dead letter again, with its tries counted anew.
     eventually("one failed again", async || {
-        let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
+        let letters = bus.admin().dead_letters("shop", "watch", 10).await.unwrap();
         numbers(&letters) == ["1"] && letters[0].attempts == 1
     })
     .await;
-    assert_eq!(tool.requeue_dead_letters("shop", "watch", &letters).await.unwrap(), 0, "gone");
-    assert_eq!(bus.dead_letters("shop", "other", 10).await.unwrap().len(), 3);
+    assert_eq!(
+        tool.admin().requeue_dead_letters("shop", "watch", &letters).await.unwrap(),
+        0,
+        "gone"
+    );
+    assert_eq!(bus.admin().dead_letters("shop", "other", 10).await.unwrap().len(), 3);
 }
 
 async fn what_cannot_be_replayed_is_said(place: Place) {
@@ -190,16 +196,16 @@ async fn what_cannot_be_replayed_is_said(place: Place) {
     if !can_remove(&bus).await {
         return;
     }
-    let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
-    let error = bus.handle_dead_letters("wach", 10).await.unwrap_err();
+    let letters = bus.admin().dead_letters("shop", "watch", 10).await.unwrap();
+    let error = bus.admin().handle_dead_letters("wach", 10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("Did you mean `watch`?"), "{error}");
-    let error = bus.handle_dead_letter("other", &letters[0]).await.unwrap_err();
+    let error = bus.admin().handle_dead_letter("other", &letters[0]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     let stranger = place.bus("stranger").await;
-    let error = stranger.handle_dead_letter("watch", &letters[0]).await.unwrap_err();
+    let error = stranger.admin().handle_dead_letter("watch", &letters[0]).await.unwrap_err();
     assert!(error.to_string().contains("no listener of this name"), "{error}");
     let wrong = DeadLetter { id: "what?".into(), ..letters[0].clone() };
-    let error = bus.dead_letters_after("shop", "watch", &wrong, 1).await.unwrap_err();
+    let error = bus.admin().dead_letters_after("shop", "watch", &wrong, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
 }

@@ -105,7 +105,7 @@ async fn what_is_acknowledged_in_spite_of_a_failure_is_tried_once(place: Place) 
     }
     bus.wait_until_idle().await.unwrap();
     assert_eq!(notes.all(), ["0", "1", "2"]);
-    assert!(bus.dead_letters("shop", "watch", 10).await.unwrap().is_empty());
+    assert!(bus.admin().dead_letters("shop", "watch", 10).await.unwrap().is_empty());
 }
 
 async fn a_dead_letter_says_what_why_how_often_and_whose(place: Place) {
@@ -121,7 +121,7 @@ async fn a_dead_letter_says_what_why_how_often_and_whose(place: Place) {
     let fired = bus.fire(Ordered { customer: "anna".into(), number: 7 }).await.unwrap();
     bus.wait_until_idle().await.unwrap();
     for listener in ["watch1", "watch4"] {
-        let letters = bus.dead_letters("shop", listener, 10).await.unwrap();
+        let letters = bus.admin().dead_letters("shop", listener, 10).await.unwrap();
         let [letter] = &letters[..] else { panic!("{letters:?}") };
         assert_eq!(letter.attempts, 4);
         assert_eq!(letter.reason, "no such customer");
@@ -163,7 +163,7 @@ async fn a_dead_letter_counts_the_deliveries_before(place: Place) {
     let listen = bus.listen("watch", |_: Ordered| async { Err(HandlerError::new("nowhere")) });
     listen.on_error(tries(3)).await.unwrap();
     bus.wait_until_idle().await.unwrap();
-    let letters = bus.dead_letters("shop", "watch", 10).await.unwrap();
+    let letters = bus.admin().dead_letters("shop", "watch", 10).await.unwrap();
     let before = u32::from(place.counts_deliveries());
     assert_eq!(letters[0].attempts, before + 3, "those before, three here");
     assert_eq!(letters[0].reason, "nowhere");

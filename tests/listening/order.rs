@@ -212,7 +212,7 @@ async fn without_a_key_events_are_handled_side_by_side(place: Place) {
     }
     eventually("all are handled", async || {
         go.notify_one();
-        let lag = bus.lag("shop", "shop", "watch").await.unwrap();
+        let lag = bus.admin().lag("shop", "shop", "watch").await.unwrap();
         lag.pending + lag.waiting == 0
     })
     .await;

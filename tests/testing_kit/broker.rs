@@ -57,15 +57,15 @@ async fn tests_on_one_broker_do_not_meet_unless_they_want_to() {
     }
     one.fire(sally()).await.unwrap();
     one.wait_until_idle().await.unwrap();
-    assert_eq!(one.lag("auth", "test", "watch").await.unwrap(), lightbus::Lag::default());
-    let history = one.history("auth.*", None, None).await.unwrap();
+    assert_eq!(one.admin().lag("auth", "test", "watch").await.unwrap(), lightbus::Lag::default());
+    let history = one.admin().history("auth.*", None, None).await.unwrap();
     let events: Vec<_> = futures_util::StreamExt::collect(history).await;
     assert_eq!(&*events[0].as_ref().unwrap().api, "auth", "nobody sees the prefix");
-    let history = other.history("auth.*", None, None).await.unwrap();
+    let history = other.admin().history("auth.*", None, None).await.unwrap();
     assert!(futures_util::StreamExt::collect::<Vec<_>>(history).await.is_empty());
     assert_eq!(one.remote_apis().await.unwrap().len(), 1);
 
     open.fire(sally()).await.unwrap();
-    let history = friend.history("auth.*", None, None).await.unwrap();
+    let history = friend.admin().history("auth.*", None, None).await.unwrap();
     assert_eq!(futures_util::StreamExt::collect::<Vec<_>>(history).await.len(), 1);
 }

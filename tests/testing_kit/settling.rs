@@ -63,7 +63,7 @@ async fn every_try_of_a_failing_handler_is_waited_for() {
     test.fire_from_outside(sally()).await.unwrap();
     test.wait_until_idle_within(Duration::from_secs(24 * 3600)).await.unwrap();
     assert_eq!(tries.load(Ordering::SeqCst), 4);
-    assert_eq!(test.dead_letters("test", "watch", 10).await.unwrap().len(), 1);
+    assert_eq!(test.admin().dead_letters("test", "watch", 10).await.unwrap().len(), 1);
     assert!(real.elapsed() < Duration::from_secs(2), "hours took {:?}", real.elapsed());
 }
 
@@ -80,11 +80,11 @@ async fn a_dead_letter_that_is_given_back_is_waited_for() {
     .unwrap();
     test.fire_from_outside(sally()).await.unwrap();
     test.wait_until_idle().await.unwrap();
-    let letters = test.dead_letters("test", "watch", 10).await.unwrap();
-    assert_eq!(test.requeue_dead_letters("test", "watch", &letters).await.unwrap(), 1);
+    let letters = test.admin().dead_letters("test", "watch", 10).await.unwrap();
+    assert_eq!(test.admin().requeue_dead_letters("test", "watch", &letters).await.unwrap(), 1);
     test.wait_until_idle().await.unwrap();
     assert_eq!(tries.load(Ordering::SeqCst), 2);
-    assert!(test.dead_letters("test", "watch", 10).await.unwrap().is_empty());
+    assert!(test.admin().dead_letters("test", "watch", 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ impl Asker {
     pub(super) async fn ask(&mut self, known: &Known) -> Result<Figures, Failure> {
         let mut figures = Figures::default();
         // Of a bus without APIs this tells at least where it is.
-        figures.locate(&self.bus.locate(STATE, None).await?);
+        figures.locate(&self.bus.admin().locate(STATE, None).await?);
         let (mut apis, mut seen) = (0, BTreeSet::new());
         for api in self.bus.remote_apis().await? {
             if [STATE, METRICS].contains(&&*api) {
@@ -83,7 +83,7 @@ impl Asker {
                 figures.more = true;
                 break;
             }
-            let parts = self.bus.locate(&api, None).await?;
+            let parts = self.bus.admin().locate(&api, None).await?;
             figures.locate(&parts);
             let mut row = Api { name: api.to_string(), queued: None, stored: None };
             for part in parts {
@@ -142,7 +142,7 @@ impl Asker {
         for name in
             document["events"].as_object().into_iter().flatten().map(|(name, _)| name).take(MOST)
         {
-            let parts = self.bus.locate(api, Some(name)).await?;
+            let parts = self.bus.admin().locate(api, Some(name)).await?;
             let events = parts.into_iter().filter(|part| part.kind == "events");
             places.extend(events.filter_map(|part| part.locations).flatten());
         }
@@ -152,7 +152,7 @@ impl Asker {
     /// What is behind of the listeners that were heard of, where the transport tells no groups.
     async fn lag(&self, figures: &mut Figures, api: &str, known: &Known) -> Result<(), Failure> {
         for (service, listener, _) in known.iter().filter(|(.., of)| of == api).take(MOST) {
-            let lag = self.bus.lag(api, service, listener).await?;
+            let lag = self.bus.admin().lag(api, service, listener).await?;
             figures.groups.push(Group {
                 name: format!("{service}-{listener}"),
                 api: api.to_owned(),
@@ -185,7 +185,7 @@ impl Asker {
     async fn count(&self, group: &str) -> Result<Option<usize>, Failure> {
         // However the two are told apart, together they are the group's name.
         let Some((service, listener)) = group.split_once('-') else { return Ok(None) };
-        match self.bus.dead_letters(service, listener, MOST_LETTERS + 1).await {
+        match self.bus.admin().dead_letters(service, listener, MOST_LETTERS + 1).await {
             Ok(letters) => Ok(Some(letters.len())),
             Err(error) if error.kind() == ErrorKind::Unavailable => Err(error.into()),
             // It keeps none, or does not let them be read.

@@ -38,7 +38,7 @@ pub(super) enum Source {
 
 impl Source {
     pub(super) async fn open(global: &Global, bus: &Bus) -> Result<Self, Failure> {
-        match bus.history(&format!("{STATE}.*"), Some(SystemTime::now()), None).await {
+        match bus.admin().history(&format!("{STATE}.*"), Some(SystemTime::now()), None).await {
             Ok(_) => Ok(Self::Past {
                 state: Past::since(STATE, SystemTime::now().checked_sub(LOOK_BACK)),
                 metrics: Past::from_now(bus, METRICS).await?,
@@ -88,7 +88,7 @@ impl Past {
     /// Begins after the newest event: by its time, because the broker's clock is another one.
     async fn from_now(bus: &Bus, api: &'static str) -> Result<Self, Failure> {
         let mut past = Self::since(api, None);
-        let mut events = bus.history(&format!("{api}.*"), None, None).await?;
+        let mut events = bus.admin().history(&format!("{api}.*"), None, None).await?;
         if let Some(newest) = events.next().await {
             let newest = newest?;
             past.from = newest.time;
@@ -98,7 +98,7 @@ impl Past {
     }
 
     async fn read(&mut self, bus: &Bus) -> Result<News, Failure> {
-        let mut found = bus.history(&format!("{}.*", self.api), self.from, None).await?;
+        let mut found = bus.admin().history(&format!("{}.*", self.api), self.from, None).await?;
         let (mut news, mut seen, mut newest) = (News::default(), HashSet::new(), self.from);
         while let Some(event) = found.next().await {
             let event = event?;
@@ -163,7 +163,7 @@ impl Listener {
 
     async fn close(self, bus: &Bus) -> Result<(), Failure> {
         self.bus.close().await?;
-        bus.forget_listener(SERVICE, &self.name, EVENTS).await?;
+        bus.admin().forget_listener(SERVICE, &self.name, EVENTS).await?;
         Ok(())
     }
 }

@@ -251,7 +251,7 @@ async fn dead_letters(place: Place) {
     .unwrap();
     check("dlq-list-empty", &tool, &["dlq", "list", "auth", "fails"]).await;
     bus.fire(UserRegistered { username: "a".into(), age: 1 }).await.unwrap();
-    let counted = async || bus.dead_letters("auth", "fails", 2).await.unwrap().len() == 1;
+    let counted = async || bus.admin().dead_letters("auth", "fails", 2).await.unwrap().len() == 1;
     eventually("it is set aside", counted).await;
     let kind = kind(&place);
     check(&format!("dlq-list.{kind}"), &tool, &["dlq", "list", "auth", "fails"]).await;

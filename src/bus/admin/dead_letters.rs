@@ -7,8 +7,9 @@ use lightbus_core::{
     transport::{DeadLetter, EventTransport},
 };
 
+use super::Admin;
 use crate::{
-    bus::shared::{Bus, Listening, at},
+    bus::shared::{Listening, at},
     config::nearest,
 };
 
@@ -28,7 +29,7 @@ pub struct HandledDeadLetters {
     pub failed: usize,
 }
 
-impl Bus {
+impl Admin {
     /// The events that a listener of a service could not handle, oldest first, at most `limit`.
     ///
     /// # Errors
@@ -41,7 +42,7 @@ impl Bus {
         listener: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        let transports = self.inner.apis.event_transports();
+        let transports = self.bus.inner.apis.event_transports();
         self.letters_of(&transports, service, listener, limit).await
     }
 
@@ -59,13 +60,13 @@ impl Bus {
         after: &DeadLetter,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        let first = Arc::clone(&self.inner.apis.entry(&after.event.api).event);
+        let first = Arc::clone(&self.bus.inner.apis.entry(&after.event.api).event);
         first.open().await?;
         let found = first.dead_letters_after(service, listener, &after.id, limit).await;
         let mut letters =
             found.map_err(|error| at(&*first, error).during("reading dead letters"))?;
         // Those of the transports that come after it.
-        let transports = self.inner.apis.event_transports();
+        let transports = self.bus.inner.apis.event_transports();
         let place = transports.iter().position(|other| Arc::ptr_eq(other, &first));
         let rest = &transports[place.map_or(transports.len(), |place| place + 1)..];
         let left = limit.saturating_sub(letters.len());
@@ -80,7 +81,7 @@ impl Bus {
         listener: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.inner.ensure_open()?;
+        self.bus.inner.ensure_open()?;
         let mut letters = Vec::new();
         for transport in transports {
             transport.open().await?;
@@ -161,15 +162,15 @@ impl Bus {
 
     /// The ids of letters, each with the transport that keeps it.
     fn by_transport(&self, letters: &[DeadLetter]) -> Result<Vec<Kept>> {
-        self.inner.ensure_open()?;
+        self.bus.inner.ensure_open()?;
         let of = |transport: Arc<dyn EventTransport>| {
             let of_it = |letter: &&DeadLetter| {
-                Arc::ptr_eq(&transport, &self.inner.apis.entry(&letter.event.api).event)
+                Arc::ptr_eq(&transport, &self.bus.inner.apis.entry(&letter.event.api).event)
             };
             let ids = letters.iter().filter(of_it).map(|letter| Name::clone(&letter.id)).collect();
             (transport, ids)
         };
-        let all = self.inner.apis.event_transports().into_iter().map(of);
+        let all = self.bus.inner.apis.event_transports().into_iter().map(of);
         Ok(all.filter(|(_, ids): &Kept| !ids.is_empty()).collect())
     }
 
@@ -274,7 +275,7 @@ impl Bus {
 
     /// One try, and then the letter is removed.
     async fn replay(&self, owner: &dyn Listening, letter: &DeadLetter) -> Result<()> {
-        self.inner.ensure_taking()?;
+        self.bus.inner.ensure_taking()?;
         let failed = |reason: &str| {
             Error::new(ErrorKind::Remote, reason.to_owned()).with("event", &letter.event.id)
         };
@@ -300,8 +301,8 @@ impl Bus {
 
     /// The listener of this name, on each transport that it has events on.
     fn listeners(&self, name: &str) -> Result<Vec<Arc<dyn Listening>>> {
-        self.inner.ensure_taking()?;
-        let all = self.inner.state().listeners.clone();
+        self.bus.inner.ensure_taking()?;
+        let all = self.bus.inner.state().listeners.clone();
         let found: Vec<_> =
             all.iter().filter(|known| *known.spec().listener == *name).cloned().collect();
         if !found.is_empty() {

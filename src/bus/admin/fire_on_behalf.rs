@@ -2,29 +2,30 @@
 
 use lightbus_core::{Args, Error, ErrorKind, Result, name};
 
+use super::Admin;
 use crate::{
     bus::{
         events::Fired,
-        shared::{Bus, Inner, at},
+        shared::{Inner, at},
     },
     config::nearest,
 };
 
-impl Bus {
+impl Admin {
     /// Fires an event of an API that another process serves, by the schema that is on the bus. For
     /// tools that stand in for a service, in an emergency or a test: a service
-    /// [registers](Self::register) its API and uses [`fire_event`](Self::fire_event).
+    /// [registers](crate::Bus::register) its API and uses [`fire_event`](crate::Bus::fire_event).
     ///
     /// The event is always checked against the schema, and has the version that it names.
     ///
     /// # Delivery
     ///
-    /// As [`fire`](Self::fire).
+    /// As [`fire`](crate::Bus::fire).
     ///
     /// # Errors
     ///
     /// [`Unknown`](ErrorKind::Unknown) if the API has no schema on the bus, or its schema no such
-    /// event; otherwise as [`fire`](Self::fire).
+    /// event; otherwise as [`fire`](crate::Bus::fire).
     ///
     /// # Cancel safety
     ///
@@ -33,7 +34,7 @@ impl Bus {
         let fields = args.into().into_fields();
         let fired = async {
             let (api, name) = name::split(event)?;
-            let inner = self.inner();
+            let inner = self.bus.inner();
             inner.ensure_open()?;
             let fields = fields?;
             let schema = inner.schema.find(api).await;

@@ -2,29 +2,30 @@
 
 use lightbus_core::{Result, transport::LagSpec};
 
+use super::Admin;
 use crate::bus::{
     events::{by_transport, selector},
-    shared::{Bus, at},
+    shared::at,
 };
 
-impl Bus {
+impl Admin {
     /// Makes the broker forget a listener that never comes back: how far it was, and all that waits
     /// for it. `events` are those it listened to. Stop its processes first: where one still listens,
     /// it does so in vain, or begins anew. Dead letters of it may go, too. For tools.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](ErrorKind::Unsupported) if the transport cannot;
-    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
+    /// [`Unsupported`](lightbus_core::ErrorKind::Unsupported) if the transport cannot;
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if the broker does not answer.
     pub async fn forget_listener<'a>(
         &self,
         service: &str,
         listener: &str,
         events: impl IntoIterator<Item = &'a str>,
     ) -> Result<()> {
-        self.inner().ensure_open()?;
+        self.bus.inner().ensure_open()?;
         let events: Vec<_> = events.into_iter().map(selector).collect::<Result<_>>()?;
-        for (entry, events) in by_transport(self.inner(), events) {
+        for (entry, events) in by_transport(self.bus.inner(), events) {
             entry.open().await?;
             let spec = LagSpec { service: service.into(), listener: listener.into(), events };
             entry.event.forget(spec).await.map_err(|error| {

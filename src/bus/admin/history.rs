@@ -7,9 +7,10 @@ use lightbus_core::{
 };
 use std::{sync::Arc, time::SystemTime};
 
-use crate::bus::shared::{Bus, at};
+use super::Admin;
+use crate::bus::shared::at;
 
-impl Bus {
+impl Admin {
     /// Past events, newest first: of one event (`auth.user_registered`), or of all events of an API
     /// (`auth.*`), between two moments.
     ///
@@ -52,8 +53,8 @@ impl Bus {
     }
 
     async fn event_transport(&self, api: &str) -> Result<Arc<dyn EventTransport>> {
-        self.inner.ensure_open()?;
-        let entry = self.inner.apis.entry(&Name::from(api));
+        self.bus.inner.ensure_open()?;
+        let entry = self.bus.inner.apis.entry(&Name::from(api));
         entry.open().await?;
         Ok(Arc::clone(&entry.event))
     }

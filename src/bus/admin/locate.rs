@@ -5,7 +5,8 @@ use lightbus_core::{
     transport::{Finding, Inspect, Location},
 };
 
-use crate::bus::shared::{Bus, at};
+use super::Admin;
+use crate::bus::shared::at;
 
 /// What the transport of a kind of message tells about an API.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ pub struct Diagnosis {
     pub findings: Option<Vec<Finding>>,
 }
 
-impl Bus {
+impl Admin {
     /// Where the messages of an API are on its brokers, who has taken them and for how long: of the
     /// whole API, or of one procedure or event. Takes nothing from anybody.
     ///
@@ -43,13 +44,13 @@ impl Bus {
     ///
     /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if a broker does not answer.
     pub async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Route>> {
-        self.inner.ensure_open()?;
-        let entry = self.inner.apis.entry(&Name::from(api));
+        self.bus.inner.ensure_open()?;
+        let entry = self.bus.inner.apis.entry(&Name::from(api));
         entry.open().await?;
         Ok(vec![
             locate("calls", &*entry.rpc, api, member).await?,
             locate("events", &*entry.event, api, member).await?,
-            locate("schemas", &**self.inner.schema.transport(), api, None).await?,
+            locate("schemas", &**self.bus.inner.schema.transport(), api, None).await?,
         ])
     }
 
@@ -59,14 +60,14 @@ impl Bus {
     ///
     /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if a broker does not answer.
     pub async fn diagnose(&self) -> Result<Vec<Diagnosis>> {
-        self.inner.ensure_open()?;
+        self.bus.inner.ensure_open()?;
         let mut done: Vec<Diagnosis> = Vec::new();
-        let entry = self.inner.apis.entry("default");
+        let entry = self.bus.inner.apis.entry("default");
         entry.open().await?;
         for transport in [
             Examined::of(&*entry.rpc),
             Examined::of(&*entry.event),
-            Examined::of(&**self.inner.schema.transport()),
+            Examined::of(&**self.bus.inner.schema.transport()),
         ] {
             let Examined { name, broker, inspect } = transport;
             let findings = match inspect {

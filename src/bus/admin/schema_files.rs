@@ -5,12 +5,10 @@ use std::{collections::BTreeMap, path::Path};
 use lightbus_core::{Error, Name, Result};
 use serde_json::Value;
 
-use crate::{
-    bus::shared::Bus,
-    schema::files::{load, save},
-};
+use super::Admin;
+use crate::schema::files::{load, save};
 
-impl Bus {
+impl Admin {
     /// Saves the documents of all APIs that this process knows, its own and those on the bus, as
     /// Python's `dumpschema` does. Into a folder: a file `{api}.json` for each. Else into one file: an
     /// object with each document under its API's name. Indented, if `bus.schema.human_readable` says
@@ -21,12 +19,12 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](ErrorKind::Unavailable) if the bus cannot be read;
-    /// [`Unexpected`](ErrorKind::Unexpected) if the file cannot be written.
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if the bus cannot be read;
+    /// [`Unexpected`](lightbus_core::ErrorKind::Unexpected) if the file cannot be written.
     pub async fn save_schemas(&self, to: impl AsRef<Path>) -> Result<Vec<Name>> {
         let to = to.as_ref();
         let saving = async {
-            let inner = self.inner();
+            let inner = self.bus.inner();
             inner.schema.load().await?;
             let names = inner.schema.apis();
             let mut all = BTreeMap::new();
@@ -55,14 +53,14 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// [`Malformed`](ErrorKind::Malformed) with the file, if it is not JSON or describes no API;
-    /// [`Unexpected`](ErrorKind::Unexpected) if it cannot be read. Then nothing is loaded.
+    /// [`Malformed`](lightbus_core::ErrorKind::Malformed) with the file, if it is not JSON or describes no API;
+    /// [`Unexpected`](lightbus_core::ErrorKind::Unexpected) if it cannot be read. Then nothing is loaded.
     pub fn load_schemas(&self, from: impl AsRef<Path>) -> Result<Vec<Name>> {
         let from = from.as_ref();
         let loaded = load(from)
             .map_err(|error| error.during(format!("loading schemas from {}", from.display())))?;
         let names = loaded.iter().map(|(name, _)| Name::clone(name)).collect();
-        self.inner().schema.take_files(loaded);
+        self.bus.inner().schema.take_files(loaded);
         Ok(names)
     }
 }

@@ -1,4 +1,4 @@
-//! Calling a procedure, wherever it is served.
+//! Calling a procedure of any API on the bus.
 
 use std::{fmt, future::IntoFuture, marker::PhantomData, time::Duration};
 
@@ -19,14 +19,16 @@ use crate::{
 };
 
 tokio::task_local! {
-    /// When the caller of the handler that runs in this task gives up.
+    /// The deadline of the call that this task handles. Calls made from within it inherit it.
     pub(super) static DEADLINE: Instant;
 }
 
-/// A call that is ready to be made: await it.
+/// A call that has been prepared. Await it to send it and receive the result.
 ///
-/// Nothing is sent before. Dropping the future gives the call up and frees its place at once; the
-/// worker may still run it.
+/// # Cancel safety
+///
+/// Nothing is sent before the first poll. Dropping the future abandons the call and frees its slot at
+/// once; a worker may still run it.
 #[must_use = "a call is made when it is awaited"]
 pub struct Call<T, E = Error> {
     bus: Bus,
@@ -51,30 +53,38 @@ impl<T, E> Call<T, E> {
         }
     }
 
-    /// Waits this long for the result, instead of the API's `rpc_timeout`. A call that was not
-    /// taken by then is never run. A call from within a handler never waits longer than that
-    /// handler's own caller.
+    /// Sets how long to wait for the result, in place of the API's `rpc_timeout`. A call that no
+    /// worker has taken by then is never run. A call made from within a handler waits no longer than
+    /// the caller of that handler does.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// What is called, for those who mock it instead of making the call.
+    /// The API, the procedure and the arguments, for a mock.
     #[cfg(feature = "testing")]
     pub(crate) fn into_parts(self) -> (Name, Name, Result<Arguments>) {
         (self.api, self.procedure, self.fields)
     }
 
-    /// Sends a header with the call, such as `traceparent`.
+    /// Adds a header, such as `traceparent`.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.set(name, value);
         self
     }
 }
 
-/// What a call may fail with: lightbus' error, or the errors of an API and lightbus'.
-pub trait Failure: Sized + Send {
-    /// Takes a failed call apart.
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Error {}
+    impl<E> Sealed for super::CallError<E> {}
+}
+
+/// The error type of a [`Call`]: [`Error`], or [`CallError`] where the procedure declares errors of
+/// its own. Sealed.
+pub trait Failure: sealed::Sealed + Sized + Send {
+    /// Converts the error of a failed call.
+    #[doc(hidden)]
     fn from_error(error: Error) -> Self;
 }
 
@@ -120,19 +130,23 @@ impl<T, E> fmt::Debug for Call<T, E> {
 }
 
 impl Bus {
-    /// Calls a procedure by its name, without types: `auth.check_password`. The result is whatever
-    /// serde can make of it.
+    /// Calls a procedure by name, such as `auth.check_password`, without a generated client. The result
+    /// is deserialised into `T`.
     ///
     /// # Delivery
     ///
-    /// At most once: the procedure ran or it did not.
+    /// At most once. After an error the procedure may or may not have run.
     ///
     /// # Errors
     ///
-    /// [`Timeout`](ErrorKind::Timeout) if no result came in time; [`Unavailable`](ErrorKind::Unavailable)
-    /// if the broker is away, or nobody serves the API; [`Unknown`](ErrorKind::Unknown) and
-    /// [`Invalid`](ErrorKind::Invalid) if the call does not fit the schema of the API;
-    /// [`Remote`](ErrorKind::Remote) if the procedure failed.
+    /// [`Timeout`](ErrorKind::Timeout) if no result arrives before the deadline;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer or no process serves the
+    /// API; [`Unknown`](ErrorKind::Unknown) and [`Invalid`](ErrorKind::Invalid) if the call does not
+    /// match the API's schema; [`Remote`](ErrorKind::Remote) if the procedure failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`Call`].
     ///
     /// ```
     /// # use lightbus::prelude::*;
@@ -150,7 +164,7 @@ impl Bus {
 }
 
 impl Inner {
-    /// Calls, and gives the encoded result.
+    /// Makes a call and returns the encoded result.
     pub(crate) async fn call(
         &self,
         api: &Name,
@@ -171,9 +185,9 @@ impl Inner {
         if let Ok(outer) = DEADLINE.try_with(|outer| *outer) {
             deadline = deadline.min(outer);
         }
-        let _place = match self.calls.try_acquire() {
-            Ok(place) => place,
-            Err(_) => self.wait_for_place(limit, deadline).await?,
+        let _permit = match self.calls.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => self.wait_for_permit(limit, deadline).await?,
         };
         let call = self.exchange(&entry, procedure, fields, headers, deadline);
         match timeout_at(deadline, call).await {
@@ -185,20 +199,20 @@ impl Inner {
         }
     }
 
-    /// Waits behind the calls that wait already.
-    async fn wait_for_place(
+    /// Queues behind the calls that are already waiting.
+    async fn wait_for_permit(
         &self,
         limit: Duration,
         deadline: Instant,
     ) -> Result<SemaphorePermit<'_>> {
-        let place = timeout_at(deadline, self.calls.acquire()).await.map_err(|_| {
+        let permit = timeout_at(deadline, self.calls.acquire()).await.map_err(|_| {
             let most = self.config.bus.max_calls_in_flight;
-            Error::timeout("too many calls wait for their results: there was no place", limit)
+            Error::timeout("too many calls were waiting for results: none finished in time", limit)
                 .retry(Retry::Safe)
                 .with("bus.max_calls_in_flight", most)
                 .hint("Nothing was sent. Make fewer calls at once, or raise `bus.max_calls_in_flight`")
         })?;
-        place.map_err(|_| Error::closed("the bus"))
+        permit.map_err(|_| Error::closed("the bus"))
     }
 
     async fn exchange(
@@ -215,7 +229,7 @@ impl Inner {
             procedure: Name::clone(procedure),
             fields,
             headers,
-            // Until it is known where the result comes.
+            // Set once the result transport has said where the result goes.
             return_path: self.nowhere.clone(),
             deadline,
         };
@@ -236,7 +250,7 @@ impl Inner {
         let kept = (!self.plugins.is_empty()).then(|| Box::new(call.clone()));
         let mut sending = entry.rpc.call(call);
         let mut sent = false;
-        // The result may be here before the broker has confirmed the call.
+        // The result may arrive before the broker has confirmed the call.
         let mut message = loop {
             tokio::select! {
                 biased;
@@ -258,8 +272,8 @@ impl Inner {
         Ok(value)
     }
 
-    /// The schema to check messages of an API with. That an API has none means that nobody has
-    /// served it for a while: then a call would wait for nothing.
+    /// The schema to validate messages of an API against. An API without one has not been served for
+    /// a while, so a call would only time out.
     async fn schema_for(
         &self,
         entry: &ApiEntry,
@@ -270,22 +284,22 @@ impl Inner {
         }
         match self.schema.find(&entry.name).await {
             Ok(Some(schema)) => Ok(Some(schema)),
-            Ok(None) => Err(self.nobody_serves(entry)),
+            Ok(None) => Err(self.not_served(entry)),
             Err(error) if entry.config.strict_validation => Err(error),
             Err(error) => {
-                tracing::warn!(api = %entry.name, %error, "the schema cannot be read: the call is not checked");
+                tracing::warn!(api = %entry.name, %error, "cannot read the schema; the call is sent without validation");
                 Ok(None)
             }
         }
     }
 
-    fn nobody_serves(&self, entry: &ApiEntry) -> Error {
+    fn not_served(&self, entry: &ApiEntry) -> Error {
         let known = self.schema.apis();
         let nearest = crate::config::nearest(&entry.name, known.iter().map(|name| &**name))
             .map(str::to_owned);
         let error = Error::new(
             ErrorKind::Unavailable,
-            format!("nobody serves `{}`: no process has its schema on the bus", entry.name),
+            format!("no process serves `{}`: its schema is not on the bus", entry.name),
         )
         .with("on the bus", if known.is_empty() { "nothing".to_owned() } else { known.join(", ") });
         at(&*entry.rpc, error).hint(match nearest {
@@ -295,9 +309,9 @@ impl Inner {
     }
 
     fn no_answer(&self, entry: &ApiEntry, limit: Duration) -> Error {
-        let error = Error::timeout("no result came in time", limit);
+        let error = Error::timeout("no result arrived in time", limit);
         at(&*entry.rpc, error).hint(if self.schema.get(&entry.name).is_some() {
-            "A process that serves the API was there within the last minute: has it stopped, is it overloaded, or is the procedure slow?"
+            "A process served the API within the last minute: has it stopped, is it overloaded, or is the procedure slow?"
         } else {
             "No process has published the API's schema: is the service running?"
         })

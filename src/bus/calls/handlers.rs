@@ -1,4 +1,4 @@
-//! Handlers at work: each in a task, all of them ended together.
+//! Cancelling all running handlers of an API together.
 
 use std::sync::{
     Arc,
@@ -7,14 +7,14 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Ends the handlers that watch it when it is dropped.
+/// Cancels the handlers that hold its flag, at the latest when it is dropped.
 ///
-/// A `JoinSet` would do the same, at a lock and two allocations for each handler: more than what a
-/// short procedure takes.
+/// A `JoinSet` would do the same at the price of a lock and two allocations per handler, which is more
+/// than a short procedure costs.
 #[derive(Default)]
 pub(super) struct Handlers(Arc<CancelFlag>);
 
-/// Tells a handler to end.
+/// Signals to a handler that it has been cancelled.
 #[derive(Default)]
 pub(super) struct CancelFlag {
     ended: AtomicBool,
@@ -26,7 +26,7 @@ impl Handlers {
         Arc::clone(&self.0)
     }
 
-    /// Ends them: each is dropped where it waits.
+    /// Cancels the handlers: each is dropped at the await it is suspended in.
     pub(super) fn end(&self) {
         self.0.ended.store(true, Ordering::SeqCst);
         self.0.bell.notify_waiters();
@@ -40,10 +40,10 @@ impl Drop for Handlers {
 }
 
 impl CancelFlag {
-    /// Runs a handler; `None` if it has to end before it is done. One that does not wait for
-    /// anything pays nothing.
+    /// Runs a handler to its end. Returns `None` if it was cancelled before that. A handler that never
+    /// suspends pays nothing.
     pub(super) async fn run<T>(&self, handler: impl Future<Output = T>) -> Option<T> {
-        // Hears what rings from now on, also before it is waited for.
+        // Registered before the flag is read: a notification between the two is not missed.
         let rung = self.bell.notified();
         if self.ended.load(Ordering::SeqCst) {
             return None;

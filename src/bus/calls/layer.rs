@@ -16,10 +16,10 @@ use crate::contract;
 
 pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// What a layer around procedures wraps: it takes a call and gives the encoded result.
+/// The service that a layer around procedures wraps: takes a call, returns the encoded result.
 pub type Procedures = BoxCloneSyncService<RpcMessage, Bytes, BoxError>;
 
-/// Puts a layer around those that are there, or around the procedures themselves.
+/// Adds a layer around the existing ones, or around the procedures if there are none.
 pub(super) fn around<L>(
     layers: Option<Procedures>,
     service: &Arc<dyn contract::Service>,
@@ -45,7 +45,7 @@ impl Service<RpcMessage> for Bottom {
     type Future = BoxFuture<'static, Result<Bytes, BoxError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // How many run at once is the bus' to say, and others' around this.
+        // Concurrency is limited by the bus, and by the layers around this.
         Poll::Ready(Ok(()))
     }
 
@@ -60,7 +60,7 @@ impl Service<RpcMessage> for Bottom {
     }
 }
 
-/// What a procedure answered instead of a result, on its way through layers.
+/// The error that a procedure returned, on its way through the layers.
 #[derive(Debug)]
 struct ProcedureError(RemoteError);
 

@@ -1,4 +1,4 @@
-//! Calls: made, and answered.
+//! Calls: making them and answering them.
 
 mod call;
 mod client;

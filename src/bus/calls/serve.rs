@@ -1,4 +1,12 @@
 //! Serving an API: calls in, results out.
+//!
+//! One consumer task for each served API takes calls from the subscription and spawns a task for each.
+//! The subscription's credit bounds how many run: a call is only taken when there is a slot for it.
+//! Each handler task owns its delivery and acknowledges it after the result has been sent, so a worker
+//! that dies leaves its calls to their deadlines; they are never run twice.
+//!
+//! On cut-off, the consumer ends every handler through its [`CancelFlag`] before it closes the
+//! subscription. Otherwise closing would wait for deliveries that the handlers hold.
 
 use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
 
@@ -24,10 +32,10 @@ use crate::{
     schema::ApiSchema,
 };
 
-/// The most calls taken from the broker at once.
+/// The most calls to fetch from the broker at once.
 const BATCH: usize = 128;
 
-/// An API that is about to be served: await it.
+/// An API to be served. Await it to start serving.
 #[must_use = "an API is served when this is awaited"]
 pub struct Serve {
     bus: Bus,
@@ -38,20 +46,19 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// The most calls of this API that run at once in this process, instead of the configuration's
-    /// `bus.max_calls_at_work`, 256. Further ones stay with the broker, for other processes. Zero
-    /// counts as one.
+    /// Sets how many calls of this API run concurrently in this process, in place of the
+    /// configuration's `bus.max_calls_at_work` (256). Further calls stay with the broker, where other
+    /// processes can take them. Zero counts as one.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
         self
     }
 
-    /// Puts a tower layer around all procedures of the API. Of several, the one that was added last is
-    /// the outermost.
+    /// Wraps all procedures of the API in a tower layer. The layer added last is the outermost.
     ///
-    /// A layer sees the call after it has been checked, with its arguments encoded, and gives the
-    /// encoded result, which is checked then. Its error is the caller's: the text of it, or the
-    /// procedure's own [`RemoteError`], if that is what it passes on.
+    /// A layer receives the call after validation, with its arguments encoded, and returns the encoded
+    /// result, which is validated afterwards. An error of the layer is sent to the caller as text; the
+    /// procedure's own [`RemoteError`] is sent as it is if the layer passes it on.
     ///
     /// ```
     /// # use lightbus::prelude::*;
@@ -100,20 +107,24 @@ impl fmt::Debug for Serve {
 }
 
 impl Bus {
-    /// Serves an API: from when this is awaited, the process answers its calls, in competition with
-    /// all others that serve it, and may fire its events. It publishes the schema, and goes on until
-    /// the bus drains.
+    /// Serves an API. Once this has been awaited, the process answers calls of the API, competing with
+    /// all other processes that serve it, and may fire its events. It publishes the API's schema, and
+    /// serves until the bus drains.
     ///
     /// # Delivery
     ///
-    /// At most once: a call runs in one process of all, and not after its caller's deadline. A
-    /// procedure that panics answers with an error; the service goes on.
+    /// At most once: a call runs in a single process, and never after its caller's deadline. If a
+    /// procedure panics, the caller receives an error and the service continues.
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) if the API is served already, its name cannot be used, or it
-    /// breaks users of the API and `bus.schema.on_incompatible` is `refuse`;
-    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
+    /// [`Config`](ErrorKind::Config) if this process serves the API already, if the API's name is
+    /// invalid, or if the new version breaks users of the API and `bus.schema.on_incompatible` is
+    /// `refuse`; [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the schema may be published although the API is not served.
     pub fn serve(&self, service: impl Service) -> Serve {
         let concurrency = self.inner().config.bus.max_calls_at_work.get() as usize;
         Serve {
@@ -133,7 +144,7 @@ impl Serve {
         let contract = self.service.contract();
         let api: Name = contract.name.into();
         if !inner.state().served.insert(Name::clone(&api)) {
-            return Err(Error::new(ErrorKind::Config, "this process serves the API already"));
+            return Err(Error::new(ErrorKind::Config, "this process already serves the API"));
         }
         let entry = inner.apis.entry(&api);
         let worker = Arc::new(Worker {
@@ -160,7 +171,7 @@ impl Serve {
             let _ = worker.schema.set(schema);
         }
         let Some(subscription) = subscription else {
-            tracing::info!(%api, "the feature `rpcs` is off: calls of the API are left to others");
+            tracing::info!(%api, "the feature `rpcs` is off: this process does not take calls of the API");
             return Ok(());
         };
         let phase = inner.watch();
@@ -175,7 +186,7 @@ impl Serve {
                 || opener.subscribe(),
                 |mut deliveries| {
                     for delivery in deliveries.drain(..) {
-                        // Bounded by the flow's credit: a call is only taken for a free place.
+                        // Bounded by the subscription's credit: a call is only taken for a free slot.
                         tokio::spawn(Arc::clone(&taker).handle(delivery, handlers.flag()));
                     }
                     std::future::ready(deliveries)
@@ -207,7 +218,7 @@ impl Worker {
 
     async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>, handlers: Arc<CancelFlag>) {
         let call = delivery.message;
-        // It waited for this task's turn too long: nobody awaits its result any more.
+        // The deadline passed while the call waited for this task to run: its caller has given up.
         if Instant::now() >= call.deadline {
             tracing::debug!(api = %call.api, procedure = %call.procedure, id = %call.id, "a call expired before it could run");
             delivery.ack.settle_later(Outcome::Done);
@@ -270,7 +281,7 @@ impl Worker {
         result.body
     }
 
-    /// Sends the result; while the broker is away, again until the caller has given up.
+    /// Sends the result. Retries while the broker is unavailable, until the caller's deadline.
     async fn reply(&self, call: &RpcMessage, body: Result<Bytes, RemoteError>) {
         let message = ResultMessage {
             id: self.ids.next(),
@@ -290,13 +301,13 @@ impl Worker {
                 Ok(Err(error)) => break error,
                 Err(_) => {
                     break Error::timeout(
-                        "the broker did not take the result",
+                        "the broker did not accept the result",
                         limit - call.deadline,
                     );
                 }
             }
         };
-        tracing::warn!(%error, api = %call.api, procedure = %call.procedure, id = %call.id, "a result was lost");
+        tracing::warn!(%error, api = %call.api, procedure = %call.procedure, id = %call.id, "a result could not be sent");
         if error.kind() == ErrorKind::TooLarge {
             let body = Err(RemoteError { message: error.to_string(), ..RemoteError::default() });
             let _ =
@@ -305,7 +316,7 @@ impl Worker {
     }
 }
 
-/// What the caller is told whose call is not executed, or whose result is not sent.
+/// The answer to a call that is not executed, or whose result is not sent.
 fn refuse(call: &RpcMessage, error: Error) -> RemoteError {
     let error = error.during(format!("{}.{} was called", call.api, call.procedure));
     tracing::warn!(%error, id = %call.id, "a call was refused");

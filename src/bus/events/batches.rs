@@ -1,4 +1,4 @@
-//! Handlers that take several events at once.
+//! The handler of a listener in batches, with its type erased, and the limits of a batch.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,23 +11,23 @@ use super::{
 };
 use crate::bus::shared::{HandlerError, HandlerResult};
 
-/// The most events of a batch, and how long a batch waits for them, unless told otherwise.
+/// The default size of a batch, and how long it waits to be full.
 const MOST: usize = 100;
 const WAIT: Duration = Duration::from_millis(100);
-/// The most that a batch may be asked to hold.
+/// The upper limit for the size of a batch.
 const LARGEST: usize = 10_000;
 
 pub(super) type BatchHandler =
     Arc<dyn Fn(&[Arc<EventMessage>]) -> BoxFuture<'static, Result<(), BatchFault>> + Send + Sync>;
 
-/// Why one try of a batch failed.
+/// Why an attempt at a batch failed.
 pub(super) enum BatchFault {
     Failed(HandlerError),
-    /// These cannot be read, by their place in the batch. The handler has not seen the others.
+    /// These cannot be decoded, by index. The handler was not called.
     Unreadable(Vec<(usize, Error)>),
 }
 
-/// How a listener takes events in batches.
+/// The settings and the handler of a listener in batches.
 #[derive(Clone)]
 pub(super) struct Batches {
     pub(super) most: usize,
@@ -65,8 +65,8 @@ impl Batches {
         self.wait = wait;
     }
 
-    /// Handles one event as a batch of its own.
-    pub(super) fn alone(&self) -> Handler {
+    /// Returns a handler of single events that passes each on as a batch of one.
+    pub(super) fn singly(&self) -> Handler {
         let batch = Arc::clone(&self.handler);
         Arc::new(move |message| {
             let handled = batch(&[message]);

@@ -9,50 +9,50 @@ use crate::{
     contract::{Contract, Event},
 };
 
-/// An event that the broker has confirmed.
+/// The receipt for an event that the broker has confirmed.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Fired {
-    /// The event's id: the same at every listener.
+    /// The event's id: the same for every listener and every delivery.
     pub id: Name,
-    /// What the broker calls the event.
+    /// The broker's own id of the event.
     pub native_id: Name,
 }
 
 impl Bus {
-    /// Fires an event. Returns when the broker has it.
+    /// Fires an event. Returns once the broker has confirmed it.
     ///
     /// # Delivery
     ///
-    /// At least once to each listener that the broker knows. Many may be under way at once; those
-    /// that are fired one after the other stay in order, where the transport can.
+    /// At least once to each listener that the broker knows. Events fired one after the other keep
+    /// their order on an `ordered` transport; events fired concurrently have none.
     ///
     /// # Errors
     ///
-    /// [`Unknown`](ErrorKind::Unknown) unless this process is an authority of the API:
-    /// [`serve`](Self::serve) it, or [`register`](Self::register) it.
-    /// [`Invalid`](ErrorKind::Invalid) if the event does not fit its schema.
-    /// [`Unavailable`](ErrorKind::Unavailable) and [`Timeout`](ErrorKind::Timeout) unless the broker confirmed:
-    /// the event may have been stored all the same.
+    /// [`Unknown`](ErrorKind::Unknown) unless this process is an authority of the API: it
+    /// [serves](Self::serve) it or has [registered](Self::register) it.
+    /// [`Invalid`](ErrorKind::Invalid) if the event does not match its schema.
+    /// [`Unavailable`](ErrorKind::Unavailable) or [`Timeout`](ErrorKind::Timeout) if the broker did not
+    /// confirm; the event may have been stored nevertheless.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the event was sent or it was not.
+    /// If the future is dropped, the event may or may not have been sent.
     pub async fn fire<E: Event>(&self, event: E) -> Result<Fired> {
         let (api, name) = (E::api(), E::CONTRACT.name);
-        // Not kept while waiting: it need not be shared between threads.
+        // Dropped before the await, so that the event need not be `Sync`.
         let (fields, key) = (event.encode(), event.key());
         drop(event);
         let fired = async { self.inner().fire(api.name, name, fields?, key).await };
         fired.await.map_err(|error| error.during(format!("firing {}.{name}", api.name)))
     }
 
-    /// Fires an event by its name, without its type: `auth.user_registered`. Otherwise as
-    /// [`fire`](Self::fire).
+    /// Fires an event by name, such as `auth.user_registered`, without its type. Delivery, errors and
+    /// cancellation are those of [`fire`](Self::fire).
     ///
     /// # Errors
     ///
-    /// As [`fire`](Self::fire).
+    /// See [`fire`](Self::fire).
     pub async fn fire_event(&self, event: &str, args: impl Into<Args>) -> Result<Fired> {
         let fields = args.into().into_fields();
         let fired = async {
@@ -76,7 +76,7 @@ impl Inner {
         self.send_event(api, event, version, fields, key).await
     }
 
-    /// Sends an event of an API that this process has, or speaks for.
+    /// Sends an event, without checking that this process is an authority of the API.
     pub(crate) async fn send_event(
         &self,
         api: &str,
@@ -106,7 +106,7 @@ impl Inner {
         let sent = timeout(limit, sending).await.unwrap_or_else(|_| {
             Err(Error::timeout("the broker did not confirm the event in time", limit)
                 .retry(lightbus_core::Retry::MayDuplicate)
-                .hint("It may have been stored all the same"))
+                .hint("It may have been stored nevertheless"))
         });
         let native_id = sent.map_err(|error| at(&*entry.event, error))?.into_iter().next();
         if !self.plugins.is_empty() {
@@ -116,7 +116,7 @@ impl Inner {
         Ok(Fired { native_id: native_id.unwrap_or_else(|| Name::clone(&id)), id })
     }
 
-    /// Only who serves an API, or registered it, fires its events.
+    /// Returns the contract of an API whose events this process may fire.
     fn authority(&self, api: &str, event: &str) -> Result<&'static Contract> {
         let Some(contract) = self.state().registered.get(api).copied() else {
             return Err(Error::new(

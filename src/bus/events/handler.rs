@@ -1,4 +1,4 @@
-//! A handler as a listener holds it, and how one try of it fails.
+//! The handler of a listener, with its type erased.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use crate::bus::shared::HandlerError;
 pub(super) type Handler =
     Arc<dyn Fn(Arc<EventMessage>) -> BoxFuture<'static, Result<(), Fault>> + Send + Sync>;
 
-/// Why one try failed.
+/// Why an attempt failed.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The handler said so.
+    /// The handler returned an error.
     Failed(HandlerError),
-    /// The event cannot be read: trying again is useless.
+    /// The event cannot be decoded. Retrying is pointless.
     Unreadable(Error),
 }

@@ -1,4 +1,5 @@
-//! Order by key: events of one key are handled one after the other, beside those of other keys.
+//! Ordering by key: events of one key are handled one after the other, events of different keys
+//! concurrently.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -11,9 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 type Queue = VecDeque<Delivery<EventMessage>>;
 
-/// The keys that have an event at work, each with the events that wait behind it.
+/// The keys of which an event is being handled, each with the events that wait behind it.
 ///
-/// Bounded by the flow's credit: all that waits is held by the subscription too.
+/// Bounded by the subscription's credit, which counts the waiting events too.
 pub(super) struct KeyQueues {
     /// The field whose value is the key.
     field: Option<Name>,
@@ -25,7 +26,7 @@ impl KeyQueues {
         Self { field, busy: Mutex::default() }
     }
 
-    /// The key of an event: the value of the field, or what travels with it as its key.
+    /// Returns the key of an event: the value of the field, or the key that was sent with it.
     pub(super) fn key(&self, message: &EventMessage) -> Option<Bytes> {
         let value = self.field.as_deref().and_then(|field| message.fields.get(field));
         match value {
@@ -34,8 +35,8 @@ impl KeyQueues {
         }
     }
 
-    /// Gives the delivery back if no event of its key is at work: then the key is the caller's,
-    /// until [`next`](Self::next) gives nothing. Otherwise it waits for its turn.
+    /// Returns the delivery if no event of its key is being handled. The caller then owns the key until
+    /// [`next`](Self::next) returns `None`. Otherwise the delivery is queued behind the others.
     pub(super) fn enter(
         &self,
         key: &Bytes,
@@ -53,7 +54,7 @@ impl KeyQueues {
         }
     }
 
-    /// The next event of a key. Without one, the key is given up.
+    /// Returns the next event of a key that the caller owns, or `None`, which releases the key.
     pub(super) fn next(&self, key: &Bytes) -> Option<Delivery<EventMessage>> {
         let mut busy = self.busy();
         let next = busy.get_mut(key)?.pop_front();
@@ -64,12 +65,13 @@ impl KeyQueues {
     }
 
     fn busy(&self) -> MutexGuard<'_, HashMap<Bytes, Queue>> {
-        // Nothing panics while it is locked.
+        // No code that holds the lock can panic.
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One form for one value: Python escapes what Rust writes as it is. `null` is no key.
+/// Returns one form for equal values: Python escapes characters that Rust writes as they are. `null` is
+/// no key.
 fn canonical(json: &Bytes) -> Option<Bytes> {
     if &json[..] == b"null" {
         return None;
@@ -81,15 +83,15 @@ fn canonical(json: &Bytes) -> Option<Bytes> {
     Some(value.map_or_else(|_| json.clone(), |value| value.to_string().into()))
 }
 
-/// A handler's place among those that work at once. It is free while the handler's event waits to
-/// be tried again: failures of one key must not hold up the others.
+/// A handler's permit to run. It is released while the handler's event waits for a retry, so that
+/// failures of one key do not block the others.
 pub(super) struct Permit {
     permits: Arc<Semaphore>,
     taken: Option<OwnedSemaphorePermit>,
 }
 
 impl Permit {
-    /// Waits for a free place.
+    /// Waits for a permit.
     pub(super) async fn take(permits: &Arc<Semaphore>) -> Self {
         let mut permit = Self { permits: Arc::clone(permits), taken: None };
         permit.acquire().await;
@@ -100,7 +102,7 @@ impl Permit {
         self.taken = None;
     }
 
-    /// Waits for a free place behind those who wait already.
+    /// Waits for a permit, unless it is held already. First come, first served.
     pub(super) async fn acquire(&mut self) {
         if self.taken.is_none() {
             // Never closed.

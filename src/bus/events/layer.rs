@@ -16,10 +16,10 @@ use crate::bus::shared::HandlerError;
 
 pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// What a layer around a listener wraps: it takes an event, and handles it.
+/// The service that a layer around a listener wraps: takes an event and handles it.
 pub type Handling = BoxCloneSyncService<Arc<EventMessage>, (), BoxError>;
 
-/// Puts a layer around a handler.
+/// Wraps a handler in a layer.
 pub(super) fn around<L>(handler: &Handler, layer: L) -> Handler
 where
     L: Layer<Handling>,
@@ -54,7 +54,7 @@ impl Service<Arc<EventMessage>> for BottomHandler {
     }
 }
 
-/// Why a try failed, on its way through layers.
+/// Why an attempt failed, on its way through the layers.
 #[derive(Debug)]
 struct Failed(Fault);
 

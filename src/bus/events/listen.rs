@@ -1,4 +1,4 @@
-//! Listening to events: what is listened to, and with which settings.
+//! Listening to events: what to listen to, and with which settings.
 
 use std::{
     fmt,
@@ -29,47 +29,48 @@ use crate::{
     contract::Parameter,
 };
 
-/// Taken from the broker at once, and held, however many are handled at a time: a round trip for
-/// each event would be most of the work.
+/// How many events to fetch at once and to hold, however many are handled concurrently: one round trip
+/// per event would dominate.
 const BATCH: usize = 256;
 const IN_FLIGHT: usize = 512;
 
-/// A listener that is about to begin: await it.
-#[must_use = "a listener begins when it is awaited"]
+/// A listener to be started. Await it to start listening.
+#[must_use = "a listener starts when it is awaited"]
 pub struct Listen {
     bus: Bus,
     name: Name,
     events: Result<Vec<EventSelector>>,
     handler: Handler,
     batches: Option<Batches>,
-    /// Whether the size of batches was chosen.
+    /// Whether `batch` was called.
     batched: bool,
     concurrency: usize,
     order: Option<Name>,
-    /// The fields of the event, where its type is known.
+    /// The fields of the event, if its type is known.
     fields: Option<&'static [Parameter]>,
     start: Start,
     on_error: OnError,
 }
 
 impl Listen {
-    /// The most events that are handled at once: 1, which keeps them in order. Zero counts as one.
+    /// Sets how many events are handled concurrently. Default: 1, which keeps all events in order.
+    /// Zero counts as one.
     ///
-    /// With more, events of one key are still handled one after the other, those of other keys and
-    /// those without a key beside them. The key is what `#[event(key = "…")]` or
-    /// [`ordered_by`](Self::ordered_by) names. While an event waits to be tried again, only those of
-    /// its key wait with it. Order is kept within a process: where several listen under one name,
-    /// the broker may give events of one key to different ones.
+    /// Above one, events of the same key are still handled one after the other; events of other keys,
+    /// and events without a key, are handled concurrently. The key is the field that
+    /// `#[event(key = "…")]` or [`ordered_by`](Self::ordered_by) names. While an event waits for a
+    /// retry, only events of its key wait behind it. Order is kept within one process: where several
+    /// processes listen under one name, the broker may deliver events of one key to different ones.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
         self
     }
 
-    /// How many events [`listen_in_batches`](Bus::listen_in_batches) hands over at most, and how long
-    /// it waits for them once it has the first: 100, and 100 ms. Zero events count as one, more than
-    /// 10,000 as 10,000.
+    /// Sets the largest size of a batch of [`listen_in_batches`](Bus::listen_in_batches), and how long
+    /// a batch waits to be full once it has its first event. Default: 100 events, 100 ms. The size is
+    /// clamped to 1 to 10,000.
     ///
-    /// Awaiting fails with [`Config`](ErrorKind::Config) if the handler takes one event.
+    /// Awaiting fails with [`Config`](ErrorKind::Config) if the handler takes single events.
     pub fn batch(mut self, most: usize, wait: Duration) -> Self {
         self.batched = true;
         if let Some(batches) = &mut self.batches {
@@ -78,9 +79,9 @@ impl Listen {
         self
     }
 
-    /// Keeps events in order whose field of this name has the same value, where
-    /// [`concurrency`](Self::concurrency) is above one; instead of the key of the event's type.
-    /// `null`, and a field that an event does not have, is no key.
+    /// Sets the field whose value is the ordering key, in place of the key of the event's type, where
+    /// [`concurrency`](Self::concurrency) is above one. An event without the field, or with `null`, has
+    /// no key.
     ///
     /// Awaiting fails with [`Config`](ErrorKind::Config) if the event's type has no such field.
     pub fn ordered_by(mut self, field: &str) -> Self {
@@ -88,21 +89,24 @@ impl Listen {
         self
     }
 
-    /// Where a listener that the broker does not know yet begins: with what is fired from now on.
+    /// Sets where a listener that the broker does not know yet starts reading. Default:
+    /// [`Start::New`], the events fired from now on.
     pub fn start(mut self, start: Start) -> Self {
         self.start = start;
         self
     }
 
-    /// What becomes of an event whose handler fails.
+    /// Sets what happens to an event whose handler fails. Default: retries, then dead letter.
     pub fn on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
         self
     }
 
-    /// Puts a tower layer around the handler. Of several, the one that was added last is the
-    /// outermost. For handlers of single events, not of batches. It sees each try; its error is a failure of the handler, and goes by
-    /// [`on_error`](Self::on_error).
+    /// Wraps the handler in a tower layer. The layer added last is the outermost.
+    ///
+    /// A layer sees every attempt. An error of it is a failure of the handler, and is treated as
+    /// [`on_error`](Self::on_error) says. Handlers of batches cannot have layers: awaiting fails with
+    /// [`Config`](ErrorKind::Config).
     ///
     /// ```
     /// # use lightbus::prelude::*;
@@ -128,7 +132,7 @@ impl Listen {
         if self.batches.is_some() {
             self.events = Err(Error::new(
                 ErrorKind::Config,
-                "a layer goes around handlers of single events, and this one takes batches",
+                "layers wrap handlers of single events, and this handler takes batches",
             ));
         }
         self.handler = layer::around(&self.handler, layer);
@@ -158,21 +162,28 @@ impl fmt::Debug for Listen {
 }
 
 impl Bus {
-    /// Listens to an event: the handler's argument says to which. When this has been awaited, the
-    /// broker knows the listener, and nothing fired later is missed, also while no process runs.
+    /// Listens to an event. The type of the handler's argument says which: the event itself, or
+    /// [`Received<E>`](crate::Received) for the event with its metadata.
     ///
-    /// The argument is the event, or [`Received<E>`](crate::Received) with what is known about it.
+    /// Once this has been awaited, the broker knows the listener. No event fired later is missed, even
+    /// while no process runs.
     ///
     /// # Delivery
     ///
-    /// At least once per listener name: processes of one service that listen under the same name
-    /// share the events. An event is acknowledged after its handler returned `Ok`. What a process
-    /// that died had taken is handled by another.
+    /// At least once per listener name: processes of one service that listen under the same name share
+    /// the events. An event is acknowledged after its handler has returned `Ok`. Events held by a
+    /// process that dies are redelivered to another.
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) if this process has a listener of this name already;
-    /// [`Unavailable`](ErrorKind::Unavailable) and [`Timeout`](ErrorKind::Timeout) if the broker does not answer.
+    /// [`Config`](ErrorKind::Config) if this process already has a listener of this name;
+    /// [`Unavailable`](ErrorKind::Unavailable) or [`Timeout`](ErrorKind::Timeout) if the broker does
+    /// not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, nothing is handled, but the broker may know the listener, and keep
+    /// events for it.
     ///
     /// ```
     /// # use lightbus::prelude::*;
@@ -208,22 +219,22 @@ impl Bus {
         }
     }
 
-    /// Listens to an event in batches: the handler takes a `Vec` of the event, or of
-    /// [`Received<E>`](crate::Received), in order and never empty. [`batch`](Listen::batch) says how
-    /// many, and how long a batch waits for them.
+    /// Listens to an event in batches. The handler takes a `Vec` of the event, or of
+    /// [`Received<E>`](crate::Received), in order and never empty. [`batch`](Listen::batch) sets the
+    /// size of a batch and how long it waits to be full.
     ///
     /// # Delivery
     ///
-    /// As [`listen`](Self::listen), and batch after batch: with `Ok` all events of the batch are
-    /// acknowledged; [`HandlerError::of_events`](crate::HandlerError::of_events) says that only some
-    /// failed, and acknowledges the others; any other error, and a panic, is a failure of the whole
-    /// batch. What failed is tried again as a smaller batch, and the last time each event alone, so
-    /// that only those that cannot be handled become dead letters. An event that cannot be read is
-    /// set aside before.
+    /// At least once, as [`listen`](Self::listen); one batch at a time. `Ok` acknowledges all events of
+    /// the batch. [`HandlerError::of_events`](crate::HandlerError::of_events) fails some events and
+    /// acknowledges the others. Any other error, or a panic, fails the whole batch. The failed events
+    /// are retried as a smaller batch, in the last attempt one by one, so that only events that cannot
+    /// be handled are dead-lettered. An event that cannot be decoded is dead-lettered before the handler
+    /// is called.
     ///
     /// # Errors
     ///
-    /// As [`listen`](Self::listen); and [`Config`](ErrorKind::Config) with a
+    /// Those of [`listen`](Self::listen), and [`Config`](ErrorKind::Config) for a
     /// [`concurrency`](Listen::concurrency) above one.
     ///
     /// ```
@@ -250,12 +261,13 @@ impl Bus {
         Listen {
             fields: Some(E::fields()),
             batches: Some(batches.clone()),
-            ..self.listener(name, Ok(vec![E::selector()]), batches.alone())
+            ..self.listener(name, Ok(vec![E::selector()]), batches.singly())
         }
     }
 
-    /// Listens to events by their names, without types: `auth.user_registered`, or `auth.*` for all
-    /// events of an API. All go to one listener. Otherwise as [`listen`](Self::listen).
+    /// Listens to events by name, without types: `auth.user_registered`, or `auth.*` for all events of
+    /// an API. One listener receives all of them. Delivery and errors are those of
+    /// [`listen`](Self::listen).
     pub fn listen_to<'a, F, Fut>(
         &self,
         name: &str,
@@ -303,7 +315,7 @@ impl Listen {
         if self.name.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,
-                "a listener needs a name: it is half of its consumer group's",
+                "a listener needs a name: it is part of its consumer group's name",
             ));
         }
         self.check_order()?;
@@ -319,18 +331,20 @@ impl Listen {
             tracing::warn!(
                 listener = %self.name,
                 service = %inner.names.service,
-                "the service has a name of its own at each start: events fired while it is away are missed. Set LIGHTBUS_SERVICE_NAME"
+                "the service has a random name at each start: events fired while it does not run are missed. Set LIGHTBUS_SERVICE_NAME"
             );
         }
         if !inner.state().listener_names.insert(Name::clone(&self.name)) {
             return Err(Error::new(
                 ErrorKind::Config,
-                "this process has a listener of this name already",
+                "this process already has a listener of this name",
             )
-            .hint("Two listeners of one name would share the events, not get them both"));
+            .hint(
+                "Two listeners of one name would share the events instead of both receiving them",
+            ));
         }
         if !inner.features.events {
-            tracing::info!(listener = %self.name, "the feature `events` is off: the listener is left out");
+            tracing::info!(listener = %self.name, "the feature `events` is off: the listener is not started");
             return Ok(());
         }
         let at_once = self.batches.as_ref().map_or(self.concurrency, |batches| batches.most);
@@ -395,15 +409,18 @@ impl Listen {
 impl Listen {
     fn check_batches(&self) -> Result<()> {
         if self.batched && self.batches.is_none() {
-            return Err(Error::new(ErrorKind::Config, "the handler takes one event, not a batch")
-                .hint("Listen with `listen_in_batches`, whose handler takes a `Vec` of events"));
+            return Err(Error::new(
+                ErrorKind::Config,
+                "the handler takes single events, not batches",
+            )
+            .hint("Listen with `listen_in_batches`, whose handler takes a `Vec` of events"));
         }
         if self.batches.is_some() && self.concurrency > 1 {
             return Err(Error::new(
                 ErrorKind::Config,
-                "batches are handled one after the other: `concurrency` does not go with them",
+                "batches are handled one after the other: `concurrency` must be 1",
             )
-            .hint("Work on the events of a batch at once within the handler, or listen in more processes"));
+            .hint("Handle the events of a batch concurrently within the handler, or run more processes"));
         }
         Ok(())
     }
@@ -416,7 +433,7 @@ impl Listen {
         let known: Vec<_> = fields.iter().map(|field| field.name).collect();
         let error = Error::new(
             ErrorKind::Config,
-            format!("the event has no field `{field}` to keep it in order by"),
+            format!("the event has no field `{field}` to order it by"),
         )
         .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
         Err(match nearest(field, known.iter().copied()) {
@@ -426,7 +443,7 @@ impl Listen {
     }
 }
 
-/// Events of APIs on different transports need a subscription on each.
+/// Groups events by the transport that carries them: each transport needs a subscription.
 pub(crate) fn by_transport(
     inner: &Inner,
     events: Vec<EventSelector>,

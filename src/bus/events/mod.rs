@@ -1,4 +1,4 @@
-//! Events: fired, and listened to.
+//! Events: firing them and listening to them.
 
 mod batches;
 mod fire;

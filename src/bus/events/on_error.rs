@@ -1,15 +1,17 @@
-//! What becomes of an event whose handler fails.
+//! What happens to an event whose handler fails.
 
 use std::time::Duration;
 
-/// What becomes of an event whose handler fails or panics.
+/// What happens to an event whose handler fails or panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
-    /// It is tried again, and after the last try set aside as a dead letter. The default.
+    /// The event is retried with exponential backoff, and dead-lettered when retries run out. The
+    /// default.
     Retry(RetryPolicy),
-    /// It is logged and acknowledged.
+    /// The failure is logged and the event acknowledged.
     Acknowledge,
-    /// The process ends with an error, and the event stays unacknowledged: Python's default.
+    /// The process shuts down with an error and leaves the event unacknowledged. The default in
+    /// Python.
     Shutdown,
 }
 
@@ -19,16 +21,16 @@ impl Default for OnError {
     }
 }
 
-/// How often, and after which waits, a failed event is tried again. Later events wait meanwhile, so
-/// that order is kept.
+/// How often and after which delays a failed event is retried. Later events (of its key, where
+/// [`concurrency`](crate::Listen::concurrency) is above one) wait meanwhile, so that order is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// All tries together: 5.
+    /// The number of attempts in all, including the first. Default: 5.
     pub attempts: u32,
-    /// The wait after the first failure, doubled with each further one, and shortened by a random
-    /// part of up to a half: 200 ms.
+    /// The delay after the first failure. It doubles with each further one, and is shortened by a
+    /// random part of up to a half. Default: 200 ms.
     pub first_wait: Duration,
-    /// The longest wait: 10 s.
+    /// The longest delay. Default: 10 s.
     pub longest_wait: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! An event in a handler's hands.
+//! What a typed handler receives.
 
 use std::{fmt, ops::Deref, sync::Arc, time::SystemTime};
 
@@ -6,24 +6,22 @@ use lightbus_core::{EventMessage, Result, transport::EventSelector};
 
 use crate::contract::{Event, EventFields, Parameter};
 
-/// What a typed handler can take: an event, or an event with what is known about it,
-/// [`Received<E>`].
+/// The argument of a typed handler: an event, or an event with its metadata, [`Received<E>`].
 pub trait FromEvent: Sized + Send + 'static {
-    /// The event to listen to.
+    /// Returns which event to listen to.
     fn selector() -> EventSelector;
 
-    /// The fields that the event has.
+    /// Returns the fields of the event.
     fn fields() -> &'static [Parameter];
 
-    /// The field whose value keeps events in order: those of one value are handled one after the
-    /// other.
+    /// Returns the name of the field that is the event's ordering key.
     fn key() -> Option<&'static str>;
 
-    /// Reads an event that came.
+    /// Decodes a received event.
     ///
     /// # Errors
     ///
-    /// [`Invalid`](lightbus_core::ErrorKind::Invalid) if it is not what the type expects.
+    /// [`Invalid`](lightbus_core::ErrorKind::Invalid) if the message does not match the type.
     fn from_message(message: &Arc<EventMessage>) -> Result<Self>;
 }
 
@@ -45,39 +43,40 @@ impl<E: Event> FromEvent for E {
     }
 }
 
-/// An event with what is known about it. Dereferences to the event.
+/// An event with its metadata. Dereferences to the event.
 pub struct Received<E> {
     event: E,
     message: Arc<EventMessage>,
 }
 
 impl<E> Received<E> {
-    /// The event alone.
+    /// Returns the event without its metadata.
     pub fn into_inner(self) -> E {
         self.event
     }
 
-    /// The event's id: the same on every delivery, so that a handler can tell that it has seen it.
+    /// Returns the event's id. It is the same on every delivery, so a handler can use it to detect
+    /// duplicates.
     pub fn id(&self) -> &str {
         &self.message.id
     }
 
-    /// What the broker calls the event, where it tells.
+    /// Returns the broker's own id of the event, if the transport provides it.
     pub fn native_id(&self) -> Option<&str> {
         self.message.native_id.as_deref()
     }
 
-    /// When the broker took the event, where it tells.
+    /// Returns when the broker stored the event, if the transport provides it.
     pub fn time(&self) -> Option<SystemTime> {
         self.message.time
     }
 
-    /// The version of the API that fired it.
+    /// Returns the version of the API that fired the event.
     pub fn version(&self) -> u32 {
         self.message.version
     }
 
-    /// The whole message.
+    /// Returns the whole message.
     pub fn message(&self) -> &EventMessage {
         &self.message
     }

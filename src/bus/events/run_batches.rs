@@ -1,4 +1,16 @@
-//! A listener in batches: several events in a handler's hands at once, settled together or one by one.
+//! Running a listener in batches.
+//!
+//! Two futures in one task, joined: the consumer moves deliveries from the subscription into a channel,
+//! the gatherer takes batches out of it and calls the handler. The channel has room for everything the
+//! subscription may have in flight, so the consumer never blocks on it.
+//!
+//! They must be joined rather than run one after the other: closing the subscription waits until every
+//! delivery has been settled or dropped, and the last ones are held by the gatherer. On cut-off the
+//! gatherer is dropped first, which returns what it holds
+//! (test `closing_gives_back_a_batch_that_waits`).
+//!
+//! A batch that fails is retried as the batch of those that failed; the last attempt handles each event
+//! alone, so that one bad event does not dead-letter the others.
 
 use std::sync::Arc;
 
@@ -15,27 +27,27 @@ use super::{
 use crate::bus::shared::{HandlerError, Phase, catch_panic, consume, cut_off, drained};
 
 impl Listener {
-    /// Batch after batch, each as soon as it is full or its wait is over.
+    /// Handles batch after batch, each as soon as it is full or has waited long enough.
     pub(super) async fn run_in_batches(
         &self,
         batches: &Batches,
         first: Subscription<EventMessage>,
         phase: watch::Receiver<Phase>,
     ) {
-        // Has room for all that may be in flight: what is in it is held by the subscription too.
+        // Bounded by the subscription's credit, which counts everything in it.
         let (sender, arrived) = mpsc::channel(self.spec.flow.max_in_flight);
         let take = move |mut deliveries: Vec<Delivery<EventMessage>>| {
             let sender = sender.clone();
             async move {
                 for delivery in deliveries.drain(..) {
-                    // Closed only when this task ends: then it is given back.
+                    // Fails only if the gatherer has ended: then the delivery is dropped, and returned.
                     let _ = sender.send(delivery).await;
                 }
                 deliveries
             }
         };
         let (watch, mut cut) = (phase.clone(), phase.clone());
-        // Side by side: closing the subscription waits until the last batch is given back.
+        // Joined: closing the subscription waits for the deliveries that the gatherer holds.
         tokio::join!(consume(first, phase, &self.progress, || self.subscribe(), take), async {
             tokio::select! {
                 biased;
@@ -66,13 +78,14 @@ impl Listener {
             let count = batch.len();
             self.handle_batch(batches, &mut batch, &mut phase).await;
             self.progress.done_many(count as u64);
-            // What is left is given back.
+            // Whatever is left was not settled, and is returned.
             batch.clear();
             self.handled.notify_waiters();
         }
     }
 
-    /// One try, between what plugins do. What they refuse fails the batch: nothing of it was handled.
+    /// One attempt, with plugins before and after. If a plugin refuses an event, the whole batch fails:
+    /// nothing of it was handled.
     async fn attempt_batch(
         &self,
         batches: &Batches,
@@ -100,7 +113,7 @@ impl Listener {
         tried
     }
 
-    /// Tries until all are settled, or leaves in `batch` what is to be given back.
+    /// Retries until all events are settled, or leaves in `batch` those to be returned.
     async fn handle_batch(
         &self,
         batches: &Batches,
@@ -118,10 +131,10 @@ impl Listener {
         while !batch.is_empty() {
             let last = waits.failures() + 1 >= policy.attempts.max(1);
             if last && waits.failures() > 0 && batch.len() > 1 {
-                return self.handle_each_alone(batch, waits.failures() + 1, phase).await;
+                return self.handle_singly(batch, waits.failures() + 1, phase).await;
             }
             let messages: Vec<_> = batch.iter().map(|one| Arc::clone(&one.message)).collect();
-            // Within: reading the events and making the handler's future may panic too.
+            // Decoding the events and creating the handler's future may panic too.
             let tried = catch_panic(self.attempt_batch(batches, messages)).await;
             let failure = match tried {
                 Ok(Ok(())) => {
@@ -166,15 +179,16 @@ impl Listener {
         }
     }
 
-    /// The last try: one by one, so that one event that cannot be handled takes no other with it.
-    async fn handle_each_alone(
+    /// The last attempt: one by one, so that one event that cannot be handled does not dead-letter the
+    /// others.
+    async fn handle_singly(
         &self,
         batch: &mut Vec<Delivery<EventMessage>>,
         attempt: u32,
         phase: &mut watch::Receiver<Phase>,
     ) {
         for delivery in batch.drain(..) {
-            // Those that are not begun are given back.
+            // Those not yet started are returned.
             if self.takes_no_more(phase) {
                 return;
             }
@@ -188,7 +202,7 @@ impl Listener {
     }
 }
 
-/// Settles those of which `end` says how they ended, and keeps the others, in order.
+/// Settles the deliveries for which `end` returns how they ended. Keeps the others, in order.
 fn settle_where(
     batch: &mut Vec<Delivery<EventMessage>>,
     mut end: impl FnMut(usize, &Arc<EventMessage>) -> Option<End>,

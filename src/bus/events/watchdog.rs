@@ -1,4 +1,4 @@
-//! Listeners that stand still although there is work are begun anew.
+//! Restarts listeners that are stalled: the broker has events for them, and they take none.
 
 use std::{
     sync::{Arc, Weak},
@@ -11,25 +11,26 @@ use tokio::{sync::watch, time::timeout};
 use super::listener::Listener;
 use crate::bus::shared::{Inner, Phase, Progress, drained};
 
-/// How often the listeners are looked at.
+/// The time between two checks of a listener.
 const INTERVAL: Duration = Duration::from_secs(15);
-/// At so many looks in a row there must be work that does not become less. A stream may hold events
-/// that the listener does not want, and passes over: those come and go.
-const LOOKS: u32 = 4;
-/// How long the broker may take to say how far a listener is behind.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How many consecutive checks must find a backlog that does not shrink. A stream may hold events that
+/// the listener skips; those come and go.
+const CHECKS: u32 = 4;
+/// How long the broker may take to report a listener's lag.
+const LAG_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What was seen of a listener last time.
+/// The result of the previous check of a listener.
 #[derive(Default)]
 struct Seen {
     began: u64,
     waiting: u64,
-    /// At how many looks in a row there was work, and none was taken.
+    /// How many consecutive checks have found a backlog of which nothing was taken.
     suspicious: u32,
 }
 
-/// Looks at a listener now and then, until the bus drains. It stands still if at several looks in a
-/// row the broker has events for it, it takes none, handles none, and is not waiting for the broker.
+/// Checks a listener periodically until the bus drains. A listener is stalled if several consecutive
+/// checks find that the broker has events for it while it takes none, handles none, and is not waiting
+/// for the broker.
 pub(super) async fn watch_over(
     listener: Weak<Listener>,
     inner: Weak<Inner>,
@@ -51,32 +52,34 @@ pub(super) async fn watch_over(
             continue;
         }
         let Some(waiting) = waiting(&listener).await else {
-            // The transport cannot tell, ever.
+            // The transport cannot report lag at all.
             return;
         };
         let stuck = waiting > 0 && (seen.suspicious == 0 || waiting >= seen.waiting);
         seen.waiting = waiting;
         seen.suspicious = if stuck { seen.suspicious + 1 } else { 0 };
-        if seen.suspicious >= LOOKS {
+        if seen.suspicious >= CHECKS {
             seen.suspicious = 0;
-            let why =
-                format!("{waiting} events wait, and none was taken for {:?}", INTERVAL * LOOKS);
-            tracing::error!(listener = %listener.spec.listener, waiting, "a listener stands still; it begins anew");
+            let why = format!(
+                "{waiting} events are waiting, and none was taken for {:?}",
+                INTERVAL * CHECKS
+            );
+            tracing::error!(listener = %listener.spec.listener, waiting, "a listener is stalled; restarting it");
             progress.stalls(&why);
             progress.renew.notify_one();
         }
     }
 }
 
-/// How many events wait for a listener; `None` if the transport cannot tell. While the broker does not
-/// answer, nobody can take events, and nothing is to be suspected.
+/// Returns how many events are waiting for a listener, or `None` if the transport cannot report it.
+/// Returns 0 while the broker does not answer: the listener cannot be blamed then.
 async fn waiting(listener: &Listener) -> Option<u64> {
     let spec = LagSpec {
         service: listener.spec.service.clone(),
         listener: listener.spec.listener.clone(),
         events: listener.spec.events.clone(),
     };
-    match timeout(PATIENCE, listener.event.lag(spec)).await {
+    match timeout(LAG_TIMEOUT, listener.event.lag(spec)).await {
         Ok(Ok(lag)) => Some(lag.waiting),
         Ok(Err(error)) if error.kind() == ErrorKind::Unsupported => None,
         Ok(Err(_)) | Err(_) => Some(0),

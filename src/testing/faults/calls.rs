@@ -13,8 +13,8 @@ use lightbus_core::{
 
 use super::{At, Fault, Faults, away, path};
 use crate::testing::{
+    intercept::{self, Interceptor},
     layer::delegate_transport,
-    relay::{self, Pass},
 };
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl RpcTransport for Calls {
         let flow = spec.flow;
         let subscription = self.inner.serve(spec).await?;
         let taking = Taking { faults: self.faults.clone(), broken: AtomicBool::new(false) };
-        Ok(relay::calls(subscription, Arc::clone(&self.inner), flow, taking))
+        Ok(intercept::calls(subscription, Arc::clone(&self.inner), flow, taking))
     }
 }
 
@@ -56,7 +56,7 @@ struct Taking {
     broken: AtomicBool,
 }
 
-impl Pass<RpcMessage> for Taking {
+impl Interceptor<RpcMessage> for Taking {
     fn fetching(&self) -> Result<()> {
         if self.broken.swap(false, Ordering::AcqRel) { Err(away(Retry::Safe)) } else { Ok(()) }
     }

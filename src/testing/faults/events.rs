@@ -9,7 +9,7 @@ use lightbus_core::{
     transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec},
 };
 
-use super::{At, Fault, Faults, away, listening::Listening, path};
+use super::{At, Fault, Faults, away, listening::FaultyListener, path};
 use crate::testing::layer::delegate_transport;
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl EventTransport for Events {
         let (flow, group) = (spec.flow, spec.group());
         let subscription = self.inner.listen(spec).await?;
         let ordered = self.inner.capabilities().ordered;
-        let source = Listening::new(subscription, self.faults.clone(), group, ordered);
+        let source = FaultyListener::new(subscription, self.faults.clone(), group, ordered);
         Ok(Subscription::spawn(source, flow))
     }
 

@@ -23,7 +23,7 @@ use super::{At, Fault, Faults, away, path};
 /// An event's delivery fails at most this often in a row: in the end it comes.
 const MOST_DROPS: u32 = 5;
 
-pub(super) struct Listening {
+pub(super) struct FaultyListener {
     inner: AsyncMutex<Option<Subscription<EventMessage>>>,
     queue: Mutex<Queue>,
     faults: Faults,
@@ -50,11 +50,11 @@ struct Queue {
 struct Waiting {
     from: Option<Instant>,
     message: Arc<EventMessage>,
-    held: Arc<Held>,
+    held: Arc<SharedDelivery>,
 }
 
 /// A delivery of the subscription below, which may be handed out more than once.
-pub(super) struct Held {
+pub(super) struct SharedDelivery {
     ack: Mutex<Option<AckHandle>>,
     /// How many of its deliveries are neither settled nor forgotten.
     open: AtomicUsize,
@@ -64,7 +64,7 @@ pub(super) struct Held {
     tried: AtomicBool,
 }
 
-impl Held {
+impl SharedDelivery {
     fn take(&self) -> Option<AckHandle> {
         self.ack.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -88,7 +88,7 @@ impl Held {
 
 impl Queue {
     /// What may be handed out now: for each API in the order in which it came.
-    fn ready(&mut self, max: usize) -> Vec<(Arc<EventMessage>, Arc<Held>)> {
+    fn ready(&mut self, max: usize) -> Vec<(Arc<EventMessage>, Arc<SharedDelivery>)> {
         let now = Instant::now();
         let mut ready = Vec::new();
         let mut index = 0;
@@ -112,7 +112,7 @@ impl Queue {
     }
 }
 
-impl Listening {
+impl FaultyListener {
     pub(super) fn new(
         inner: Subscription<EventMessage>,
         faults: Faults,
@@ -160,7 +160,7 @@ impl Listening {
         }
         from = from.max(queue.api_from.get(&message.api).copied());
         let again = self.faults.happens(Fault::Redeliver, &at("delivering"));
-        let held = Arc::new(Held {
+        let held = Arc::new(SharedDelivery {
             ack: Mutex::new(Some(ack)),
             open: AtomicUsize::new(1 + usize::from(again)),
             number,
@@ -179,11 +179,11 @@ impl Listening {
 }
 
 #[async_trait]
-impl Source for Listening {
+impl Source for FaultyListener {
     type Message = EventMessage;
-    type Token = Arc<Held>;
+    type Token = Arc<SharedDelivery>;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, Arc<Held>)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, Arc<SharedDelivery>)>> {
         let mut inner = self.inner.lock().await;
         let Some(subscription) = inner.as_mut() else {
             return Err(Error::closed("the subscription"));
@@ -230,7 +230,7 @@ impl Source for Listening {
         }
     }
 
-    async fn settle(&self, settled: &[(Arc<Held>, Outcome)]) -> Result<()> {
+    async fn settle(&self, settled: &[(Arc<SharedDelivery>, Outcome)]) -> Result<()> {
         let mut breaks = false;
         for (held, _) in settled {
             // Each has one chance, whichever others it is settled with; one break is enough for all.

@@ -1,10 +1,10 @@
 //! Things that go wrong on purpose: the same ones for the same seed.
 
 mod calls;
-mod dice;
 mod events;
 mod listening;
 mod results;
+mod rng;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use lightbus_core::{
 };
 
 use super::layer::{self, Layer};
-use dice::{Happened, Numbers, roll};
+use rng::{Happened, Numbers, roll};
 
 /// Sets the seed of all [`Faults`] from outside.
 pub const SEED_VARIABLE: &str = "LIGHTBUS_TEST_SEED";

@@ -3,7 +3,7 @@
 use lightbus_core::Name;
 use tokio::sync::watch;
 
-use super::{Once, Running, Task, Work};
+use super::{Once, RunningTask, Task, Work};
 use crate::bus::shared::{Bus, HandlerResult, Phase, catch_panic, drained};
 
 impl Bus {
@@ -38,7 +38,7 @@ impl Bus {
     }
 }
 
-impl Running {
+impl RunningTask {
     pub(super) async fn background(self, once: Once, mut phase: watch::Receiver<Phase>) {
         let Some(inner) = self.inner.upgrade() else { return };
         let bus = Bus { inner };

@@ -125,7 +125,7 @@ impl Added {
     /// Works until the bus drains.
     async fn run(self, inner: Weak<Inner>, phase: watch::Receiver<Phase>) {
         let Self { name, work, at_once, shut_down, progress } = self;
-        let task = Running { name, inner, progress };
+        let task = RunningTask { name, inner, progress };
         match work {
             Work::Repeated(schedule, job) => {
                 task.repeat(schedule, job, phase, at_once, shut_down).await
@@ -136,13 +136,13 @@ impl Added {
 }
 
 /// A task at work.
-struct Running {
+struct RunningTask {
     name: Name,
     inner: Weak<Inner>,
     progress: Arc<Progress>,
 }
 
-impl Running {
+impl RunningTask {
     /// Logs a failure; ends the process if that is what it means.
     fn failed(&self, reason: String, shut_down: bool) {
         tracing::error!(task = %self.name, reason, "a task failed");

@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Job, Running, Schedule, Task, Work, job};
+use super::{Job, RunningTask, Schedule, Task, Work, job};
 use crate::bus::shared::{Bus, HandlerResult, Phase, catch_panic, cut_off, drained};
 
 /// Every so often.
@@ -79,7 +79,7 @@ impl Bus {
     }
 }
 
-impl Running {
+impl RunningTask {
     pub(super) async fn repeat(
         self,
         mut schedule: Box<dyn Schedule>,

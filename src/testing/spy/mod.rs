@@ -9,31 +9,31 @@ use std::sync::Arc;
 
 use lightbus_core::transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport};
 
-use super::{hub::Hub, layer::Layer};
+use super::{layer::Layer, test_state::TestState};
 
 /// Looks on, for one process of a test.
 #[derive(Clone, Debug)]
-pub(super) struct Tap {
-    pub(super) hub: Arc<Hub>,
+pub(super) struct Spy {
+    pub(super) state: Arc<TestState>,
     /// Whether what it sends counts as done by the test itself: not recorded, never refused.
     pub(super) outside: bool,
 }
 
-impl Layer for Tap {
+impl Layer for Spy {
     fn rpc(&self, inner: Arc<dyn RpcTransport>) -> Arc<dyn RpcTransport> {
-        Arc::new(rpc::Calls { inner, tap: self.clone() })
+        Arc::new(rpc::Calls { inner, spy: self.clone() })
     }
 
     fn result(&self, inner: Arc<dyn ResultTransport>) -> Arc<dyn ResultTransport> {
-        self.hub.add_results(Arc::clone(&inner));
+        self.state.add_results(Arc::clone(&inner));
         inner
     }
 
     fn event(&self, inner: Arc<dyn EventTransport>) -> Arc<dyn EventTransport> {
-        Arc::new(event::Events { inner, tap: self.clone() })
+        Arc::new(event::Events { inner, spy: self.clone() })
     }
 
     fn schema(&self, inner: Arc<dyn SchemaTransport>) -> Arc<dyn SchemaTransport> {
-        Arc::new(schema::Schemas { inner, tap: self.clone() })
+        Arc::new(schema::Schemas { inner, spy: self.clone() })
     }
 }

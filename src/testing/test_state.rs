@@ -18,15 +18,15 @@ use lightbus_core::{
 
 use super::{
     called::shown,
-    flight::{Flight, Ticket, Work},
+    in_flight::{InFlight, Ticket, Work},
     mocks::Mocks,
     record::Record,
 };
 use crate::{bus::TestProbe, schema::SchemaStore};
 
 /// What all processes of a test share.
-pub(super) struct Hub {
-    pub(super) flight: Arc<Flight>,
+pub(super) struct TestState {
+    pub(super) in_flight: Arc<InFlight>,
     pub(super) record: Record,
     pub(super) mocks: Mocks,
     pub(super) policy: Policy,
@@ -54,10 +54,10 @@ struct State {
     last_listener: u64,
 }
 
-impl Hub {
+impl TestState {
     pub(super) fn new(keep: usize, policy: Policy) -> Self {
         Self {
-            flight: Arc::default(),
+            in_flight: Arc::default(),
             record: Record::new(keep),
             mocks: Mocks::default(),
             policy,
@@ -143,7 +143,7 @@ impl Hub {
     }
 
     pub(super) fn add_listener(&self, transport: Arc<dyn EventTransport>, spec: ListenSpec) -> u64 {
-        self.flight.joined(&spec);
+        self.in_flight.joined(&spec);
         let mut state = self.state();
         state.last_listener += 1;
         let number = state.last_listener;
@@ -154,7 +154,7 @@ impl Hub {
     pub(super) fn remove_listener(&self, number: u64) {
         let removed = self.state().listeners.remove(&number);
         if let Some((_, spec)) = removed {
-            self.flight.left(&spec);
+            self.in_flight.left(&spec);
         }
     }
 
@@ -202,9 +202,9 @@ pub(super) enum Known {
     No,
 }
 
-impl fmt::Debug for Hub {
+impl fmt::Debug for TestState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("policy", &self.policy).finish_non_exhaustive()
+        f.debug_struct("TestState").field("policy", &self.policy).finish_non_exhaustive()
     }
 }
 
@@ -214,14 +214,14 @@ fn or_none(text: &str) -> &str {
 
 /// A process' view of the test that it is part of: held by its bus.
 pub(super) struct Probe {
-    hub: Arc<Hub>,
+    state: Arc<TestState>,
     /// Which mocks this process' bus has the schemas of.
     seen: AtomicU64,
 }
 
 impl Probe {
-    pub(super) fn new(hub: &Arc<Hub>) -> Self {
-        Self { hub: Arc::clone(hub), seen: AtomicU64::new(0) }
+    pub(super) fn new(state: &Arc<TestState>) -> Self {
+        Self { state: Arc::clone(state), seen: AtomicU64::new(0) }
     }
 }
 
@@ -234,10 +234,10 @@ impl TestProbe for Probe {
         fields: &Arguments,
         schema: &SchemaStore,
     ) -> Result<Box<dyn Any + Send>> {
-        self.hub.check_call(api, procedure, fields)?;
-        let ticket = self.hub.flight.begin(Work::Call, format!("{api}.{procedure}"));
+        self.state.check_call(api, procedure, fields)?;
+        let ticket = self.state.in_flight.begin(Work::Call, format!("{api}.{procedure}"));
         // Mocks that came since the schemas were read have brought theirs.
-        let now = self.hub.mocks.generation();
+        let now = self.state.mocks.generation();
         if self.seen.load(Ordering::Acquire) != now {
             schema.load().await?;
             self.seen.store(now, Ordering::Release);
@@ -253,21 +253,21 @@ impl fmt::Debug for Probe {
 }
 
 /// The procedures that a worker's process has taken, each counted until it is settled.
-pub(super) struct Running {
-    hub: Arc<Hub>,
+pub(super) struct ProceduresInFlight {
+    state: Arc<TestState>,
     apis: Vec<Name>,
     tickets: Mutex<HashMap<Name, Ticket>>,
 }
 
-impl Running {
-    pub(super) fn new(hub: &Arc<Hub>, apis: Vec<Name>) -> Self {
-        hub.serves(&apis);
-        Self { hub: Arc::clone(hub), apis, tickets: Mutex::default() }
+impl ProceduresInFlight {
+    pub(super) fn new(state: &Arc<TestState>, apis: Vec<Name>) -> Self {
+        state.serves(&apis);
+        Self { state: Arc::clone(state), apis, tickets: Mutex::default() }
     }
 
     pub(super) fn begin(&self, call: &RpcMessage) {
         let what = format!("{}.{}", call.api, call.procedure);
-        let ticket = self.hub.flight.begin(Work::Procedure, what);
+        let ticket = self.state.in_flight.begin(Work::Procedure, what);
         self.lock().insert(Name::clone(&call.id), ticket);
     }
 
@@ -281,8 +281,8 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for ProceduresInFlight {
     fn drop(&mut self) {
-        self.hub.serves_no_more(&self.apis);
+        self.state.serves_no_more(&self.apis);
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, futures::Notified};
 const NAMED: usize = 10;
 
 #[derive(Debug, Default)]
-pub(super) struct Flight {
+pub(super) struct InFlight {
     state: Mutex<State>,
     changed: Notify,
 }
@@ -43,7 +43,7 @@ pub(super) enum Work {
 /// Ends a piece of work when it is dropped.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    flight: Arc<Flight>,
+    in_flight: Arc<InFlight>,
     number: u64,
 }
 
@@ -72,13 +72,13 @@ impl Group {
     }
 }
 
-impl Flight {
+impl InFlight {
     pub(super) fn begin(self: &Arc<Self>, work: Work, what: String) -> Ticket {
         let mut state = self.lock();
         state.begun += 1;
         let number = state.begun;
         state.work.insert(number, (work, what));
-        Ticket { flight: Arc::clone(self), number }
+        Ticket { in_flight: Arc::clone(self), number }
     }
 
     /// Events are about to be sent: every listener is to get them. Counted before, because they may be
@@ -252,8 +252,8 @@ fn list(text: &mut String, what: &str, mut names: impl Iterator<Item = String>) 
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.flight.lock().work.remove(&self.number);
-        self.flight.changed.notify_waiters();
+        self.in_flight.lock().work.remove(&self.number);
+        self.in_flight.changed.notify_waiters();
     }
 }
 
@@ -282,61 +282,61 @@ mod tests {
 
     #[test]
     fn work_ends_with_its_ticket() {
-        let flight = Arc::new(Flight::default());
-        let call = flight.begin(Work::Call, "auth.slow".to_owned());
-        assert!(!flight.is_idle());
-        assert!(flight.describe().contains("wait for their results: auth.slow"));
+        let in_flight = Arc::new(InFlight::default());
+        let call = in_flight.begin(Work::Call, "auth.slow".to_owned());
+        assert!(!in_flight.is_idle());
+        assert!(in_flight.describe().contains("wait for their results: auth.slow"));
         drop(call);
-        assert!(flight.is_idle());
+        assert!(in_flight.is_idle());
     }
 
     #[test]
     fn an_event_is_in_flight_until_every_group_has_settled_it() {
-        let flight = Flight::default();
-        flight.expect(&[event("0")]);
-        assert!(flight.is_idle(), "nobody listens");
+        let in_flight = InFlight::default();
+        in_flight.expect(&[event("0")]);
+        assert!(in_flight.is_idle(), "nobody listens");
         let (spec, group) = (spec(), Name::from("mail-watch"));
-        flight.joined(&spec);
-        flight.expect(&[event("1")]);
-        assert!(flight.describe().contains("auth.seen 1 (not delivered yet)"));
-        flight.delivered(&group, &event("1"));
-        assert!(flight.describe().contains("not acknowledged"));
-        flight.settled(&group, &"1".into(), false);
-        assert!(!flight.is_idle(), "it comes again");
-        flight.delivered(&group, &event("1"));
-        flight.delivered(&group, &event("1"));
-        flight.settled(&group, &"1".into(), true);
-        assert!(!flight.is_idle(), "a second delivery is being handled");
-        flight.settled(&group, &"1".into(), true);
-        assert!(flight.is_idle());
+        in_flight.joined(&spec);
+        in_flight.expect(&[event("1")]);
+        assert!(in_flight.describe().contains("auth.seen 1 (not delivered yet)"));
+        in_flight.delivered(&group, &event("1"));
+        assert!(in_flight.describe().contains("not acknowledged"));
+        in_flight.settled(&group, &"1".into(), false);
+        assert!(!in_flight.is_idle(), "it comes again");
+        in_flight.delivered(&group, &event("1"));
+        in_flight.delivered(&group, &event("1"));
+        in_flight.settled(&group, &"1".into(), true);
+        assert!(!in_flight.is_idle(), "a second delivery is being handled");
+        in_flight.settled(&group, &"1".into(), true);
+        assert!(in_flight.is_idle());
     }
 
     #[test]
     fn a_listener_that_is_away_holds_nobody_up_until_it_is_back() {
-        let flight = Flight::default();
+        let in_flight = InFlight::default();
         let spec = spec();
-        flight.joined(&spec);
-        flight.left(&spec);
-        flight.expect(&[event("1")]);
-        assert!(flight.is_idle());
-        flight.joined(&spec);
-        assert!(!flight.is_idle());
+        in_flight.joined(&spec);
+        in_flight.left(&spec);
+        in_flight.expect(&[event("1")]);
+        assert!(in_flight.is_idle());
+        in_flight.joined(&spec);
+        assert!(!in_flight.is_idle());
     }
 
     #[test]
     fn what_was_not_confirmed_is_not_waited_for() {
-        let flight = Flight::default();
-        flight.joined(&spec());
-        flight.expect(&[event("1")]);
-        flight.unexpect(&[event("1")]);
-        assert!(flight.is_idle());
+        let in_flight = InFlight::default();
+        in_flight.joined(&spec());
+        in_flight.expect(&[event("1")]);
+        in_flight.unexpect(&[event("1")]);
+        assert!(in_flight.is_idle());
     }
 
     #[test]
     fn only_some_are_named() {
-        let flight = Arc::new(Flight::default());
+        let in_flight = Arc::new(InFlight::default());
         let _tickets: Vec<_> =
-            (0..25).map(|n| flight.begin(Work::Fire, format!("auth.e{n}"))).collect();
-        assert!(flight.describe().ends_with("auth.e9, and 15 more"), "{}", flight.describe());
+            (0..25).map(|n| in_flight.begin(Work::Fire, format!("auth.e{n}"))).collect();
+        assert!(in_flight.describe().ends_with("auth.e9, and 15 more"), "{}", in_flight.describe());
     }
 }

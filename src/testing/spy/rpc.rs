@@ -8,18 +8,18 @@ use lightbus_core::{
     transport::{RpcTransport, ServeSpec},
 };
 
-use super::Tap;
+use super::Spy;
 use crate::testing::{
     called::Called,
-    hub::Running,
+    intercept::{self, Interceptor},
     layer::delegate_transport,
-    relay::{self, Pass},
+    test_state::ProceduresInFlight,
 };
 
 #[derive(Debug)]
 pub(super) struct Calls {
     pub(super) inner: Arc<dyn RpcTransport>,
-    pub(super) tap: Tap,
+    pub(super) spy: Spy,
 }
 
 delegate_transport!(Calls);
@@ -27,11 +27,11 @@ delegate_transport!(Calls);
 #[async_trait]
 impl RpcTransport for Calls {
     async fn call(&self, call: RpcMessage) -> Result<()> {
-        let hub = &self.tap.hub;
-        let answer = hub.mocks.answer(&call.api, &call.procedure, &call.fields);
+        let state = &self.spy.state;
+        let answer = state.mocks.answer(&call.api, &call.procedure, &call.fields);
         let called = Called::new(&call, answer.is_some());
-        if !self.tap.outside {
-            hub.record.called(called.clone());
+        if !self.spy.outside {
+            state.record.called(called.clone());
         }
         let Some(answer) = answer else { return self.inner.call(call).await };
         let body = answer.give(called).await?;
@@ -41,18 +41,18 @@ impl RpcTransport for Calls {
             headers: Headers::new(),
             body,
         };
-        hub.reply(&call.return_path, result).await
+        state.reply(&call.return_path, result).await
     }
 
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
         let (apis, flow) = (spec.apis.clone(), spec.flow);
         let subscription = self.inner.serve(spec).await?;
-        let running = Running::new(&self.tap.hub, apis);
-        Ok(relay::calls(subscription, Arc::clone(&self.inner), flow, running))
+        let running = ProceduresInFlight::new(&self.spy.state, apis);
+        Ok(intercept::calls(subscription, Arc::clone(&self.inner), flow, running))
     }
 }
 
-impl Pass<RpcMessage> for Running {
+impl Interceptor<RpcMessage> for ProceduresInFlight {
     fn arrived(&self, call: Arc<RpcMessage>) -> Arc<RpcMessage> {
         self.begin(&call);
         call

@@ -9,18 +9,18 @@ use lightbus_core::{
     transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec},
 };
 
-use super::Tap;
+use super::Spy;
 use crate::testing::{
-    flight::Work,
-    hub::Hub,
+    in_flight::Work,
+    intercept::{self, Interceptor},
     layer::delegate_transport,
-    relay::{self, Pass},
+    test_state::TestState,
 };
 
 #[derive(Debug)]
 pub(super) struct Events {
     pub(super) inner: Arc<dyn EventTransport>,
-    pub(super) tap: Tap,
+    pub(super) spy: Spy,
 }
 
 delegate_transport!(Events);
@@ -28,15 +28,15 @@ delegate_transport!(Events);
 #[async_trait]
 impl EventTransport for Events {
     async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
-        let hub = &self.tap.hub;
-        if !self.tap.outside {
-            events.iter().try_for_each(|event| hub.check_event(event))?;
+        let state = &self.spy.state;
+        if !self.spy.outside {
+            events.iter().try_for_each(|event| state.check_event(event))?;
         }
-        let mut sending = Sending::begin(hub, events);
+        let mut sending = Sending::begin(state, events);
         let sent = self.inner.send(events).await?;
         sending.confirmed = true;
-        if !self.tap.outside {
-            hub.record.fired(events);
+        if !self.spy.outside {
+            state.record.fired(events);
         }
         Ok(sent)
     }
@@ -44,8 +44,8 @@ impl EventTransport for Events {
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
         let subscription = self.inner.listen(spec.clone()).await?;
         let flow = spec.flow;
-        let listening = Listening::new(&self.tap.hub, &self.inner, spec);
-        Ok(relay::events(subscription, flow, listening))
+        let listening = SpiedListener::new(&self.spy.state, &self.inner, spec);
+        Ok(intercept::events(subscription, flow, listening))
     }
 
     async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
@@ -97,12 +97,12 @@ impl EventTransport for Events {
         let letters = self.inner.dead_letters(service, listener, usize::MAX).await?;
         let retried = letters.into_iter().filter(|letter| ids.contains(&letter.id));
         let events: Vec<_> = retried.map(|letter| letter.event).collect();
-        let flight = &self.tap.hub.flight;
+        let in_flight = &self.spy.state.in_flight;
         // As with what is sent: it may be handled before this returns.
-        flight.expect_again(&format!("{service}-{listener}"), &events);
+        in_flight.expect_again(&format!("{service}-{listener}"), &events);
         let done = self.inner.requeue_dead_letters(service, listener, ids).await;
         if done.is_err() {
-            flight.unexpect(&events);
+            in_flight.unexpect(&events);
         }
         done
     }
@@ -110,59 +110,59 @@ impl EventTransport for Events {
 
 /// Events on their way to the broker. Dropped without a confirmation, they may never arrive.
 struct Sending<'a> {
-    hub: &'a Hub,
+    state: &'a TestState,
     events: &'a [EventMessage],
     confirmed: bool,
-    _tickets: Vec<crate::testing::flight::Ticket>,
+    _tickets: Vec<crate::testing::in_flight::Ticket>,
 }
 
 impl<'a> Sending<'a> {
-    fn begin(hub: &'a Hub, events: &'a [EventMessage]) -> Self {
-        let tickets = events
-            .iter()
-            .map(|event| hub.flight.begin(Work::Fire, format!("{}.{}", event.api, event.event)));
+    fn begin(state: &'a TestState, events: &'a [EventMessage]) -> Self {
+        let tickets = events.iter().map(|event| {
+            state.in_flight.begin(Work::Fire, format!("{}.{}", event.api, event.event))
+        });
         let tickets = tickets.collect();
-        hub.flight.expect(events);
-        Self { hub, events, confirmed: false, _tickets: tickets }
+        state.in_flight.expect(events);
+        Self { state, events, confirmed: false, _tickets: tickets }
     }
 }
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
         if !self.confirmed {
-            self.hub.flight.unexpect(self.events);
+            self.state.in_flight.unexpect(self.events);
         }
     }
 }
 
 /// A process that listens, until its subscription ends.
-struct Listening {
-    hub: Arc<Hub>,
+struct SpiedListener {
+    state: Arc<TestState>,
     group: Name,
     number: u64,
 }
 
-impl Listening {
-    fn new(hub: &Arc<Hub>, transport: &Arc<dyn EventTransport>, spec: ListenSpec) -> Self {
+impl SpiedListener {
+    fn new(state: &Arc<TestState>, transport: &Arc<dyn EventTransport>, spec: ListenSpec) -> Self {
         let group = spec.group();
-        let number = hub.add_listener(Arc::clone(transport), spec);
-        Self { hub: Arc::clone(hub), group, number }
+        let number = state.add_listener(Arc::clone(transport), spec);
+        Self { state: Arc::clone(state), group, number }
     }
 }
 
-impl Pass<EventMessage> for Listening {
+impl Interceptor<EventMessage> for SpiedListener {
     fn arrived(&self, event: Arc<EventMessage>) -> Arc<EventMessage> {
-        self.hub.flight.delivered(&self.group, &event);
+        self.state.in_flight.delivered(&self.group, &event);
         event
     }
 
     fn settled(&self, event: &EventMessage, outcome: &Outcome) {
-        self.hub.flight.settled(&self.group, &event.id, *outcome != Outcome::Retry);
+        self.state.in_flight.settled(&self.group, &event.id, *outcome != Outcome::Retry);
     }
 }
 
-impl Drop for Listening {
+impl Drop for SpiedListener {
     fn drop(&mut self) {
-        self.hub.remove_listener(self.number);
+        self.state.remove_listener(self.number);
     }
 }

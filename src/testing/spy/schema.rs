@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use lightbus_core::{Result, transport::SchemaTransport};
 use serde_json::value::RawValue;
 
-use super::Tap;
+use super::Spy;
 use crate::testing::layer::delegate_transport;
 
 #[derive(Debug)]
 pub(super) struct Schemas {
     pub(super) inner: Arc<dyn SchemaTransport>,
-    pub(super) tap: Tap,
+    pub(super) spy: Spy,
 }
 
 delegate_transport!(Schemas);
@@ -28,7 +28,7 @@ impl SchemaTransport for Schemas {
     }
 
     async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
-        let mut schemas = self.tap.hub.mocks.schemas()?;
+        let mut schemas = self.spy.state.mocks.schemas()?;
         // Who really serves an API knows better.
         schemas.extend(self.inner.load().await?);
         Ok(schemas)

@@ -14,8 +14,8 @@ use lightbus_core::{
 use tokio::sync::Mutex as AsyncMutex;
 
 /// What is done with the messages of a subscription.
-pub(super) trait Pass<M>: Send + Sync + 'static {
-    /// The relay is about to ask for messages. A temporary error is a broker that is away.
+pub(super) trait Interceptor<M>: Send + Sync + 'static {
+    /// The intercept is about to ask for messages. A temporary error is a broker that is away.
     fn fetching(&self) -> Result<()> {
         Ok(())
     }
@@ -32,9 +32,9 @@ pub(super) trait Pass<M>: Send + Sync + 'static {
 pub(super) fn events(
     inner: Subscription<EventMessage>,
     flow: FlowControl,
-    pass: impl Pass<EventMessage>,
+    pass: impl Interceptor<EventMessage>,
 ) -> Subscription<EventMessage> {
-    Subscription::spawn(Relay::<_, _, true>::new(inner, pass, None), flow)
+    Subscription::spawn(Intercepted::<_, _, true>::new(inner, pass, None), flow)
 }
 
 /// Hands on the calls of a subscription. Those that nobody has seen when it ends are called again by
@@ -43,9 +43,9 @@ pub(super) fn calls(
     inner: Subscription<RpcMessage>,
     rpc: Arc<dyn RpcTransport>,
     flow: FlowControl,
-    pass: impl Pass<RpcMessage>,
+    pass: impl Interceptor<RpcMessage>,
 ) -> Subscription<RpcMessage> {
-    Subscription::spawn(Relay::<_, _, false>::new(inner, pass, Some(rpc)), flow)
+    Subscription::spawn(Intercepted::<_, _, false>::new(inner, pass, Some(rpc)), flow)
 }
 
 /// A message that can be relayed.
@@ -63,7 +63,7 @@ impl Message for RpcMessage {
     }
 }
 
-struct Relay<M, P, const REDELIVERS: bool> {
+struct Intercepted<M, P, const REDELIVERS: bool> {
     inner: AsyncMutex<Option<Subscription<M>>>,
     pass: P,
     put_back: Option<Arc<dyn RpcTransport>>,
@@ -71,18 +71,18 @@ struct Relay<M, P, const REDELIVERS: bool> {
 }
 
 /// A delivery of the subscription below.
-struct Held<M> {
+struct InnerDelivery<M> {
     message: Arc<M>,
     ack: Mutex<Option<AckHandle>>,
 }
 
-impl<M: Message, P: Pass<M>, const REDELIVERS: bool> Relay<M, P, REDELIVERS> {
+impl<M: Message, P: Interceptor<M>, const REDELIVERS: bool> Intercepted<M, P, REDELIVERS> {
     fn new(inner: Subscription<M>, pass: P, put_back: Option<Arc<dyn RpcTransport>>) -> Self {
         let inner = AsyncMutex::new(Some(inner));
         Self { inner, pass, put_back, ended: AtomicBool::new(false) }
     }
 
-    async fn settle_one(&self, held: &Held<M>, outcome: &Outcome) -> Result<()> {
+    async fn settle_one(&self, held: &InnerDelivery<M>, outcome: &Outcome) -> Result<()> {
         let ack = held.ack.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Settling twice does no harm.
         let Some(ack) = ack else { return Ok(()) };
@@ -99,13 +99,15 @@ impl<M: Message, P: Pass<M>, const REDELIVERS: bool> Relay<M, P, REDELIVERS> {
 }
 
 #[async_trait]
-impl<M: Message, P: Pass<M>, const REDELIVERS: bool> Source for Relay<M, P, REDELIVERS> {
+impl<M: Message, P: Interceptor<M>, const REDELIVERS: bool> Source
+    for Intercepted<M, P, REDELIVERS>
+{
     type Message = M;
-    type Token = Arc<Held<M>>;
+    type Token = Arc<InnerDelivery<M>>;
 
     const REDELIVERS: bool = REDELIVERS;
 
-    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<M>, Arc<Held<M>>)>> {
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<M>, Arc<InnerDelivery<M>>)>> {
         self.pass.fetching()?;
         let mut inner = self.inner.lock().await;
         let subscription = inner.as_mut().filter(|_| !self.ended.load(Ordering::Acquire));
@@ -122,8 +124,10 @@ impl<M: Message, P: Pass<M>, const REDELIVERS: bool> Source for Relay<M, P, REDE
             match delivery {
                 Ok(Delivery { message, ack, .. }) => {
                     let arrived = self.pass.arrived(Arc::clone(&message));
-                    messages
-                        .push((arrived, Arc::new(Held { message, ack: Mutex::new(Some(ack)) })));
+                    messages.push((
+                        arrived,
+                        Arc::new(InnerDelivery { message, ack: Mutex::new(Some(ack)) }),
+                    ));
                 }
                 Err(error) if messages.is_empty() => return Err(error),
                 // What came before it is handed on first. After an error nothing comes any more.
@@ -133,7 +137,7 @@ impl<M: Message, P: Pass<M>, const REDELIVERS: bool> Source for Relay<M, P, REDE
         Ok(messages)
     }
 
-    async fn settle(&self, settled: &[(Arc<Held<M>>, Outcome)]) -> Result<()> {
+    async fn settle(&self, settled: &[(Arc<InnerDelivery<M>>, Outcome)]) -> Result<()> {
         // At once, so that the subscription below can settle them together.
         let all = settled.iter().map(|(held, outcome)| self.settle_one(held, outcome));
         join_all(all).await.into_iter().collect()
