@@ -15,8 +15,8 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::{
-    cli::{Bench, BenchKind, Global},
-    connect,
+    cli::{Bench, BenchKind},
+    context::Context,
     failure::{Failure, code},
     output,
 };
@@ -45,8 +45,8 @@ impl Echo for Service {
     }
 }
 
-pub(crate) async fn run(global: &Global, command: Bench) -> Result<(), Failure> {
-    let server = connect::builder(global).await?.service_name("lightbus-bench").connect().await?;
+pub(crate) async fn run(context: &Context, command: Bench) -> Result<(), Failure> {
+    let server = context.builder().await?.service_name("lightbus-bench").connect().await?;
     let others = server.remote_apis().await?;
     if !command.shared && others.iter().any(|api| &**api != EchoClient::contract().name) {
         return Err(Failure::Failed(format!(
@@ -57,7 +57,7 @@ pub(crate) async fn run(global: &Global, command: Bench) -> Result<(), Failure> 
     }
     // Without a broker there is one process only.
     let client = if server.require_shared().is_ok() {
-        connect::builder(global).await?.service_name("lightbus-bench").connect().await?
+        context.builder().await?.service_name("lightbus-bench").connect().await?
     } else {
         server.clone()
     };
@@ -68,7 +68,7 @@ pub(crate) async fn run(global: &Global, command: Bench) -> Result<(), Failure> 
     let (count, errors, took, latency) = outcome?;
     client.close().await?;
     server.close().await?;
-    show(global, &command, count, errors, took, &latency)
+    show(context, &command, count, errors, took, &latency)
 }
 
 type Outcome = (u64, u64, Duration, Histogram<u64>);
@@ -173,7 +173,7 @@ fn gather(done: Vec<Joined>, took: Duration) -> Result<Outcome, Failure> {
 }
 
 fn show(
-    global: &Global,
+    context: &Context,
     command: &Bench,
     count: u64,
     errors: u64,
@@ -187,7 +187,7 @@ fn show(
         BenchKind::Rpc => ("rpc", "calls"),
         BenchKind::Events => ("events", "events"),
     };
-    if global.json {
+    if context.json {
         output::line(
             &json!({
                 "kind": kind, "callers": command.callers, "size": command.size,

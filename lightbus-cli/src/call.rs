@@ -3,17 +3,11 @@
 use lightbus::ErrorKind;
 use serde_json::{Value, value::RawValue};
 
-use crate::{
-    arguments,
-    cli::{Call, Global},
-    connect,
-    failure::Failure,
-    output,
-};
+use crate::{arguments, cli::Call, context::Context, failure::Failure, output};
 
-pub(crate) async fn run(global: &Global, command: Call) -> Result<(), Failure> {
+pub(crate) async fn run(context: &Context, command: Call) -> Result<(), Failure> {
     let fields = arguments::typed(&command.arguments)?;
-    let bus = connect::bus(global).await?;
+    let bus = context.bus().await?;
     let mut call = bus.call::<Box<RawValue>>(&command.procedure, fields);
     if let Some(timeout) = command.timeout {
         call = call.timeout(timeout);
@@ -28,7 +22,7 @@ pub(crate) async fn run(global: &Global, command: Call) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     };
     match serde_json::from_str::<Value>(result.get()) {
-        Ok(value) if !global.json && console::user_attended() => output::value(global, &value)?,
+        Ok(value) if !context.json && console::user_attended() => output::value(context, &value)?,
         // Numbers and the order of keys stay as they came.
         _ => output::line(result.get())?,
     }

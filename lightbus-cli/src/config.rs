@@ -1,29 +1,23 @@
 //! `lightbus config`.
 
-use lightbus::{
-    Bus,
-    config::{Origin, json_schema},
-};
+use lightbus::config::{Origin, json_schema_for};
 use serde_json::json;
 
-use crate::{
-    cli::{self, Global},
-    connect,
-    failure::Failure,
-    output,
-};
+use crate::{cli, context::Context, failure::Failure, output};
 
-pub(crate) fn run(global: &Global, command: &cli::Config) -> Result<(), Failure> {
+pub(crate) async fn run(context: &Context, command: &cli::Config) -> Result<(), Failure> {
     match command {
-        cli::Config::Schema => Ok(output::line(&format!("{:#}", json_schema()))?),
-        cli::Config::Check => check(global),
-        cli::Config::Show => show(global),
+        cli::Config::Schema => {
+            Ok(output::line(&format!("{:#}", json_schema_for(&context.registry())))?)
+        }
+        cli::Config::Check => check(context).await,
+        cli::Config::Show => show(context).await,
     }
 }
 
-fn check(global: &Global) -> Result<(), Failure> {
-    let warnings = Bus::builder().config(connect::config(global)?).check()?;
-    if global.json {
+async fn check(context: &Context) -> Result<(), Failure> {
+    let warnings = context.builder().await?.check()?;
+    if context.json {
         let warnings: Vec<_> = warnings
             .iter()
             .map(|warning| json!({ "path": warning.path, "message": warning.message }))
@@ -41,10 +35,10 @@ fn check(global: &Global) -> Result<(), Failure> {
     })?)
 }
 
-fn show(global: &Global) -> Result<(), Failure> {
-    let settings = connect::config(global)?.settings(&lightbus::registry());
+async fn show(context: &Context) -> Result<(), Failure> {
+    let settings = context.config().await?.settings(&context.registry());
     for setting in settings {
-        if global.json {
+        if context.json {
             let kind = match setting.origin {
                 Origin::Default => "default",
                 Origin::Program => "program",

@@ -4,8 +4,8 @@ use lightbus::{Bus, DeadLetter};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{self, Global, Letters},
-    connect,
+    cli::{self, Letters},
+    context::Context,
     failure::{FAILED, Failure},
     output, retry,
 };
@@ -14,18 +14,18 @@ use crate::{
 /// them in turn.
 const PAGE: usize = 500;
 
-pub(crate) async fn run(global: &Global, command: cli::Dlq) -> Result<(), Failure> {
-    let bus = connect::bus(global).await?;
+pub(crate) async fn run(context: &Context, command: cli::Dlq) -> Result<(), Failure> {
+    let bus = context.bus().await?;
     match command {
-        cli::Dlq::List { letters, limit } => list(global, &bus, &letters, limit).await?,
-        cli::Dlq::Show { letters } => show(global, &bus, &letters).await?,
+        cli::Dlq::List { letters, limit } => list(context, &bus, &letters, limit).await?,
+        cli::Dlq::Show { letters } => show(context, &bus, &letters).await?,
         cli::Dlq::Retry { letters, dry_run, all, rate } => {
             letters.must_say_which(all)?;
-            retry::run(global, &bus, &letters, dry_run, rate).await?;
+            retry::run(context, &bus, &letters, dry_run, rate).await?;
         }
         cli::Dlq::Purge { letters, dry_run, all } => {
             letters.must_say_which(all)?;
-            purge(global, &bus, &letters, dry_run).await?;
+            purge(context, &bus, &letters, dry_run).await?;
         }
     }
     bus.close().await?;
@@ -77,11 +77,11 @@ pub(crate) async fn pages(
     Ok(())
 }
 
-async fn list(global: &Global, bus: &Bus, letters: &Letters, most: usize) -> Result<(), Failure> {
+async fn list(context: &Context, bus: &Bus, letters: &Letters, most: usize) -> Result<(), Failure> {
     let mut left = most;
     pages(bus, letters, async |page| {
         for letter in page.iter().take(left) {
-            if global.json {
+            if context.json {
                 output::line(&as_json(bus, letter).to_string())?;
             } else {
                 output::line(&format!(
@@ -101,11 +101,11 @@ async fn list(global: &Global, bus: &Bus, letters: &Letters, most: usize) -> Res
     .await
 }
 
-async fn show(global: &Global, bus: &Bus, letters: &Letters) -> Result<(), Failure> {
+async fn show(context: &Context, bus: &Bus, letters: &Letters) -> Result<(), Failure> {
     let mut shown = 0;
     pages(bus, letters, async |page| {
         for letter in &page {
-            output::value(global, &as_json(bus, letter))?;
+            output::value(context, &as_json(bus, letter))?;
             shown += 1;
         }
         Ok(true)
@@ -119,7 +119,7 @@ async fn show(global: &Global, bus: &Bus, letters: &Letters) -> Result<(), Failu
 }
 
 async fn purge(
-    global: &Global,
+    context: &Context,
     bus: &Bus,
     letters: &Letters,
     dry_run: bool,
@@ -134,7 +134,7 @@ async fn purge(
         Ok(true)
     })
     .await?;
-    if global.json {
+    if context.json {
         let line = json!({ "found": found, "removed": removed, "dry_run": dry_run });
         output::line(&line.to_string())?;
     } else if dry_run {

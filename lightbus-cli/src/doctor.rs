@@ -5,21 +5,20 @@ use lightbus::transport::transport::{Finding, Severity};
 use serde_json::json;
 
 use crate::{
-    cli::Global,
-    connect,
+    context::Context,
     failure::{FAILED, Failure},
     output,
 };
 
-pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
-    let bus = connect::bus(global).await?;
-    let warnings = connect::builder(global).await?.check()?;
+pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
+    let bus = context.bus().await?;
+    let warnings = context.builder().await?.check()?;
     let mut problems = 0;
     for warning in warnings {
         let (what, path) = (format!("configuration: {warning}"), &warning.path);
         let cure = format!("remove `{path}`, or what it contradicts");
         let finding = Finding::warning(what, "it does not do what it seems to", cure);
-        show(global, "", &finding)?;
+        show(context, "", &finding)?;
     }
     for diagnosis in bus.admin().diagnose().await? {
         let at = format!("{} {}", diagnosis.transport, diagnosis.broker);
@@ -32,7 +31,7 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
         });
         for finding in findings {
             problems += u64::from(finding.severity == Severity::Problem);
-            show(global, &at, &finding)?;
+            show(context, &at, &finding)?;
         }
     }
     bus.close().await?;
@@ -42,13 +41,13 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
     }
 }
 
-fn show(global: &Global, at: &str, finding: &Finding) -> Result<(), Failure> {
+fn show(context: &Context, at: &str, finding: &Finding) -> Result<(), Failure> {
     let (word, colour) = match finding.severity {
         Severity::Good => ("good", style("good   ").green()),
         Severity::Warning => ("warning", style("warning").yellow()),
         Severity::Problem => ("problem", style("problem").red().bold()),
     };
-    if global.json {
+    if context.json {
         let line = json!({
             "severity": word, "broker": at, "what": finding.what,
             "consequence": finding.consequence, "cure": finding.cure,

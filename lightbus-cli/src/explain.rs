@@ -10,16 +10,11 @@ use lightbus::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    cli::{Explain, Global},
-    connect,
-    failure::Failure,
-    output,
-};
+use crate::{cli::Explain, context::Context, failure::Failure, output};
 
-pub(crate) async fn run(global: &Global, command: Explain) -> Result<(), Failure> {
-    let config = connect::config(global)?;
-    let bus = connect::bus(global).await?;
+pub(crate) async fn run(context: &Context, command: Explain) -> Result<(), Failure> {
+    let config = context.config().await?;
+    let bus = context.bus().await?;
     let (api, member, document) = find(&bus, &command.name).await?;
     let members = members(&document, member.as_deref());
     let asked = bus.admin().locate(&api, member.as_deref()).await?;
@@ -38,7 +33,7 @@ pub(crate) async fn run(global: &Global, command: Explain) -> Result<(), Failure
         ("checked when sent", policy.validate.outgoing.to_string()),
         ("checked when received", policy.validate.incoming.to_string()),
     ];
-    if global.json {
+    if context.json {
         let parts: Vec<_> = asked.iter().map(part_as_json).collect();
         let members: Vec<_> = members
             .iter()
@@ -71,7 +66,7 @@ pub(crate) async fn run(global: &Global, command: Explain) -> Result<(), Failure
 
 /// What of an API is queued and what is pending, by whom and for how long: of all, or of one event.
 pub(crate) async fn held(
-    global: &Global,
+    context: &Context,
     bus: &Bus,
     api: &str,
     event: Option<&str>,
@@ -80,7 +75,7 @@ pub(crate) async fn held(
     let document = bus.schema(api).await?.unwrap_or_default();
     complete(bus, api, &members(&document, event), &mut asked).await?;
     asked.retain(|part| part.kind == "events" || (part.kind == "calls" && event.is_none()));
-    if global.json {
+    if context.json {
         let on: Vec<_> = asked.iter().map(part_as_json).collect();
         output::line(&json!({ "api": api, "event": event, "on": on }).to_string())?;
         return Ok(());

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     arguments,
-    cli::{Fire, Global},
-    connect,
+    cli::Fire,
+    context::Context,
     failure::{FAILED, Failure},
     output,
 };
@@ -21,14 +21,14 @@ const LONGEST_LINE: usize = 16 * 1024 * 1024;
 /// How many lines are read before there is room for them.
 const READ_AHEAD: usize = 64;
 
-pub(crate) async fn run(global: &Global, command: Fire) -> Result<(), Failure> {
+pub(crate) async fn run(context: &Context, command: Fire) -> Result<(), Failure> {
     let fields = arguments::typed(&command.arguments)?;
-    let bus = connect::bus(global).await?;
+    let bus = context.bus().await?;
     if command.stdin {
-        from_lines(global, &bus, &command).await?;
+        from_lines(context, &bus, &command).await?;
     } else {
         let fired = bus.admin().fire_on_behalf(&command.event, fields).await?;
-        if global.json {
+        if context.json {
             let line = json!({ "id": &*fired.id, "native_id": &*fired.native_id });
             output::line(&line.to_string())?;
         } else {
@@ -42,7 +42,7 @@ pub(crate) async fn run(global: &Global, command: Fire) -> Result<(), Failure> {
 /// A line with its number; the number of a line that cannot be used comes with why.
 type Line = (u64, Result<Arguments, String>);
 
-async fn from_lines(global: &Global, bus: &Bus, command: &Fire) -> Result<(), Failure> {
+async fn from_lines(context: &Context, bus: &Bus, command: &Fire) -> Result<(), Failure> {
     let (sender, mut lines) = mpsc::channel(READ_AHEAD);
     // Not awaited: it ends with standard input, or when nobody takes its lines.
     drop(tokio::task::spawn_blocking(move || read(&sender)));
@@ -57,7 +57,7 @@ async fn from_lines(global: &Global, bus: &Bus, command: &Fire) -> Result<(), Fa
     let mut refuse = |number: u64, why: &str| {
         refused += 1;
         progress.suspend(|| {
-            if global.json {
+            if context.json {
                 eprintln!("{}", json!({ "line": number, "refused": why }));
             } else {
                 eprintln!("line {number}: {why}");
@@ -94,7 +94,7 @@ async fn from_lines(global: &Global, bus: &Bus, command: &Fire) -> Result<(), Fa
         }
     }
     progress.finish_and_clear();
-    if global.json {
+    if context.json {
         output::line(&json!({ "fired": fired, "refused": refused }).to_string())?;
     } else {
         output::line(&format!("fired {fired}, refused {refused}"))?;

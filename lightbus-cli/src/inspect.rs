@@ -12,8 +12,9 @@ use serde_json::Value;
 use serde_json_path::JsonPath;
 
 use crate::{
-    cli::{Global, Inspect},
-    connect, explain,
+    cli::Inspect,
+    context::Context,
+    explain,
     failure::{FAILED, Failure},
     output,
     validate::{Judge, Verdict},
@@ -26,14 +27,14 @@ const OVERLAP: Duration = Duration::from_secs(10);
 /// How many of the ids that were shown are remembered while following.
 const MOST_REMEMBERED: usize = 100_000;
 
-pub(crate) async fn run(global: &Global, command: Inspect) -> Result<(), Failure> {
+pub(crate) async fn run(context: &Context, command: Inspect) -> Result<(), Failure> {
     let filter = Filter::new(&command)?;
-    let mut printer = Printer::new(global, &command)?;
-    let bus = connect::bus(global).await?;
+    let mut printer = Printer::new(context, &command)?;
+    let bus = context.bus().await?;
     let apis = apis(&bus, &command).await?;
     if command.pending {
         for api in &apis {
-            explain::held(global, &bus, api, command.event.as_deref()).await?;
+            explain::held(context, &bus, api, command.event.as_deref()).await?;
         }
         bus.close().await?;
         return Ok(());
@@ -70,10 +71,10 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(global: &Global, command: &Inspect) -> Result<Self, Failure> {
+    fn new(context: &Context, command: &Inspect) -> Result<Self, Failure> {
         let judges = command.validate || command.schema.is_some();
         let judge = judges.then(|| Judge::new(command.schema.as_deref())).transpose()?;
-        Ok(Self { json: global.json, judge })
+        Ok(Self { json: context.json, judge })
     }
 
     async fn print(&mut self, bus: &Bus, event: &EventMessage) -> Result<(), Failure> {

@@ -8,12 +8,7 @@ use std::sync::{
 use lightbus::OnError;
 use tokio::sync::mpsc;
 
-use crate::{
-    cli::{Global, Listen},
-    connect,
-    failure::Failure,
-    output,
-};
+use crate::{cli::Listen, context::Context, failure::Failure, output};
 
 /// Why listening ends.
 enum End {
@@ -21,9 +16,9 @@ enum End {
     Output(std::io::Error),
 }
 
-pub(crate) async fn run(global: &Global, command: Listen) -> Result<(), Failure> {
-    let bus = connect::bus_of(global, &command.service).await?;
-    let (json, most) = (global.json, command.count.unwrap_or(u64::MAX));
+pub(crate) async fn run(context: &Context, command: Listen) -> Result<(), Failure> {
+    let bus = context.bus_of(&command.service).await?;
+    let (json, most) = (context.json, command.count.unwrap_or(u64::MAX));
     let begun = Arc::new(AtomicU64::new(0));
     let (ends, mut end) = mpsc::channel(1);
     let shower = bus.clone();

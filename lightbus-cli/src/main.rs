@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    lightbus_cli::main(lightbus::registry())
+    lightbus_cli::main(lightbus::registry)
 }

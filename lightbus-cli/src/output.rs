@@ -10,7 +10,7 @@ use console::style;
 use lightbus::{Bus, EventMessage};
 use serde_json::{Map, Value, json};
 
-use crate::{cli::Global, failure::Failure};
+use crate::{context::Context, failure::Failure};
 
 /// Prints a line.
 pub(crate) fn line(text: &str) -> io::Result<()> {
@@ -21,18 +21,19 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 }
 
 /// Prints a value: on one line for programs, over several for people.
-pub(crate) fn value(global: &Global, value: &Value) -> io::Result<()> {
-    if global.json || !io::stdout().is_terminal() {
+pub(crate) fn value(context: &Context, value: &Value) -> io::Result<()> {
+    if context.json || !io::stdout().is_terminal() {
         line(&value.to_string())
     } else {
         line(&format!("{value:#}"))
     }
 }
 
-pub(crate) fn version(global: &Global) -> Result<(), Failure> {
+pub(crate) fn version(context: &Context) -> Result<(), Failure> {
     let version = env!("CARGO_PKG_VERSION");
-    if global.json {
-        let transports: Vec<_> = lightbus::registry().names().collect();
+    if context.json {
+        let registry = context.registry();
+        let transports: Vec<_> = registry.names().collect();
         line(&json!({ "version": version, "transports": transports }).to_string())?;
     } else {
         line(version)?;

@@ -7,7 +7,8 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use crate::{
-    cli::{Global, Letters},
+    cli::Letters,
+    context::Context,
     dlq,
     failure::{FAILED, Failure, code},
     output,
@@ -19,7 +20,7 @@ const BATCH: u16 = 500;
 const MOST: usize = 100_000;
 
 pub(crate) async fn run(
-    global: &Global,
+    context: &Context,
     bus: &Bus,
     letters: &Letters,
     dry_run: bool,
@@ -28,10 +29,10 @@ pub(crate) async fn run(
     // All are found before the first goes back: one that fails again is set aside behind them, and
     // would go back again and again.
     let found = find(bus, letters).await?;
-    let mut retrying = Retrying { global, bus, letters, retried: 0, stayed: 0 };
+    let mut retrying = Retrying { context, bus, letters, retried: 0, stayed: 0 };
     let stopped = if dry_run { Ok(()) } else { retrying.all(&found, rate).await };
     let Retrying { retried, stayed, .. } = retrying;
-    if global.json {
+    if context.json {
         let line = json!({ "found": found.len(), "retried": retried, "dry_run": dry_run });
         output::line(&line.to_string())?;
     } else if dry_run {
@@ -63,7 +64,7 @@ async fn find(bus: &Bus, letters: &Letters) -> Result<Vec<DeadLetter>, Failure> 
 }
 
 struct Retrying<'a> {
-    global: &'a Global,
+    context: &'a Context,
     bus: &'a Bus,
     letters: &'a Letters,
     retried: usize,
@@ -108,7 +109,7 @@ impl Retrying<'_> {
 
     fn stays(&mut self, letter: &DeadLetter, error: &Error) {
         self.stayed += 1;
-        if self.global.json {
+        if self.context.json {
             let line =
                 json!({ "id": &*letter.id, "stays": error.to_string(), "code": code(error) });
             eprintln!("{line}");

@@ -9,24 +9,24 @@ use lightbus::{
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{self, Global},
-    connect,
+    cli,
+    context::Context,
     failure::{FAILED, Failure},
     output,
 };
 
-pub(crate) async fn run(global: &Global, command: cli::Schema) -> Result<(), Failure> {
+pub(crate) async fn run(context: &Context, command: cli::Schema) -> Result<(), Failure> {
     match command {
-        cli::Schema::Dump { apis, output } => dump(global, &apis, output.as_deref()).await,
-        cli::Schema::Load { file } => load(global, &file).await,
+        cli::Schema::Dump { apis, output } => dump(context, &apis, output.as_deref()).await,
+        cli::Schema::Load { file } => load(context, &file).await,
         cli::Schema::Diff { first, second: Some(second) } => {
-            show(global, &compare(&read(&first)?, &read(&second)?)).map(drop)
+            show(context, &compare(&read(&first)?, &read(&second)?)).map(drop)
         }
         cli::Schema::Diff { first, second: None } => {
-            against_the_bus(global, &first).await.map(drop)
+            against_the_bus(context, &first).await.map(drop)
         }
         cli::Schema::Check { file } => {
-            if against_the_bus(global, &file).await? {
+            if against_the_bus(context, &file).await? {
                 Err(Failure::Quiet(FAILED))
             } else {
                 Ok(())
@@ -35,8 +35,8 @@ pub(crate) async fn run(global: &Global, command: cli::Schema) -> Result<(), Fai
     }
 }
 
-async fn dump(global: &Global, only: &[String], to: Option<&Path>) -> Result<(), Failure> {
-    let bus = connect::bus(global).await?;
+async fn dump(context: &Context, only: &[String], to: Option<&Path>) -> Result<(), Failure> {
+    let bus = context.bus().await?;
     let mut documents = on_the_bus(&bus).await?;
     for api in only {
         if !documents.contains_key(api) {
@@ -66,14 +66,14 @@ async fn dump(global: &Global, only: &[String], to: Option<&Path>) -> Result<(),
     Ok(())
 }
 
-async fn load(global: &Global, file: &Path) -> Result<(), Failure> {
+async fn load(context: &Context, file: &Path) -> Result<(), Failure> {
     let schemas = read(file)?;
-    let bus = connect::bus(global).await?;
+    let bus = context.bus().await?;
     for schema in schemas.values() {
         bus.admin().publish_schema(schema).await?;
     }
     let apis: Vec<_> = schemas.keys().collect();
-    if global.json {
+    if context.json {
         output::line(&json!({ "loaded": apis }).to_string())?;
     } else {
         output::line(&format!("loaded the schemas of {} APIs", apis.len()))?;
@@ -82,13 +82,13 @@ async fn load(global: &Global, file: &Path) -> Result<(), Failure> {
 }
 
 /// Shows what a file would change; gives whether it would break somebody.
-async fn against_the_bus(global: &Global, file: &Path) -> Result<bool, Failure> {
+async fn against_the_bus(context: &Context, file: &Path) -> Result<bool, Failure> {
     let new = read(file)?;
-    let bus = connect::bus(global).await?;
+    let bus = context.bus().await?;
     let mut old = on_the_bus(&bus).await?;
     // The file speaks of its own APIs only.
     old.retain(|api, _| new.contains_key(api));
-    show(global, &compare(&old, &new))
+    show(context, &compare(&old, &new))
 }
 
 async fn on_the_bus(bus: &Bus) -> Result<BTreeMap<String, Schema>, Failure> {
@@ -139,9 +139,9 @@ fn compare(old: &BTreeMap<String, Schema>, new: &BTreeMap<String, Schema>) -> Ve
     changes
 }
 
-fn show(global: &Global, changes: &[Change]) -> Result<bool, Failure> {
+fn show(context: &Context, changes: &[Change]) -> Result<bool, Failure> {
     let breaks = changes.iter().any(Change::breaks_users);
-    if global.json {
+    if context.json {
         let changes: Vec<_> = changes
             .iter()
             .map(|change| json!({ "api": change.api, "change": change.to_string(), "breaks": change.breaks_users() }))

@@ -5,14 +5,14 @@ use std::{path::PathBuf, sync::Arc};
 use clap::{CommandFactory, Parser};
 use lightbus::Bus;
 use rustyline::{
-    CompletionType, Config, Context, Editor, Helper, completion::Completer, error::ReadlineError,
+    CompletionType, Config, Editor, Helper, completion::Completer, error::ReadlineError,
     highlight::Highlighter, hint::Hinter, history::FileHistory, validate::Validator,
 };
 use serde_json::Value;
 
 use crate::{
-    cli::{Cli, Command, Global},
-    connect,
+    cli::{Cli, Command},
+    context::Context,
     failure::Failure,
 };
 
@@ -20,11 +20,11 @@ const PROMPT: &str = "lightbus> ";
 /// How many lines are remembered.
 const HISTORY: usize = 1_000;
 
-pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
+pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     // From now on: between a prompt and its command, Ctrl-C must not end the shell either.
     #[cfg(unix)]
     let _kept = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let bus = connect::bus(global).await?;
+    let bus = context.bus().await?;
     let config = Config::builder()
         .completion_type(CompletionType::List)
         // A line with a secret is kept out of the file by a space before it.
@@ -67,8 +67,8 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
             break;
         }
         let _ = editor.add_history_entry(line.as_str());
-        if let Err(failure) = one(global, words).await {
-            failure.report(global.json);
+        if let Err(failure) = one(context, words).await {
+            failure.report(context.json);
         }
     }
     if let Some(file) = &file {
@@ -79,11 +79,11 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
 }
 
 /// Runs one line. What it fails with does not end the shell.
-async fn one(global: &Global, line: &str) -> Result<(), Failure> {
+async fn one(context: &Context, line: &str) -> Result<(), Failure> {
     let words = shlex::split(line)
         .ok_or_else(|| Failure::Usage("a quotation mark is not closed".to_owned()))?;
     let words = std::iter::once("lightbus".to_owned()).chain(words);
-    let mut cli = match Cli::try_parse_from(words) {
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help, or what is wrong, with its colours.
@@ -94,12 +94,8 @@ async fn one(global: &Global, line: &str) -> Result<(), Failure> {
     if matches!(cli.command, Command::Shell) {
         return Err(Failure::Usage("this is the shell".to_owned()));
     }
-    cli.global.json |= global.json;
-    if cli.global.config.is_none() {
-        cli.global.config.clone_from(&global.config);
-    }
     // In a box: a command may be a shell, as far as its type says.
-    Box::pin(crate::run(cli)).await
+    Box::pin(crate::run(&context.with(cli.global), cli.command)).await
 }
 
 fn failed(error: ReadlineError) -> Failure {
@@ -215,7 +211,7 @@ impl Completer for Live {
         &self,
         line: &str,
         position: usize,
-        _: &Context<'_>,
+        _: &rustyline::Context<'_>,
     ) -> rustyline::Result<(usize, Vec<String>)> {
         let line = line.get(..position).unwrap_or(line);
         let start = line.rfind(char::is_whitespace).map_or(0, |at| at + 1);

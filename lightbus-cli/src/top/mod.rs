@@ -27,8 +27,8 @@ use self::{
     terminal::Terminal,
 };
 use crate::{
-    cli::{Global, Top},
-    connect,
+    cli::Top,
+    context::Context,
     failure::{Failure, INTERRUPTED},
     output,
 };
@@ -48,18 +48,18 @@ struct Watch {
     left_out: bool,
 }
 
-pub(crate) async fn run(global: &Global, command: Top) -> Result<(), Failure> {
-    let bus = connect::bus(global).await?;
-    let mut watch = Watch::begin(global, &bus).await?;
+pub(crate) async fn run(context: &Context, command: Top) -> Result<(), Failure> {
+    let bus = context.bus().await?;
+    let mut watch = Watch::begin(context, &bus).await?;
     let is_view = !command.once
-        && !global.json
+        && !context.json
         && command.count.is_none()
         && std::io::stdout().is_terminal()
         && std::io::stdin().is_terminal();
     let done = if is_view {
         view(&mut watch, &command).await
     } else {
-        plain(global, &mut watch, &command).await
+        plain(context, &mut watch, &command).await
     };
     // In order, also after Ctrl-C: nothing of this stays on the broker.
     let closing = async {
@@ -73,9 +73,9 @@ pub(crate) async fn run(global: &Global, command: Top) -> Result<(), Failure> {
 }
 
 impl Watch {
-    async fn begin(global: &Global, bus: &Bus) -> Result<Self, Failure> {
+    async fn begin(context: &Context, bus: &Bus) -> Result<Self, Failure> {
         let mut watch = Self {
-            source: Source::open(global, bus).await?,
+            source: Source::open(context, bus).await?,
             bus: bus.clone(),
             asker: Asker::new(bus),
             model: Model::default(),
@@ -116,8 +116,8 @@ impl Watch {
 }
 
 /// One sample after the other, for programs and pipes.
-async fn plain(global: &Global, watch: &mut Watch, command: &Top) -> Result<(), Failure> {
-    let endless = global.json && !command.once;
+async fn plain(context: &Context, watch: &mut Watch, command: &Top) -> Result<(), Failure> {
+    let endless = context.json && !command.once;
     let mut left = command.count.unwrap_or(if endless { u64::MAX } else { 1 });
     let samples = async {
         while left > 0 {
@@ -125,7 +125,7 @@ async fn plain(global: &Global, watch: &mut Watch, command: &Top) -> Result<(), 
             tokio::time::sleep(command.interval).await;
             watch.look().await?;
             let sample = watch.sample();
-            if global.json {
+            if context.json {
                 output::line(&serde_json::to_string(&sample).unwrap_or_default())?;
             } else {
                 output::line(&text::text(&sample))?;

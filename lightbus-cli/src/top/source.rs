@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use lightbus::{Bus, ErrorKind, EventMessage, Name, OnError};
 
 use super::model::{METRICS, STATE};
-use crate::{cli::Global, connect, failure::Failure};
+use crate::{context::Context, failure::Failure};
 
 /// The most events that are taken in an interval.
 const MOST_READ: usize = 20_000;
@@ -37,14 +37,14 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) async fn open(global: &Global, bus: &Bus) -> Result<Self, Failure> {
+    pub(super) async fn open(context: &Context, bus: &Bus) -> Result<Self, Failure> {
         match bus.admin().history(&format!("{STATE}.*"), Some(SystemTime::now()), None).await {
             Ok(_) => Ok(Self::Past {
                 state: Past::since(STATE, SystemTime::now().checked_sub(LOOK_BACK)),
                 metrics: Past::from_now(bus, METRICS).await?,
             }),
             Err(error) if error.kind() == ErrorKind::Unsupported => {
-                Ok(Self::Listener(Listener::open(global).await?))
+                Ok(Self::Listener(Listener::open(context).await?))
             }
             Err(error) => Err(error.into()),
         }
@@ -134,8 +134,8 @@ pub(super) struct Listener {
 const EVENTS: [&str; 2] = ["internal.state.*", "internal.metrics.*"];
 
 impl Listener {
-    async fn open(global: &Global) -> Result<Self, Failure> {
-        let bus = connect::bus_of(global, SERVICE).await?;
+    async fn open(context: &Context) -> Result<Self, Failure> {
+        let bus = context.bus_of(SERVICE).await?;
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
         let name = format!("top-{}-{now}", std::process::id());
         let heard = Heard::default();

@@ -1,0 +1,89 @@
+//! What every command works with: the global options, the transports, and the bus that they lead to.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use lightbus::{Bus, BusBuilder, Error, ErrorKind, Registry, Result, config::Config};
+
+use crate::cli::Global;
+
+/// How long closing a bus may wait for work in progress: the tool serves no callers.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What a command is run with.
+#[derive(Clone)]
+pub(crate) struct Context {
+    /// Files with commas between; without it, those that `LIGHTBUS_CONFIG` names.
+    pub(crate) config: Option<String>,
+    /// Whether results and errors are printed as JSON.
+    pub(crate) json: bool,
+    registry: Arc<dyn Fn() -> Registry + Send + Sync>,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { config, json, registry: _ } = self;
+        f.debug_struct("Context")
+            .field("config", config)
+            .field("json", json)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    pub(crate) fn new(
+        global: Global,
+        registry: impl Fn() -> Registry + Send + Sync + 'static,
+    ) -> Self {
+        let Global { config, json } = global;
+        Self { config, json, registry: Arc::new(registry) }
+    }
+
+    /// The same with other options. What they leave out stays as it is.
+    pub(crate) fn with(&self, global: Global) -> Self {
+        Self {
+            config: global.config.or_else(|| self.config.clone()),
+            json: global.json || self.json,
+            registry: Arc::clone(&self.registry),
+        }
+    }
+
+    /// The transports, with no connection yet: each bus has its own, as one in another process has.
+    pub(crate) fn registry(&self) -> Registry {
+        (self.registry)()
+    }
+
+    /// The configuration that `--config` names, else `LIGHTBUS_CONFIG`.
+    pub(crate) async fn config(&self) -> Result<Config> {
+        let (files, registry) = (self.config.clone(), self.registry());
+        // It may be fetched from a web server, which blocks.
+        let reading = tokio::task::spawn_blocking(move || {
+            let loader = Config::loader().registry(registry);
+            match &files {
+                Some(files) => loader.files([files.as_str()]).load(),
+                None => loader.load(),
+            }
+        });
+        reading.await.unwrap_or_else(|error| {
+            let message = "reading the configuration did not end";
+            Err(Error::new(ErrorKind::Unexpected, message).because(error))
+        })
+    }
+
+    /// A bus that other processes reach: on any other, the tool is of no use.
+    pub(crate) async fn bus(&self) -> Result<Bus> {
+        self.bus_of("lightbus-cli").await
+    }
+
+    /// The same, as a process of this service.
+    pub(crate) async fn bus_of(&self, service: &str) -> Result<Bus> {
+        let bus = self.builder().await?.service_name(service).connect().await?;
+        bus.require_shared()?;
+        Ok(bus)
+    }
+
+    /// What connects to the configured bus, which may be one in memory.
+    pub(crate) async fn builder(&self) -> Result<BusBuilder> {
+        let config = self.config().await?;
+        Ok(Bus::builder().config(config).registry(self.registry()).drain_timeout(DRAIN))
+    }
+}
