@@ -104,6 +104,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_implementation_stands_in_for_the_other_service() -> lightbus::Result<()> {
+        let test = TestBus::start().await?;
+        let auth = test.process("auth").await?;
+        auth.serve(AuthApi(Fixed)).await?;
+        start(&test).await?;
+        test.fire_from_outside(sally()).await?;
+        test.wait_until_idle().await?;
+        test.assert_fired_event(WelcomeSent { to: "sally@example.com".into() });
+        test.assert_rpc_called_times("auth.email_of", 1);
+        test.assert_nothing_refused();
+        Ok(())
+    }
+
+    #[tokio::test]
     async fn who_cannot_be_welcomed_is_set_aside() -> lightbus::Result<()> {
         let test = TestBus::builder().service_name("mail").start().await?;
         start(&test).await?;

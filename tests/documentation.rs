@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
 #![allow(missing_docs, unreachable_pub, dead_code, reason = "what the documentation shows")]
 
+#[path = "documentation/links.rs"]
+mod links;
+
 use std::path::Path;
 
 use lightbus::prelude::*;
@@ -77,6 +80,26 @@ fn what_the_pages_show_compiles() {
     for signature in signatures {
         assert!(kit.contains(&squeezed(signature)), "the trait has no `{signature}`");
     }
+}
+
+#[test]
+fn the_tutorial_shows_the_files_of_its_project() {
+    let text = read("docs/tutorial.md");
+    let mut shown = 0;
+    // Each file is announced by a line with nothing but its path: "`src/lib.rs`:".
+    for (index, line) in text.lines().enumerate() {
+        let Some(path) = line.strip_prefix('`').and_then(|rest| rest.strip_suffix("`:")) else {
+            continue;
+        };
+        let block = text.lines().skip(index + 3).take_while(|line| *line != "```");
+        let file = read(format!("examples/hello_bus/{path}"));
+        let file = file.lines().skip_while(|line| line.starts_with("//!") || line.is_empty());
+        assert!(block.eq(file), "docs/tutorial.md shows another {path}");
+        shown += 1;
+    }
+    let blocks = text.matches("\n```rust\n").count() + text.matches("\n```yaml\n").count();
+    assert_eq!(shown, blocks, "a block of docs/tutorial.md does not say which file it is");
+    assert!(shown >= 8, "{shown}");
 }
 
 #[test]
