@@ -1,4 +1,4 @@
-//! What the code that the macros write needs. Not part of the public interface: it may change at any time.
+//! Used by code that the macros generate. Not part of the public API: it may change at any time.
 
 pub use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use lightbus_core::Name;
 
 use crate::{Bus, Call, Result};
 
-/// A call by a typed client.
+/// Creates the call of a typed client.
 pub fn call<T, E>(
     bus: &Bus,
     api: &Name,

@@ -1,8 +1,8 @@
-//! The bus for code without async: scripts, threads, web frameworks that block.
+//! The bus for code without async: scripts, threads, blocking web frameworks.
 //!
-//! A [`Bus`] brings its own runtime, on threads of its own. Whatever thread asks, waiting never starves
-//! it: calls may be made from plain threads, from `spawn_blocking`, and, though async code has better
-//! ways, from within another runtime.
+//! A [`Bus`] has its own runtime with its own threads, so a blocked caller never blocks the bus. It may
+//! be used from plain threads, from `spawn_blocking`, and from within another runtime, although async
+//! code is better served by [`crate::Bus`].
 //!
 //! ```
 //! use lightbus::{args, blocking};
@@ -15,7 +15,7 @@
 //!     # bus.serve(AuthApi(Service))?;
 //!     // Without types …
 //!     let valid: bool = bus.call("auth.check_password", args! { username: "admin", password: "secret" })?;
-//!     // … or with them: whatever is awaited elsewhere is waited for here.
+//!     // … or with them: `wait` blocks on anything that can be awaited.
 //!     let auth = AuthClient::new(bus.as_async());
 //!     assert_eq!(bus.wait(auth.check_password("admin", "secret"))?, valid);
 //!     bus.close()
@@ -43,21 +43,21 @@ use crate::{
     contract::{Contract, Event, Service},
 };
 
-/// The threads of the runtime that a blocking bus brings.
+/// The number of threads of the runtime.
 const THREADS: usize = 2;
 
-/// A process' place on the bus, each operation of which waits for its end. Cheap to clone; all clones
-/// are the same place.
+/// A process's connection to the bus, whose operations block. Cheap to clone; all clones share the
+/// connection.
 ///
-/// When the last clone is dropped, what it serves and listens to is cut off, as in a crash:
-/// [`close`](Self::close) and [`run`](Self::run) end it in order.
+/// When the last clone is dropped, handlers are dropped as in a crash. [`close`](Self::close) and
+/// [`run`](Self::run) shut down in order.
 #[derive(Clone)]
 pub struct Bus {
     bus: crate::Bus,
     runtime: Arc<Threads>,
 }
 
-/// A runtime that may be dropped anywhere.
+/// A runtime that may be dropped anywhere, also within another runtime.
 struct Threads(Option<Runtime>);
 
 impl Threads {
@@ -68,19 +68,18 @@ impl Threads {
             .enable_all()
             .build();
         runtime.map(|runtime| Self(Some(runtime))).map_err(|error| {
-            Error::new(ErrorKind::Unexpected, "threads for the bus cannot be started")
-                .because(error)
+            Error::new(ErrorKind::Unexpected, "cannot start threads for the bus").because(error)
         })
     }
 
     fn handle(&self) -> &Handle {
         match &self.0 {
             Some(runtime) => runtime.handle(),
-            None => unreachable!("it is taken when it is dropped"),
+            None => unreachable!("only taken by drop"),
         }
     }
 
-    /// Waits for a future that runs on these threads, wherever this one is from.
+    /// Runs a future on these threads and blocks until it has finished.
     fn wait<F>(&self, future: F) -> F::Output
     where
         F: Future + Send + 'static,
@@ -88,18 +87,18 @@ impl Threads {
     {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.handle().spawn(async move {
-            // Nobody waits for it any more only if the process ends.
+            // Fails only while the process exits.
             let _ = sender.send(AssertUnwindSafe(future).catch_unwind().await);
         });
         let waits = || match receiver.recv() {
             Ok(Ok(output)) => output,
             Ok(Err(panic)) => resume_unwind(panic),
             Err(_) => {
-                unreachable!("the runtime lives as long as this, and the task sends in any case")
+                unreachable!("the runtime lives as long as `self`, and the task always sends")
             }
         };
         match Handle::try_current() {
-            // The other tasks of that thread go on elsewhere.
+            // Other tasks of this thread move to another one.
             Ok(other) if other.runtime_flavor() == RuntimeFlavor::MultiThread => {
                 block_in_place(waits)
             }
@@ -110,7 +109,7 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        // Waiting for it is not allowed in a runtime, and this may be dropped in one.
+        // Blocking on shutdown panics within a runtime, and this may be dropped in one.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
@@ -118,7 +117,7 @@ impl Drop for Threads {
 }
 
 impl Bus {
-    /// As [`crate::Bus::from_env`].
+    /// See [`crate::Bus::from_env`].
     ///
     /// # Errors
     ///
@@ -127,7 +126,7 @@ impl Bus {
         Self::connect(crate::Bus::builder())
     }
 
-    /// As [`crate::Bus::in_memory`].
+    /// See [`crate::Bus::in_memory`].
     ///
     /// # Errors
     ///
@@ -136,7 +135,7 @@ impl Bus {
         Self::connect(crate::Bus::builder().config(crate::config::Config::default()))
     }
 
-    /// As [`BusBuilder::connect`].
+    /// See [`BusBuilder::connect`].
     ///
     /// # Errors
     ///
@@ -147,19 +146,19 @@ impl Bus {
         Ok(Self { bus, runtime })
     }
 
-    /// The same place on the bus, for typed clients and for all that has no blocking form here: what
-    /// it gives is for [`wait`](Self::wait).
+    /// Returns the async bus of the same connection, for typed clients and everything that has no
+    /// blocking form here. Pass its futures to [`wait`](Self::wait).
     #[must_use]
     pub fn as_async(&self) -> &crate::Bus {
         &self.bus
     }
 
-    /// Waits for anything that is awaited elsewhere: a call by a typed client, a listener that is
-    /// about to begin. It runs on the threads of this bus. If it panics, so does this.
+    /// Blocks until a future has finished, such as a call of a typed client, or a listener to be
+    /// started. The future runs on the threads of this bus. If it panics, so does this method.
     ///
-    /// In async code on a runtime with several threads, the other tasks of this thread go on
-    /// elsewhere. On a runtime with one thread they wait: the bus goes on, having threads of its own,
-    /// but what waits for one of those tasks waits for its timeout. Use [`crate::Bus`] there.
+    /// Within a multi-threaded runtime, other tasks of the calling thread move to another thread. Within
+    /// a single-threaded runtime they are blocked: the bus itself continues, but a future that depends on
+    /// such a task can only time out. Use [`crate::Bus`] there.
     ///
     /// ```
     /// # use lightbus::{blocking, prelude::*};
@@ -182,7 +181,7 @@ impl Bus {
         self.runtime.wait(future.into_future())
     }
 
-    /// As [`crate::Bus::call`].
+    /// See [`crate::Bus::call`].
     ///
     /// # Errors
     ///
@@ -194,7 +193,7 @@ impl Bus {
         self.wait(self.bus.call::<T>(procedure, args))
     }
 
-    /// As [`crate::Bus::fire`].
+    /// See [`crate::Bus::fire`].
     ///
     /// # Errors
     ///
@@ -204,7 +203,7 @@ impl Bus {
         self.wait(async move { bus.fire(event).await })
     }
 
-    /// As [`crate::Bus::fire_event`].
+    /// See [`crate::Bus::fire_event`].
     ///
     /// # Errors
     ///
@@ -214,8 +213,8 @@ impl Bus {
         self.wait(async move { bus.fire_event(&event, args).await })
     }
 
-    /// As [`crate::Bus::listen`], with a handler that may block: it runs on a thread for that.
-    /// For more than the name and the handler, see [`wait`](Self::wait).
+    /// See [`crate::Bus::listen`]. The handler may block: it runs on a thread for blocking code. To set
+    /// more than the name and the handler, see [`wait`](Self::wait).
     ///
     /// # Errors
     ///
@@ -228,7 +227,7 @@ impl Bus {
         self.wait(self.bus.listen(name, self::handler(handler)))
     }
 
-    /// As [`crate::Bus::serve`]. Procedures are async; one that blocks does so within
+    /// See [`crate::Bus::serve`]. Procedures are async; code that blocks belongs into
     /// [`tokio::task::spawn_blocking`].
     ///
     /// # Errors
@@ -238,7 +237,7 @@ impl Bus {
         self.wait(self.bus.serve(service))
     }
 
-    /// As [`crate::Bus::register`].
+    /// See [`crate::Bus::register`].
     ///
     /// # Errors
     ///
@@ -248,7 +247,7 @@ impl Bus {
         self.wait(async move { bus.register(contract).await })
     }
 
-    /// As [`crate::Bus::run`].
+    /// See [`crate::Bus::run`].
     ///
     /// # Errors
     ///
@@ -258,12 +257,12 @@ impl Bus {
         self.wait(bus.run())
     }
 
-    /// As [`crate::Bus::shut_down`].
+    /// See [`crate::Bus::shut_down`].
     pub fn shut_down(&self) {
         self.bus.shut_down();
     }
 
-    /// As [`crate::Bus::close`].
+    /// See [`crate::Bus::close`].
     ///
     /// # Errors
     ///
@@ -273,7 +272,7 @@ impl Bus {
         self.wait(async move { bus.close().await })
     }
 
-    /// As [`crate::Bus::health`].
+    /// See [`crate::Bus::health`].
     #[must_use]
     pub fn health(&self) -> Health {
         self.bus.health()
@@ -286,8 +285,8 @@ impl fmt::Debug for Bus {
     }
 }
 
-/// Makes a handler that may block one for [`crate::Bus::listen`]: it runs on a thread for that, of
-/// which a listener has at most as many as it handles events at once.
+/// Converts a blocking handler into one for [`crate::Bus::listen`]. It runs on tokio's threads for
+/// blocking code; a listener uses at most as many as its concurrency.
 pub fn handler<E, F>(
     handler: F,
 ) -> impl Fn(E) -> BoxFuture<'static, HandlerResult> + Send + Sync + 'static

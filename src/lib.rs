@@ -1,9 +1,9 @@
 //! A message bus for Rust services.
 //!
-//! A service describes its API once, as procedures and events; every other service calls and
-//! listens to it as if it were local code. What carries the messages (Redis, or memory in a test)
-//! is a line of configuration, and never shows in service code. On Redis it speaks the protocol of
-//! Python's Lightbus: services in both languages share one bus.
+//! A service describes its API once, as procedures and events. Other services call it and listen to
+//! it as if it were local code. The broker that carries the messages (Redis, RabbitMQ or Kafka; none
+//! in a test) is a line of configuration, and does not appear in service code. On Redis, lightbus
+//! speaks the protocol of Python's Lightbus: services in both languages share one bus.
 //!
 //! ```
 //! use lightbus::prelude::*;
@@ -11,11 +11,11 @@
 //! /// The contract.
 //! #[lightbus::api(name = "auth", events(UserRegistered))]
 //! pub trait Auth {
-//!     /// Whether this is the user's password.
+//!     /// Returns whether this is the user's password.
 //!     async fn check_password(&self, username: String, password: String) -> bool;
 //! }
 //!
-//! /// Somebody has signed up.
+//! /// A user has signed up.
 //! #[derive(lightbus::Event)]
 //! pub struct UserRegistered {
 //!     pub username: String,
@@ -41,12 +41,12 @@
 //! # }
 //! ```
 //!
-//! - [`Bus`]: calling, serving, firing, listening, running.
+//! - [`Bus`]: calling, serving, firing, listening, running. [`Admin`]: operating it.
 //! - [`api`] and [`Event`]: contracts.
 //! - [`config`]: which transport carries what.
-//! - [`transport`]: the transports that are compiled in, and what it takes to write one.
-//! - [`plugins`]: what sees and changes all that goes through a process.
-//! - [`blocking`]: the same for code without async.
+//! - [`transport`]: the compiled-in transports, and what is needed to write one.
+//! - [`plugins`]: code that sees and changes the messages of a process.
+//! - [`blocking`]: the bus for code without async.
 //! - `testing` (a feature): tests of services, without a broker and without waiting.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -76,7 +76,7 @@ pub use lightbus_macros::{ApiError, Event, api};
 pub use schemars::{self, JsonSchema};
 pub use sensitive::Sensitive;
 
-/// The transports that are compiled in, and what it takes to write one.
+/// The compiled-in transports, and what is needed to write one.
 pub mod transport {
     pub use lightbus_core::*;
 
@@ -90,7 +90,7 @@ pub mod transport {
     pub use lightbus_transport_redis as redis;
 }
 
-/// What almost every program that uses lightbus needs.
+/// The items that almost every program needs.
 pub mod prelude {
     pub use crate::{
         Bus, HandlerError, HandlerResult, OnError, Received, Start, args, bus::Client as _,
@@ -98,8 +98,7 @@ pub mod prelude {
     };
 }
 
-/// The transports that are compiled in. The one place that knows them; a program adds its own with
-/// [`Registry::with`].
+/// Returns the compiled-in transports. Add others with [`Registry::with`].
 #[must_use]
 pub fn registry() -> Registry {
     let registry = Registry::new();
@@ -114,9 +113,8 @@ pub fn registry() -> Registry {
     registry
 }
 
-/// Arguments for a call or an event without types: `args! { username: "admin", tries: 3 }`.
-///
-/// Each value is anything that serde can serialise.
+/// Creates the arguments of an untyped call or event: `args! { username: "admin", tries: 3 }`. Values
+/// may be of any type that serde can serialise.
 #[macro_export]
 macro_rules! args {
     ($($name:ident : $value:expr),* $(,)?) => {

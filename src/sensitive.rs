@@ -1,4 +1,4 @@
-//! Values that must not be seen.
+//! Sensitive values, and redacting them.
 
 use std::{borrow::Cow, fmt};
 
@@ -7,19 +7,17 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
-/// What is shown in the place of a sensitive value.
+/// The replacement for a sensitive value.
 pub const REDACTED: &str = "<redacted>";
-/// The keyword by which a schema says that a value is sensitive.
+/// The keyword with which a schema marks a value as sensitive.
 const KEYWORD: &str = "x-sensitive";
 
-/// A value that travels as what it is, and is never shown: a password, a token, a name where names
-/// must not be in logs.
+/// A value that is sent as it is but never shown: a password, a token, a name that must not be logged.
 ///
-/// On the wire it is a plain `T`, as Python sees it, and its schema is that of `T` with
-/// `x-sensitive: true`. Everything that lightbus shows leaves it out: its own `Debug` and `Display`,
-/// errors about arguments that do not fit, the events of the metrics plugin, and what
-/// [`redact`] makes of a message. The broker does have it, and dead letters keep it, so that they can
-/// be handled again.
+/// On the wire it is a plain `T`, as Python sees it. Its schema is that of `T` with `x-sensitive: true`.
+/// Lightbus omits it from everything it shows: `Debug` and `Display`, errors about invalid arguments,
+/// the events of the metrics plugin, and the output of [`redact`]. The broker stores it, and dead
+/// letters keep it, so that they can be handled later.
 ///
 /// ```
 /// use lightbus::Sensitive;
@@ -33,17 +31,17 @@ const KEYWORD: &str = "x-sensitive";
 pub struct Sensitive<T>(T);
 
 impl<T> Sensitive<T> {
-    /// Hides this value.
+    /// Wraps a value.
     pub const fn new(value: T) -> Self {
         Self(value)
     }
 
-    /// The value itself: whoever calls this answers for where it goes.
+    /// Returns the value. The caller is responsible for where it goes.
     pub const fn expose(&self) -> &T {
         &self.0
     }
 
-    /// The value itself.
+    /// Returns the value.
     pub fn into_inner(self) -> T {
         self.0
     }
@@ -75,10 +73,10 @@ impl<T: Serialize> Serialize for Sensitive<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Sensitive<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // What serde says of a value of another type has the value in it.
-        T::deserialize(deserializer).map(Self).map_err(|_| {
-            de::Error::custom("a sensitive value is not of the type that was expected")
-        })
+        // serde's own message would contain the value.
+        T::deserialize(deserializer)
+            .map(Self)
+            .map_err(|_| de::Error::custom("a sensitive value is not of the expected type"))
     }
 }
 
@@ -98,7 +96,7 @@ impl<T: JsonSchema> JsonSchema for Sensitive<T> {
     }
 }
 
-/// Whether a schema says of any value that it is sensitive.
+/// Returns whether a schema marks any value as sensitive.
 pub(crate) fn is_in(schema: &Value) -> bool {
     match schema {
         Value::Object(object) => {
@@ -109,11 +107,9 @@ pub(crate) fn is_in(schema: &Value) -> bool {
     }
 }
 
-/// The arguments of a message as JSON, with [`REDACTED`] in the place of what `schema` says is
-/// sensitive: for showing them. `schema` is that of the arguments, as it stands in the document of an
-/// API: `document["events"]["user_registered"]["parameters"]`.
-///
-/// What is not JSON is shown as redacted, too.
+/// Returns the arguments of a message as JSON that may be shown: values that `schema` marks as sensitive
+/// are replaced by [`REDACTED`], and so are values that are not JSON. `schema` is the schema of the
+/// arguments from an API's document, such as `document["events"]["user_registered"]["parameters"]`.
 ///
 /// ```
 /// use serde_json::json;
@@ -138,11 +134,11 @@ pub fn redact(schema: &Value, fields: &Arguments) -> Value {
     shown
 }
 
-/// Puts [`REDACTED`] in the place of what a schema says is sensitive, however deep.
+/// Replaces values that a schema marks as sensitive by [`REDACTED`], at any depth.
 ///
-/// In doubt it hides: what a reference that leads nowhere describes, what stands under keywords that
-/// are not looked into (`patternProperties`, `if`, …) if the schema has anything sensitive there, and
-/// everything, if the schema refers to itself so often that looking would not end.
+/// When in doubt, it redacts: values described by an unresolvable reference; values described by
+/// keywords that are not evaluated (`patternProperties`, `if`, …) if they contain a sensitive schema;
+/// and the whole value if following the schema's references takes too long.
 pub fn redact_value(schema: &Value, value: &mut Value) {
     let mut redaction = Redaction { root: schema, steps: STEPS, depth: 0 };
     redaction.apply(schema, value);
@@ -151,12 +147,11 @@ pub fn redact_value(schema: &Value, value: &mut Value) {
     }
 }
 
-/// How many places of a schema are looked at, for one value. A schema comes from the bus, and may
-/// refer to itself.
+/// The most subschemas to visit for one value. Schemas come from the bus, and may refer to themselves.
 const STEPS: u32 = 100_000;
-/// How deep, counting references: JSON itself is 128 levels deep at most.
+/// The greatest depth, counting references. JSON itself is at most 128 levels deep.
 const DEPTH: u32 = 512;
-/// Keywords that say something of a value, or of a part of it, and are not looked into.
+/// Keywords that may describe parts of a value and are not evaluated.
 const OPAQUE: [&str; 9] = [
     "patternProperties",
     "additionalItems",
@@ -200,7 +195,7 @@ impl Redaction<'_> {
         if let Some(Value::String(reference)) = schema.get("$ref") {
             let target = reference.strip_prefix('#').and_then(|path| self.root.pointer(path));
             match target {
-                // A root that refers to itself says nothing.
+                // A schema that refers to itself adds nothing.
                 Some(target) if target.as_object() != Some(schema) => self.apply(target, value),
                 Some(_) => {}
                 None => *value = REDACTED.into(),

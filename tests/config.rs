@@ -223,7 +223,7 @@ fn what_is_wrong_in_the_options_of_a_transport_is_said_the_same_way() {
         ),
         (
             "apis: { default: { rpc_transport: { debug: {} } } }",
-            "What `debug` is for in Python, `memory` does here",
+            "Use `memory` where Python has `debug`",
         ),
         (
             "bus: { schema: { transport: { reddis: {} } } }",
@@ -231,7 +231,7 @@ fn what_is_wrong_in_the_options_of_a_transport_is_said_the_same_way() {
         ),
         (
             "apis: { default: { rpc_transport: { redis: {} }, result_transport: { memory: {} } } }",
-            "calls by `redis` and results by `memory` do not go together: one of them stays inside this process (at apis.default, file lightbus.yaml)",
+            "calls over `redis` and results over `memory` do not work together: one of them does not leave this process (at apis.default, file lightbus.yaml)",
         ),
         (
             "apis: { default: { event_transport: { redis: { max_stream_length: -1 } } } }",

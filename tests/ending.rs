@@ -102,6 +102,6 @@ fn a_second_signal_ends_an_end_that_hangs() {
     child.signal("TERM");
     let (code, printed) = child.finish();
     assert_eq!(code, Some(143), "{printed}");
-    assert!(printed.contains("a second signal: ended at once"), "{printed}");
+    assert!(printed.contains("second signal: exiting at once"), "{printed}");
     assert!(!printed.contains("ended well"), "{printed}");
 }

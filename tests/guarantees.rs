@@ -67,7 +67,7 @@ async fn what_it_cannot_do_is_told_with_the_line_to_change() {
     let text = error.to_string();
     for part in [
         "serving ledger",
-        "`ledger` relies on what the transport `memory` cannot do: durable, shared",
+        "`ledger` requires what the transport `memory` cannot do: durable, shared",
         "at apis.default.event_transport",
         "or accept it with `apis.default.on_missing: warn`",
     ] {

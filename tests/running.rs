@@ -306,7 +306,7 @@ fn a_second_signal_ends_at_once() {
         // Two of a kind that come at once are one.
         child.wait_for("draining");
         child.signal(signal);
-        child.wait_for("a second signal: ended at once");
+        child.wait_for("second signal: exiting at once");
         let (ended, printed) = child.finish();
         assert_eq!(ended, Some(code), "{printed}");
         assert!(!printed.contains("on_stop"), "{printed}");

@@ -199,7 +199,7 @@ async fn what_cannot_be_is_refused() {
     refused(bus.every("beat", SECOND, nothing).await, "adding the task `beat`: this process has");
     #[cfg(feature = "cron")]
     for pattern in ["", "every day", "99 * * * *", "* * *"] {
-        refused(bus.cron("report", pattern, nothing).await, "is no schedule");
+        refused(bus.cron("report", pattern, nothing).await, "is not a cron pattern");
     }
     bus.close().await.unwrap();
     assert_eq!(bus.every("late", SECOND, nothing).await.unwrap_err().kind(), ErrorKind::Closed);

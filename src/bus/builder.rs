@@ -1,4 +1,4 @@
-//! Makes a bus from a configuration.
+//! Building a bus from a configuration.
 
 use std::{
     fmt,
@@ -19,10 +19,10 @@ use crate::{
     schema::SchemaStore,
 };
 
-/// How long what runs may take to finish once the bus drains, unless told otherwise.
+/// The default of [`BusBuilder::drain_timeout`].
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Settings of a bus that the program chooses itself.
+/// Builds a [`Bus`] with settings chosen by the program.
 #[derive(Default)]
 #[must_use = "a builder does nothing until `connect`"]
 pub struct BusBuilder {
@@ -54,55 +54,57 @@ impl BusBuilder {
         Self::default()
     }
 
-    /// This configuration, instead of the one that `LIGHTBUS_CONFIG` names.
+    /// Sets the configuration, in place of the one that `LIGHTBUS_CONFIG` names.
     pub fn config(mut self, config: Config) -> Self {
         self.config = Some(config);
         self
     }
 
-    /// These transports, instead of all that are compiled in: `lightbus::registry().with(MyFactory)`.
+    /// Sets the transports to choose from, in place of those that are compiled in. To add one:
+    /// `lightbus::registry().with(MyFactory)`.
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = Some(registry);
         self
     }
 
-    /// This name of the service, whatever the configuration says. May hold placeholders.
+    /// Sets the name of the service, overriding the configuration. May contain placeholders.
     pub fn service_name(mut self, name: impl Into<String>) -> Self {
         self.service_name = Some(name.into());
         self
     }
 
-    /// This name of the process, whatever the configuration says. May hold placeholders.
+    /// Sets the name of the process, overriding the configuration. May contain placeholders.
     pub fn process_name(mut self, name: impl Into<String>) -> Self {
         self.process_name = Some(name.into());
         self
     }
 
-    /// Adds a plugin, beside those that the configuration switches on.
+    /// Adds a plugin to those that the configuration enables.
     pub fn plugin(mut self, plugin: impl Plugin) -> Self {
         self.plugins.push(Arc::new(plugin));
         self
     }
 
-    /// These kinds of work, whatever `LIGHTBUS_FEATURES` says.
+    /// Sets the kinds of work that the process does, overriding `LIGHTBUS_FEATURES`.
     pub fn features(mut self, features: Features) -> Self {
         self.features = Some(features);
         self
     }
 
-    /// How long what runs may take to finish once the bus drains: 15 s. Then it is cut off: its calls
-    /// stay unanswered, its events come again.
+    /// Sets how long handlers may run on once the bus drains. Default: 15 s. Handlers that exceed it
+    /// are dropped: their calls stay unanswered, their events are redelivered.
     pub fn drain_timeout(mut self, limit: Duration) -> Self {
         self.drain_timeout = Some(limit);
         self
     }
 
-    /// Checks the configuration and the options of its transports, without connecting: what
-    /// [`connect`](Self::connect) would refuse, and what it would warn about.
+    /// Checks the configuration and the options of its transports, without connecting. Returns what
+    /// [`connect`](Self::connect) would warn about.
     ///
     /// # Errors
     ///
-    /// [`Config`](lightbus_core::ErrorKind::Config) with the path of what is wrong.
+    /// [`Config`](lightbus_core::ErrorKind::Config), with the path of the offending key, for what
+    /// `connect` would refuse.
     pub fn check(self) -> Result<Vec<Warning>> {
         let registry = self.registry.unwrap_or_else(crate::registry);
         let config = match self.config {
@@ -113,19 +115,24 @@ impl BusBuilder {
         Ok(config.warnings(&registry))
     }
 
-    /// Makes the process a part of a test, which sees its calls begin and end.
+    /// Makes the process a part of a test, which observes when its calls begin and end.
     #[cfg(feature = "testing")]
     pub(crate) fn test(mut self, probe: impl super::TestProbe + 'static) -> Self {
         self.test = Some(Box::new(probe));
         self
     }
 
-    /// Checks the configuration, connects to the broker that carries schemas, and reads them.
+    /// Checks the configuration, connects to the broker that carries schemas, and reads them. Other
+    /// brokers are connected to when they are first needed.
     ///
     /// # Errors
     ///
-    /// [`Config`](lightbus_core::ErrorKind::Config) with the path of what is wrong;
-    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if no broker answers.
+    /// [`Config`](lightbus_core::ErrorKind::Config) with the path of the offending key;
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if the broker does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, connections that were made are closed.
     pub async fn connect(self) -> Result<Bus> {
         let features = self.features.map_or_else(Features::from_env, Ok)?;
         let registry = self.registry.unwrap_or_else(crate::registry);
@@ -177,16 +184,16 @@ impl BusBuilder {
     }
 }
 
-/// Reads the configuration beside the runtime: an address of a web server may take its time.
+/// Loads the configuration on a blocking thread: it may come from a web server.
 async fn read(registry: Registry) -> Result<Config> {
     let read = move || Config::loader().registry(registry).load();
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
-        Err(Error::new(ErrorKind::Unexpected, "reading the configuration did not end")
+        Err(Error::new(ErrorKind::Unexpected, "loading the configuration did not finish")
             .because(error))
     })
 }
 
-/// Makes all transports, and refuses what they cannot do together.
+/// Creates all transports, and refuses combinations that cannot work.
 fn transports(config: &Config, registry: &Registry) -> Result<(Apis, Arc<dyn SchemaTransport>)> {
     let made = config
         .check_features()

@@ -1,4 +1,4 @@
-//! The APIs that a process speaks for, and the schemas that are on the bus.
+//! The APIs of which a process is an authority, and the schemas on the bus.
 
 use lightbus_core::{Error, ErrorKind, EventMessage, Name, Result};
 use serde_json::{Map, Value};
@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Bus {
-    /// Makes this process an authority of an API that it does not serve: it may fire its events,
-    /// and publishes its schema.
+    /// Makes this process an authority of an API that it does not serve: it may fire the API's events,
+    /// and publishes the API's schema.
     ///
     /// ```no_run
     /// # use lightbus::prelude::*;
@@ -24,10 +24,14 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) if the API's name cannot be used, or another contract has it in
-    /// this process, or it breaks users of the API and `bus.schema.on_incompatible` is `refuse`, or it
-    /// `requires` what the configured transport cannot do, and the API's `on_missing` is not `warn`;
-    /// [`Unavailable`](ErrorKind::Unavailable) if the schema cannot be published.
+    /// [`Config`](ErrorKind::Config) if the API's name is invalid; if this process has another contract
+    /// of that name; if the new version breaks users of the API and `bus.schema.on_incompatible` is
+    /// `refuse`; or if the API `requires` what the configured transport cannot do and its `on_missing`
+    /// is not `warn`. [`Unavailable`](ErrorKind::Unavailable) if the schema cannot be published.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, this process counts as an authority; the schema may be published.
     pub async fn register(&self, contract: &'static Contract) -> Result<()> {
         self.inner.ensure_open()?;
         lightbus_core::name::check_api(contract.name)?;
@@ -51,21 +55,22 @@ impl Bus {
         })
     }
 
-    /// The APIs whose schemas are on the bus, as far as this process has read it. Sorted.
+    /// Reads the schemas on the bus and returns the names of their APIs, sorted.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](ErrorKind::Unavailable) if the bus cannot be read.
+    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
     pub async fn remote_apis(&self) -> Result<Vec<Name>> {
         self.inner.schema.load().await?;
         Ok(self.inner.schema.apis())
     }
 
-    /// The document that describes an API on the bus, or `None` if nobody has published one.
+    /// Reads the schemas on the bus and returns the document that describes an API, or `None` if there
+    /// is none.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](ErrorKind::Unavailable) if the bus cannot be read.
+    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
     pub async fn schema(&self, api: &str) -> Result<Option<Value>> {
         self.inner.schema.load().await?;
         let schema = self.inner.schema.get(api);
@@ -74,29 +79,29 @@ impl Bus {
             .transpose()
     }
 
-    /// What would change for the users of an API if this contract took the place of the one on the
-    /// bus; nothing if none is there. Serving and registering do the same by themselves, and act
-    /// as `bus.schema.on_incompatible` says.
+    /// Compares a contract with the API's schema on the bus, and returns what would change for users of
+    /// the API. Empty if no schema is there. Serving and registering make the same comparison and act on
+    /// it as `bus.schema.on_incompatible` says.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](ErrorKind::Unavailable) if the bus cannot be read.
+    /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
     pub async fn compare_schema(&self, contract: &Contract) -> Result<Vec<Change>> {
         let old = self.inner.schema.on_the_bus(contract.name).await?;
         Ok(old.map_or_else(Vec::new, |old| Schema::compare(&old, &Schema::of(contract))))
     }
 
-    /// The arguments of an event as they may be shown: as JSON, with [`REDACTED`] in the place of what
-    /// the schema of its API says is sensitive. What is not JSON is shown as text, unless the API has
-    /// anything sensitive.
+    /// Returns the arguments of an event as JSON that may be logged: values that the API's schema marks
+    /// as sensitive are replaced by [`REDACTED`]. Values that are not JSON become text, or [`REDACTED`]
+    /// if the event has sensitive fields.
     ///
-    /// It goes by the schemas that this process knows; of an API without one, all is shown.
+    /// Uses the schemas that this process knows. Without a schema for the API, nothing is redacted.
     #[must_use]
     pub fn shown(&self, event: &EventMessage) -> Map<String, Value> {
         let schema = self.inner().schema.get(&event.api);
         match schema.and_then(|schema| schema.shown_event(&event.event, &event.fields)) {
             Some(Value::Object(shown)) => shown,
-            // Hidden as a whole.
+            // Redacted as a whole.
             Some(_) => {
                 event.fields.iter().map(|(name, _)| (name.to_string(), REDACTED.into())).collect()
             }
@@ -107,7 +112,7 @@ impl Bus {
     }
 }
 
-/// JSON as a value; what is not JSON as text.
+/// Decodes JSON. What is not JSON becomes text.
 fn read(value: &[u8]) -> Value {
     serde_json::from_slice(value).unwrap_or_else(|_| String::from_utf8_lossy(value).into())
 }

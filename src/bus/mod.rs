@@ -1,10 +1,10 @@
 //! The bus: calling, serving, firing, listening, running.
 //!
-//! In rooms, by what flows through it: `calls`, `events`, the life of a `process`, and what operators
-//! and tools do (`admin`). All stand on `shared`, the state of a process, which imports none of them;
-//! `calls` and `events` import neither each other nor a room above them; `process` imports neither of
-//! the two, and sees workers, listeners and tasks through `shared` alone; `admin` may import all.
-//! `builder` puts a process together, and is the only one that knows plugins.
+//! Divided by what flows through it: `calls`, `events`, the lifetime of a `process`, and operation by
+//! people and tools, `admin`. `shared` is the state that all of them use; it imports none of them.
+//! `calls`, `events` and `process` do not import each other: workers, listeners and tasks are known to
+//! the rest through `shared` alone. `admin` may import all three. `builder` assembles a bus, and is
+//! the only one that knows plugins.
 
 mod admin;
 mod builder;
@@ -34,48 +34,53 @@ pub(crate) use shared::{Inner, PluginChain};
 use crate::config::Config;
 
 impl Bus {
-    /// A bus with the configuration that `LIGHTBUS_CONFIG` names, or in memory without one.
+    /// Connects a bus with the configuration that `LIGHTBUS_CONFIG` names. Without the variable, the
+    /// bus is in memory.
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) if the configuration is wrong;
-    /// [`Unavailable`](ErrorKind::Unavailable) if a broker that it names does not answer.
+    /// [`Config`](ErrorKind::Config) if the configuration is invalid;
+    /// [`Unavailable`](ErrorKind::Unavailable) if its broker does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, connections that were made are closed.
     pub async fn from_env() -> Result<Self> {
         Self::builder().connect().await
     }
 
-    /// A bus of its own that stays in this process: for tests and first steps.
+    /// Creates a bus that exists only in this process, for tests and first steps.
     ///
     /// # Errors
     ///
-    /// Only if the feature `memory` is off.
+    /// [`Config`](ErrorKind::Config) if the cargo feature `memory` is off.
     pub async fn in_memory() -> Result<Self> {
         Self::builder().config(Config::default()).connect().await
     }
 
-    /// A bus that is configured by the program.
+    /// Returns a builder, for a bus that is configured by the program.
     pub fn builder() -> BusBuilder {
         BusBuilder::new()
     }
 
-    /// Under which name of a service this process is on the bus.
+    /// Returns the name of the service that this process belongs to.
     #[must_use]
     pub fn service_name(&self) -> &str {
         &self.inner.names.service
     }
 
-    /// The name of this process within its service.
+    /// Returns the name of this process within its service.
     #[must_use]
     pub fn process_name(&self) -> &str {
         &self.inner.names.process
     }
 
-    /// Fails unless every transport of the configuration reaches other processes: for programs that
-    /// make no sense alone.
+    /// Checks that every configured transport reaches other processes, for programs that make no sense
+    /// alone.
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) that says how to choose a transport.
+    /// [`Config`](ErrorKind::Config), with how to choose a transport, if one does not.
     pub fn require_shared(&self) -> Result<()> {
         let Some(name) = self.inner.apis.unshared() else {
             return Ok(());

@@ -1,22 +1,21 @@
-//! Errors that are part of an API: they cross the bus and come out typed.
+//! Errors that an API declares. They arrive typed at the caller.
 
 use std::fmt;
 
 use lightbus_core::{Error, RemoteError};
 
-/// An error that a procedure may return. Derive it for an enum of your own with
-/// `#[derive(lightbus::ApiError)]`; texts and lightbus' own error are errors too, that arrive as
-/// text.
+/// An error that a procedure may return. Derive it for an enum with `#[derive(lightbus::ApiError)]`.
+/// `String` and [`Error`] implement it too; they arrive as text.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an error of a procedure",
     label = "does not cross the bus",
     note = "derive it with `#[derive(lightbus::ApiError)]`, or give `lightbus::Result<T>` or `Result<T, String>`"
 )]
 pub trait ApiError: Sized + Send + 'static {
-    /// What goes over the bus.
+    /// Converts the error to the form that is sent.
     fn to_remote(&self) -> RemoteError;
 
-    /// The error again, if what came over the bus is one of this type.
+    /// Converts a received error back, or returns `None` if it is not one of this type.
     fn from_remote(remote: &RemoteError) -> Option<Self>;
 }
 
@@ -44,12 +43,12 @@ impl ApiError for String {
     }
 }
 
-/// Why a call of a procedure with errors of its own failed.
+/// The error of a call of a procedure that declares errors.
 #[derive(Clone)]
 pub enum CallError<E> {
     /// The procedure returned an error that the API declares.
     Api(E),
-    /// Everything else: no answer in time, no broker, invalid arguments, an error not declared.
+    /// Anything else: a timeout, no broker, invalid arguments, an undeclared error.
     Bus(Error),
 }
 

@@ -1,7 +1,7 @@
-//! What an API is made of: the part that `#[api]` and `#[derive(Event)]` write, and the bus reads.
+//! Contracts: the description of an API that `#[api]` and `#[derive(Event)]` generate and the bus uses.
 //!
-//! A contract is data: names, descriptions and schemas. It can be looked at, published and
-//! compared without an implementation.
+//! A contract is data: names, descriptions and schemas. It can be inspected, published and compared
+//! without an implementation.
 
 mod error;
 mod event;
@@ -13,32 +13,32 @@ pub use error::{ApiError, CallError};
 pub use event::{Event, EventFields};
 pub use service::Service;
 
-/// An API: what can be called and listened to under one name.
+/// An API: its procedures and events under one name.
 #[derive(Clone, Copy, Debug)]
 pub struct Contract {
     /// The full dotted name on the bus.
     pub name: &'static str,
-    /// Sent with every event.
+    /// The version, sent with every event.
     pub version: u32,
-    /// What the API is for: its doc comment.
+    /// The doc comment of the API.
     pub description: &'static str,
-    /// What can be called.
+    /// The procedures that can be called.
     pub procedures: &'static [Procedure],
-    /// What can be listened to.
+    /// The events that can be listened to.
     pub events: &'static [EventContract],
-    /// What the API relies on, by the names of
+    /// The capabilities that the API requires of its transports, by the names of
     /// [`Capabilities`](lightbus_core::Capabilities): `durable`, `ordered`, ….
     pub requires: &'static [&'static str],
 }
 
 impl Contract {
-    /// The procedure of this name.
+    /// Returns the procedure of this name.
     #[must_use]
     pub fn procedure(&self, name: &str) -> Option<&'static Procedure> {
         self.procedures.iter().find(|procedure| procedure.name == name)
     }
 
-    /// The event of this name.
+    /// Returns the event of this name.
     #[must_use]
     pub fn event(&self, name: &str) -> Option<&'static EventContract> {
         self.events.iter().find(|event| event.name == name)
@@ -50,11 +50,11 @@ impl Contract {
 pub struct Procedure {
     /// Its name on the bus.
     pub name: &'static str,
-    /// What it does: its doc comment.
+    /// Its doc comment.
     pub description: &'static str,
-    /// What it takes, in order.
+    /// Its parameters, in order.
     pub parameters: &'static [Parameter],
-    /// The schema of what it gives.
+    /// The schema of its result.
     pub response: fn(&mut SchemaGenerator) -> Schema,
 }
 
@@ -63,23 +63,23 @@ pub struct Procedure {
 pub struct EventContract {
     /// Its name on the bus.
     pub name: &'static str,
-    /// When it is fired: its doc comment.
+    /// Its doc comment.
     pub description: &'static str,
-    /// What it carries, in order.
+    /// Its fields, in order.
     pub parameters: &'static [Parameter],
 }
 
-/// An argument of a procedure or an event.
+/// A parameter of a procedure, or a field of an event.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameter {
     /// Its name on the bus.
     pub name: &'static str,
-    /// What it means: its doc comment.
+    /// Its doc comment.
     pub description: &'static str,
-    /// Its type.
+    /// The schema of its type.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
-    /// Whether it must be given. An `Option` need not, nor what has a default.
+    /// Whether it must be present. `false` for an `Option`, and for parameters with a default.
     pub required: bool,
-    /// What it is when it is left out, as a JSON value.
+    /// Its default, as a JSON value.
     pub default: Option<fn() -> serde_json::Value>,
 }

@@ -1,4 +1,4 @@
-//! An API with an implementation.
+//! Implementations of an API.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -6,16 +6,16 @@ use lightbus_core::{Arguments, RemoteError};
 
 use super::Contract;
 
-/// An implementation of an API, as the bus sees it. `#[api]` writes it: `AuthApi(my_auth)` is the
-/// service of whatever implements `Auth`.
+/// An implementation of an API, as the bus sees it. `#[api]` generates it: `AuthApi(my_auth)` is the
+/// service for a type that implements `Auth`.
 pub trait Service: Send + Sync + 'static {
-    /// What it implements.
+    /// Returns the contract of the API.
     fn contract(&self) -> &'static Contract;
 
-    /// Runs a procedure: decodes the arguments, calls the implementation, encodes what it gives.
+    /// Runs a procedure: decodes the arguments, calls the implementation, encodes the result.
     ///
-    /// Arguments that are missing, too many or of another type, and names of procedures that do
-    /// not exist, are errors like those of the implementation: they travel back to the caller.
+    /// Missing or unexpected arguments, arguments of another type, and unknown procedures are errors
+    /// that are sent to the caller, as those of the implementation are.
     fn call<'a>(
         &'a self,
         procedure: &'a str,

@@ -1,4 +1,4 @@
-//! The APIs of the plugins that come with lightbus, and sending their events.
+//! Helpers for the plugins of lightbus itself: contracts, and sending events of internal APIs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -43,8 +43,8 @@ pub(super) fn timestamp() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Publishes the API, unless somebody has: a Python process publishes documents of its own for these,
-/// and each would take the other's for a change.
+/// Publishes the schema of an internal API unless one is on the bus. Python processes publish their
+/// own documents for these APIs; overwriting each other's would look like a change of the API.
 pub(super) async fn publish(bus: &Bus, contract: &'static Contract) {
     let schema = &bus.inner().schema;
     let published = async {
@@ -54,11 +54,11 @@ pub(super) async fn publish(bus: &Bus, contract: &'static Contract) {
         Ok::<_, lightbus_core::Error>(())
     };
     if let Err(error) = published.await {
-        tracing::warn!(api = contract.name, %error, "the schema of a plugin's events is not published");
+        tracing::warn!(api = contract.name, %error, "could not publish the schema of a plugin's events");
     }
 }
 
-/// An event of an internal API.
+/// Creates an event of an internal API.
 pub(super) fn message(
     bus: &Bus,
     api: &Name,
@@ -72,7 +72,7 @@ pub(super) fn message(
     }
 }
 
-/// Sends events of an internal API, past all plugins.
+/// Sends events of an internal API without calling plugins.
 pub(super) async fn send(bus: &Bus, api: &str, events: &[EventMessage]) -> Result<()> {
     let entry = bus.inner().apis.entry(api);
     let sending = async {

@@ -1,4 +1,4 @@
-//! Says on the bus what is called, fired and handled.
+//! Publishes what is called, fired and handled.
 
 use std::sync::{
     Arc, OnceLock,
@@ -19,16 +19,16 @@ use crate::{
 };
 
 const API: &str = "internal.metrics";
-/// What waits to be sent, at most. What comes then is left out: measuring never holds work up.
+/// The most events that wait to be sent. Further ones are dropped: metrics never block work.
 const QUEUE: usize = 4096;
-/// What is sent at once, at most.
+/// The most events sent at once.
 const BATCH: usize = 256;
 
 type Any = serde_json::Map<String, serde_json::Value>;
-/// What stands beside the arguments of an event.
+/// A header of an event.
 type Header<'a> = Option<(&'static str, &'a str)>;
 
-/// Says that a call failed.
+/// The header of a failed call.
 const FAILED: (&str, &str) = ("failed", "true");
 
 macro_rules! parameters {
@@ -71,16 +71,15 @@ static CONTRACT: Contract = Contract {
     requires: &[],
 };
 
-/// Fires the events of `internal.metrics`, as Python's plugin does: seven, around every call and
-/// event. Nothing is fired for internal APIs.
+/// Fires the events of `internal.metrics` around every call and event, as Python's plugin does. Nothing
+/// is fired for internal APIs.
 ///
-/// They are sent in the background, in their order, many at once; of more than 4096 that wait, the
-/// newest are left out, which is logged. `event_id` is the event's id: in Python it is a constant text
-/// by mistake. Arguments and results go along, [sensitive](crate::Sensitive) ones redacted.
+/// Events are sent in the background, in order and in batches. If more than 4096 are waiting, new ones
+/// are dropped, and their number is logged. `event_id` is the event's id; in Python it is a constant by
+/// mistake. Arguments and results are included, [sensitive](crate::Sensitive) ones redacted.
 ///
-/// Python's events do not say whether a call failed, nor which listener it is that handles an event.
-/// That stands in their headers, which keeps the arguments as Python has them: `failed` of
-/// `rpc_response_sent` and `rpc_response_received`, `listener` of `event_received` and
+/// Headers tell what Python's events lack, so that the arguments stay as in Python: `failed` on
+/// `rpc_response_sent` and `rpc_response_received`, `listener` on `event_received` and
 /// `event_processed`.
 #[derive(Debug, Default)]
 pub struct MetricsPlugin {
@@ -91,12 +90,12 @@ pub struct MetricsPlugin {
 #[derive(Debug)]
 enum Job {
     Send(EventMessage),
-    /// Tell when all before it are sent.
+    /// Notify when everything before it has been sent.
     Flush(oneshot::Sender<()>),
 }
 
 impl MetricsPlugin {
-    /// Hands an event over to be sent.
+    /// Queues an event to be sent.
     fn fire(
         &self,
         bus: &Bus,
@@ -168,7 +167,7 @@ fn is_internal(api: &str) -> bool {
     api.starts_with("internal.")
 }
 
-/// All arguments as one object.
+/// Encodes all arguments as one JSON object.
 fn object(arguments: &Arguments) -> Result<Vec<u8>> {
     let mut text = Vec::with_capacity(arguments.size() + 8 * arguments.len() + 2);
     text.push(b'{');
@@ -206,11 +205,11 @@ async fn send_all(
         if !events.is_empty()
             && let Err(error) = send(&bus, API, &events).await
         {
-            tracing::warn!(%error, events = events.len(), "metrics are lost");
+            tracing::warn!(%error, events = events.len(), "could not send metrics; they are lost");
         }
         let left_out = left_out.swap(0, Ordering::Relaxed);
         if left_out > 0 {
-            tracing::warn!(left_out, "there were more metrics than could be sent");
+            tracing::warn!(left_out, "metrics were dropped: the queue was full");
         }
         for done in flushed {
             let _ = done.send(());

@@ -1,11 +1,11 @@
-//! Plugins: code that sees, and may change, what goes through a process.
+//! Plugins: code that sees, and may change, the messages of a process.
 //!
 //! A plugin implements [`Plugin`] and is added with [`BusBuilder::plugin`](crate::BusBuilder::plugin).
-//! Two come with lightbus, as with Python's: [`StatePlugin`] says on the bus that processes start, live
-//! and stop, [`MetricsPlugin`] says what is called, fired and handled. The configuration switches them
-//! on (`plugins.internal_state.enabled`, `plugins.internal_metrics.enabled`).
+//! Lightbus has two, as in Python: [`StatePlugin`] publishes that processes start, live and stop,
+//! [`MetricsPlugin`] publishes what is called, fired and handled. The configuration enables them
+//! (`plugins.internal_state.enabled`, `plugins.internal_metrics.enabled`).
 //!
-//! Without plugins, nothing is paid for them.
+//! A process without plugins pays nothing for them.
 
 mod internal;
 mod metrics;
@@ -21,23 +21,23 @@ pub use state::StatePlugin;
 
 use crate::bus::{Bus, Inner, PluginChain};
 
-/// What a plugin may do before and after everything that goes through a process. Each method does
-/// nothing unless it is written, and is named as in Python.
+/// Hooks before and after everything that a process calls, executes, fires and handles. Every hook does
+/// nothing by default, and is named as in Python.
 ///
-/// Of the messages that are changed, **arguments and headers** count, and of a result the body; names,
-/// ids and deadlines stay as they were. A method that takes long makes what it belongs to take as long.
-/// What plugins themselves call and fire goes through all plugins, too.
+/// Hooks may change **arguments and headers** of a message, and the body of a result; changes to names,
+/// ids and deadlines are ignored. Hooks are awaited: a slow hook delays the message. What plugins
+/// themselves call and fire passes through all plugins, too.
 ///
 /// # Errors
 ///
-/// An error of a `before_…` method refuses what it comes before: the call, or the event, fails with it
-/// at the one who makes it; the execution fails as if the procedure or the handler had. An error of
-/// `after_rpc_call` and `after_rpc_execution` takes the place of the result. Other errors are logged.
+/// An error of a `before_…` hook prevents what would follow: the call or the fire fails with it; an
+/// execution fails as if the procedure or the handler had returned it. An error of `after_rpc_call` or
+/// `after_rpc_execution` replaces the result. Other errors are logged.
 ///
 /// ```
 /// use lightbus::{EventMessage, Result, RpcMessage, plugins::Plugin, prelude::*};
 ///
-/// /// Says who sent a message.
+/// /// Adds the sender to every message.
 /// struct Sender(&'static str);
 ///
 /// #[lightbus::async_trait]
@@ -62,39 +62,41 @@ use crate::bus::{Bus, Inner, PluginChain};
 /// # }
 /// ```
 #[async_trait]
-#[allow(unused_variables, reason = "the names are for those who read them")]
+#[allow(unused_variables, reason = "the names document the default methods")]
 pub trait Plugin: Send + Sync + 'static {
-    /// Its name, for errors and the log.
+    /// Returns the plugin's name, for errors and logs.
     fn name(&self) -> &str;
 
-    /// Plugins with a lower number come first, before as well as after: 1000. Of equal ones, the one
-    /// that was added first. [`StatePlugin`] has 100, [`MetricsPlugin`] 110.
+    /// Returns the plugin's priority. Default: 1000. Plugins with a lower number run first, in `before_…`
+    /// and `after_…` hooks alike; of equals, the one added first. [`StatePlugin`] has 100,
+    /// [`MetricsPlugin`] 110.
     fn priority(&self) -> u32 {
         1000
     }
 
-    /// [`Bus::run`] begins: before the [`on_start`](Bus::on_start) hooks. An error ends the process.
+    /// Called when [`Bus::run`] begins, before the [`on_start`](Bus::on_start) hooks. An error ends the
+    /// process.
     async fn before_start(&self, bus: &Bus) -> Result<()> {
         Ok(())
     }
 
-    /// [`Bus::run`] has begun: all hooks have run, all tasks are started.
+    /// Called when [`Bus::run`] has run all hooks and started all tasks. An error ends the process.
     async fn after_start(&self, bus: &Bus) -> Result<()> {
         Ok(())
     }
 
-    /// The bus has drained, the [`on_stop`](Bus::on_stop) hooks have run. The bus still carries calls
-    /// and events.
+    /// Called when the bus has drained and the [`on_stop`](Bus::on_stop) hooks have run. Calling and
+    /// firing still work.
     async fn after_stop(&self, bus: &Bus) -> Result<()> {
         Ok(())
     }
 
-    /// This process is about to call, before the arguments are checked.
+    /// Called before this process makes a call, before the arguments are validated.
     async fn before_rpc_call(&self, bus: &Bus, call: &mut RpcMessage) -> Result<()> {
         Ok(())
     }
 
-    /// A call of this process was answered. Not after a timeout.
+    /// Called when a call of this process has been answered. Not called after a timeout.
     async fn after_rpc_call(
         &self,
         bus: &Bus,
@@ -104,12 +106,12 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
-    /// This process is about to execute a call, before the arguments are checked.
+    /// Called before this process executes a call, before the arguments are validated.
     async fn before_rpc_execution(&self, bus: &Bus, call: &mut RpcMessage) -> Result<()> {
         Ok(())
     }
 
-    /// This process has executed a call, well or not, and is about to send the result.
+    /// Called when this process has executed a call, successfully or not, before the result is sent.
     async fn after_rpc_execution(
         &self,
         bus: &Bus,
@@ -119,17 +121,17 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
-    /// This process is about to fire, before the arguments are checked.
+    /// Called before this process fires an event, before the arguments are validated.
     async fn before_event_sent(&self, bus: &Bus, event: &mut EventMessage) -> Result<()> {
         Ok(())
     }
 
-    /// The broker has an event of this process.
+    /// Called when the broker has confirmed an event of this process.
     async fn after_event_sent(&self, bus: &Bus, event: &EventMessage) -> Result<()> {
         Ok(())
     }
 
-    /// A listener of this process is about to handle an event: before each try.
+    /// Called before each attempt of a listener of this process to handle an event.
     async fn before_event_execution(
         &self,
         bus: &Bus,
@@ -139,7 +141,7 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
-    /// A listener of this process has handled an event, which is about to be acknowledged.
+    /// Called when a listener of this process has handled an event, before it is acknowledged.
     async fn after_event_execution(
         &self,
         bus: &Bus,
@@ -150,7 +152,7 @@ pub trait Plugin: Send + Sync + 'static {
     }
 }
 
-/// The plugins of a process, in their order.
+/// The plugins of a process, ordered by priority.
 pub(crate) struct Plugins {
     list: Vec<Arc<dyn Plugin>>,
     bus: Weak<Inner>,
@@ -167,12 +169,12 @@ impl Plugins {
     }
 }
 
-/// What a plugin's error says beside its own words.
+/// Adds the plugin's name to its error.
 fn explain(plugin: &dyn Plugin, error: Error) -> Error {
     error.with("plugin", plugin.name())
 }
 
-/// Asks all plugins in their order; the first error ends it.
+/// Calls a hook of all plugins in their order, until one fails.
 macro_rules! each {
     ($self:ident, $method:ident($($argument:expr),*)) => {{
         let Some(bus) = $self.bus() else { return Ok(()) };
@@ -186,7 +188,7 @@ macro_rules! each {
     }};
 }
 
-/// Asks all plugins in their order; errors are logged.
+/// Calls a hook of all plugins in their order. Errors are logged.
 macro_rules! each_logged {
     ($self:ident, $method:ident($($argument:expr),*)) => {{
         let Some(bus) = $self.bus() else { return };

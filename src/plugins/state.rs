@@ -1,4 +1,4 @@
-//! Says on the bus that processes start, live and stop.
+//! Publishes that processes start, live and stop.
 
 use std::{
     collections::BTreeSet,
@@ -54,9 +54,10 @@ static CONTRACT: Contract = Contract {
 };
 
 /// Fires the events of `internal.state`, as Python's plugin does: `worker_started` when
-/// [`Bus::run`] has begun, `worker_ping` regularly, `worker_stopped` at its end.
+/// [`Bus::run`] has started, `worker_ping` periodically, `worker_stopped` at its end.
 ///
-/// Python's plugin sends more than its own schema allows; here the schema says what is sent.
+/// Python's plugin sends fields that its own schema does not allow. The schema here describes what is
+/// sent.
 #[derive(Debug)]
 pub struct StatePlugin {
     ping_interval: Option<Duration>,
@@ -100,7 +101,7 @@ impl Plugin for StatePlugin {
                     tokio::time::sleep(interval).await;
                     let Some(bus) = weak.upgrade().map(Bus::from_inner) else { return };
                     if let Err(error) = alive.fire(&bus, "worker_ping").await {
-                        tracing::warn!(%error, "the bus was not told that this process lives");
+                        tracing::warn!(%error, "could not fire `worker_ping`");
                     }
                 }
             });
@@ -114,7 +115,7 @@ impl Plugin for StatePlugin {
             pings.abort();
         }
         if !self.told.swap(false, Ordering::Relaxed) {
-            // Nobody was told that it started.
+            // `worker_started` was not fired either.
             return Ok(());
         }
         let mut fields = Arguments::new();
@@ -124,7 +125,7 @@ impl Plugin for StatePlugin {
     }
 }
 
-/// What is said of a process that lives.
+/// The settings that the events of a live process report.
 #[derive(Clone, Copy)]
 struct Alive {
     ping_interval: Option<Duration>,
@@ -144,7 +145,7 @@ impl Alive {
         put(&mut fields, "ping_enabled", &self.ping_interval.is_some())?;
         let interval = self.ping_interval.unwrap_or(Duration::from_secs(60)).as_secs_f64();
         match interval.fract() == 0.0 {
-            // Whole seconds, as Python has them.
+            // An integer where possible, as in Python.
             true => put(&mut fields, "ping_interval", &(interval as u64))?,
             false => put(&mut fields, "ping_interval", &interval)?,
         }
@@ -155,7 +156,7 @@ impl Alive {
     }
 }
 
-/// The most memory that the process has used, in KiB; 0 where the system does not tell.
+/// Returns the peak memory use of the process in KiB, or 0 where the system does not provide it.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -9,8 +9,8 @@ use futures_util::{StreamExt, stream::BoxStream};
 use lightbus_core::{
     EventMessage, Name, Result, RpcMessage, Subscription,
     transport::{
-        DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec,
-        ResultTransport, RpcTransport, SchemaTransport, ServeSpec,
+        DeadLetter, EventSelector, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec,
+        ListenSpec, Location, ResultTransport, RpcTransport, SchemaTransport, ServeSpec,
     },
 };
 use serde_json::value::RawValue;
@@ -97,7 +97,35 @@ struct Schemas {
     names: Isolate,
 }
 
-delegate_transport!(Calls, Events, Schemas);
+delegate_transport!(
+    Calls, Events, Schemas;
+    inspect: |wrapper| wrapper.inner.inspect().map(|_| wrapper as &dyn Inspect)
+);
+
+/// Looks at what is wrapped, with names as they are on the broker.
+macro_rules! inspect_with_prefix {
+    ($($type:ty),*) => {$(
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl Inspect for $type {
+            async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Location>> {
+                match self.inner.inspect() {
+                    Some(inner) => inner.locate(&self.names.put(api), member).await,
+                    None => Ok(Vec::new()),
+                }
+            }
+
+            async fn diagnose(&self) -> Result<Vec<Finding>> {
+                match self.inner.inspect() {
+                    Some(inner) => inner.diagnose().await,
+                    None => Ok(Vec::new()),
+                }
+            }
+        }
+    )*};
+}
+
+inspect_with_prefix!(Calls, Events, Schemas);
 
 impl Interceptor<RpcMessage> for Isolate {
     fn arrived(&self, call: Arc<RpcMessage>) -> Arc<RpcMessage> {
@@ -112,6 +140,7 @@ impl Interceptor<EventMessage> for Isolate {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl RpcTransport for Calls {
     async fn call(&self, call: RpcMessage) -> Result<()> {
         self.inner.call(RpcMessage { api: self.names.put(&call.api), ..call }).await
@@ -126,6 +155,7 @@ impl RpcTransport for Calls {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl EventTransport for Events {
     async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
         let put = |event: &EventMessage| EventMessage {
@@ -215,6 +245,7 @@ impl Events {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl SchemaTransport for Schemas {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
         self.inner.store(&self.names.put(api), schema, ttl).await

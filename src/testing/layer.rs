@@ -3,9 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use lightbus_core::{
-    ConfigSection, Registry, Result, TransportFactory,
+    ConfigSection, Registry, Result, TransportFactory, TransportKind,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
+use serde_json::Value;
 
 /// Decorates transports. What it leaves alone it gives back as it is.
 pub(super) trait Layer: Clone + fmt::Debug + Send + Sync + 'static {
@@ -29,9 +30,14 @@ struct Layered<L> {
     layer: L,
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<L: Layer> TransportFactory for Layered<L> {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn options(&self, kind: TransportKind) -> Option<Value> {
+        self.registry.get(self.name).ok()?.options(kind)
     }
 
     fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
@@ -55,15 +61,17 @@ impl<L: Layer> TransportFactory for Layered<L> {
 /// production, with all its options, runs without a broker. They share one broker in memory.
 pub(super) fn all_in_memory() -> Registry {
     let memory = crate::transport::memory::MemoryFactory::default();
-    crate::registry()
-        .names()
-        .fold(Registry::new(), |whole, name| whole.with(InMemory { name, memory: memory.clone() }))
+    let replaced = crate::registry();
+    replaced.names().fold(Registry::new(), |whole, name| {
+        whole.with(InMemory { name, memory: memory.clone(), replaced: replaced.clone() })
+    })
 }
 
 #[derive(Debug)]
 struct InMemory {
     name: &'static str,
     memory: crate::transport::memory::MemoryFactory,
+    replaced: Registry,
 }
 
 impl InMemory {
@@ -77,9 +85,15 @@ impl InMemory {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl TransportFactory for InMemory {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Those of the transport that is replaced: its configuration is described and checked as ever.
+    fn options(&self, kind: TransportKind) -> Option<Value> {
+        self.replaced.get(self.name).ok()?.options(kind)
     }
 
     fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
@@ -99,10 +113,18 @@ impl TransportFactory for InMemory {
     }
 }
 
-/// What all four kinds of decorated transports have in common: they are who they decorate.
+/// Implements `Transport` for wrappers by asking what they wrap, `inner`. With `inspect` a wrapper
+/// that changes names gives a view of its own.
+///
+/// Here as on every other implementation by a wrapper, leaving out a method that the trait has a
+/// default for is an error: the default would hide what the wrapped transport can do.
 macro_rules! delegate_transport {
-    ($($type:ty),*) => {$(
+    ($($type:ty),*) => {
+        delegate_transport!($($type),*; inspect: |wrapper| wrapper.inner.inspect());
+    };
+    ($($type:ty),*; inspect: |$wrapper:ident| $inspect:expr) => {$(
         #[async_trait::async_trait]
+        #[deny(clippy::missing_trait_methods)]
         impl lightbus_core::Transport for $type {
             fn name(&self) -> &'static str {
                 self.inner.name()
@@ -114,6 +136,11 @@ macro_rules! delegate_transport {
 
             fn capabilities(&self) -> lightbus_core::Capabilities {
                 self.inner.capabilities()
+            }
+
+            fn inspect(&self) -> Option<&dyn lightbus_core::transport::Inspect> {
+                let $wrapper = self;
+                $inspect
             }
 
             async fn open(&self) -> lightbus_core::Result<()> {

@@ -69,3 +69,29 @@ async fn tests_on_one_broker_do_not_meet_unless_they_want_to() {
     let history = friend.admin().history("auth.*", None, None).await.unwrap();
     assert_eq!(futures_util::StreamExt::collect::<Vec<_>>(history).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_test_on_a_broker_can_be_looked_into_as_a_service_can() {
+    let Some(redis) = RedisServer::start() else { return };
+    let config = Config::from_yaml(&redis_yaml(&redis.url(), "")).unwrap();
+    let faults = lightbus::testing::Faults::seeded(1);
+    let builder = TestBus::builder().broker(config);
+    let test = builder.faults(faults).start().await.unwrap();
+    test.register(AuthClient::contract()).await.unwrap();
+    test.listen("watch", |_: UserRegistered| async { Ok(()) }).await.unwrap();
+    test.fire(sally()).await.unwrap();
+    test.wait_until_idle().await.unwrap();
+
+    let routes = test.admin().locate("auth", Some("user_registered")).await.unwrap();
+    for route in &routes {
+        let locations = route.locations.as_ref().unwrap_or_else(|| panic!("hidden: {route:?}"));
+        if route.kind == "events" {
+            let stream = &locations[0];
+            assert!(stream.name.contains("test-"), "as it is on the broker: {stream:?}");
+            assert!(stream.groups.iter().any(|group| group.name.ends_with("test-watch")));
+        }
+    }
+    for diagnosis in test.admin().diagnose().await.unwrap() {
+        assert!(diagnosis.findings.is_some_and(|findings| !findings.is_empty()));
+    }
+}

@@ -1,4 +1,20 @@
-//! A listener at work: takes events, hands them to its handler, and settles them.
+//! What a listener does with one event: validate, call the handler, retry, settle.
+//!
+//! [`run`](super::run) and [`run_batches`](super::run_batches) decide when events reach
+//! [`Listener::handle`]; this file decides how each ends. The order is fixed: attempt, wait, attempt
+//! again, dead letter, acknowledge. Three ends are possible: settled as done, settled as rejected
+//! (the transport makes it a dead letter), or returned, by dropping the delivery's handle.
+//!
+//! The delivery owns its acknowledgement, so whatever drops a future in here (cut-off, a panic in the
+//! runtime) returns the event to the broker; no path needs to remember to do it.
+//!
+//! Two things race with a handler:
+//!
+//! - Draining. Events not yet started are returned (`takes_no_more`), and so is an event that waits for
+//!   a retry; a handler that runs may finish.
+//! - `OnError::Shutdown`. `failed` is set before the process is told to stop, because the deliveries
+//!   fetched together with the failed event are still in the consumer's hands, and handling those
+//!   would reorder the stream (test `after_a_failure_that_ends_the_process_nothing_more_is_handled`).
 
 use std::sync::{
     Arc, Weak,
@@ -24,18 +40,20 @@ use super::{
 };
 use crate::bus::shared::{Inner, Listening, Phase, PluginChain, Progress, catch_panic, drained};
 
+/// A listener on one transport.
 pub(super) struct Listener {
     pub(super) spec: ListenSpec,
     pub(super) event: Arc<dyn EventTransport>,
     pub(super) concurrency: usize,
-    /// The field by which events are kept in order, where several are handled at once.
+    /// The field that is the ordering key, where several events are handled concurrently.
     pub(super) order: Option<Name>,
+    /// Whether events are validated against their schema.
     pub(super) incoming: bool,
     pub(super) handler: Handler,
-    /// Where events are handled in batches.
+    /// Set if events are handled in batches.
     pub(super) batches: Option<Batches>,
     pub(super) on_error: OnError,
-    /// A handler's failure ends the process: nothing more is handled.
+    /// A failed handler is shutting the process down: nothing more is handled.
     pub(super) failed: AtomicBool,
     pub(super) handled: Arc<Notify>,
     pub(super) inner: Weak<Inner>,
@@ -46,8 +64,8 @@ pub(super) struct Listener {
 /// How a delivery ended.
 pub(super) enum End {
     Settle(Outcome),
-    /// The bus drains: the event is given back.
-    GiveBack,
+    /// Not settled: the event is returned to the broker.
+    Return,
 }
 
 impl Listener {
@@ -72,13 +90,14 @@ impl Listener {
         }
         match self.try_until_settled(&message, phase, permit).await {
             End::Settle(outcome) => ack.settle_later(outcome),
-            End::GiveBack => drop(ack),
+            End::Return => drop(ack),
         }
         self.progress.done();
         self.handled.notify_waiters();
     }
 
-    /// Draining, or ended by a failure: what was not begun is left to others.
+    /// Whether events not yet started are to be returned: the bus drains, or a failure is shutting the
+    /// process down.
     pub(super) fn takes_no_more(&self, phase: &watch::Receiver<Phase>) -> bool {
         *phase.borrow() >= Phase::Draining || self.failed.load(Ordering::SeqCst)
     }
@@ -92,9 +111,9 @@ impl Listener {
         }
     }
 
-    /// How a try ended, or why it failed and may be made again.
+    /// Makes one attempt. Returns how the event ends, or why the attempt failed and may be repeated.
     pub(super) async fn try_once(&self, message: &Arc<EventMessage>) -> Result<End, String> {
-        // Within: reading the event and making the handler's future may panic too.
+        // Decoding the event and creating the handler's future may panic too.
         match catch_panic(self.attempt(message)).await {
             Ok(Ok(())) => Ok(End::Settle(Outcome::Done)),
             Ok(Err(Fault::Unreadable(error))) => Ok(self.unreadable(message, &error)),
@@ -103,7 +122,7 @@ impl Listener {
         }
     }
 
-    /// One try, between what plugins do.
+    /// Calls the handler, with plugins before and after.
     async fn attempt(&self, message: &Arc<EventMessage>) -> Result<(), Fault> {
         if self.plugins.is_empty() {
             return (self.handler)(Arc::clone(message)).await;
@@ -152,21 +171,22 @@ impl Listener {
                 }
             };
             tokio::select! {
-                () = drained(phase) => return End::GiveBack,
+                () = drained(phase) => return End::Return,
                 () = waited => {}
             }
         }
     }
 
+    /// Decides how an event ends whose last attempt failed.
     pub(super) fn give_up(&self, message: &EventMessage, reason: String, attempts: u32) -> End {
         match self.on_error {
             OnError::Acknowledge => End::Settle(Outcome::Done),
             OnError::Retry(_) => {
-                tracing::error!(listener = %self.name(), id = %message.id, attempts, reason, "the event is set aside as a dead letter");
+                tracing::error!(listener = %self.name(), id = %message.id, attempts, reason, "event dead-lettered: retries have run out");
                 End::Settle(Outcome::Reject(Rejection::new(reason).after(attempts)))
             }
             OnError::Shutdown => {
-                // What comes after it stays behind it.
+                // Before anything else: later events must not overtake this one.
                 self.failed.store(true, Ordering::SeqCst);
                 if let Some(inner) = self.inner.upgrade() {
                     let what =
@@ -177,11 +197,12 @@ impl Listener {
                             .with("event", &message.id),
                     );
                 }
-                End::GiveBack
+                End::Return
             }
         }
     }
 
+    /// Checks the size of an event, and validates it against its schema.
     pub(super) fn check(&self, message: &EventMessage) -> Result<()> {
         let Some(inner) = self.inner.upgrade() else { return Ok(()) };
         inner.apis.entry(&message.api).check_size(&message.fields)?;
@@ -189,7 +210,7 @@ impl Listener {
             return Ok(());
         }
         match inner.schema.get(&message.api) {
-            // An event that the schema lacks is newer, or older, than the schema.
+            // The event is newer or older than the schema that this process knows.
             Some(schema) => match schema.check_event(&message.event, &message.fields) {
                 Err(error) if error.kind() == ErrorKind::Unknown => Ok(()),
                 checked => checked,
@@ -198,11 +219,11 @@ impl Listener {
         }
     }
 
-    /// Trying again would not help: it is set aside, whatever the policy, and the listener goes on.
+    /// Rejects an event that cannot be decoded, whatever the policy: retrying is pointless.
     pub(super) fn unreadable(&self, message: &EventMessage, error: &Error) -> End {
         tracing::error!(
             listener = %self.name(), api = %message.api, event = %message.event, id = %message.id, %error,
-            "an event cannot be read: it is set aside as a dead letter"
+            "event dead-lettered: it cannot be decoded"
         );
         End::Settle(Outcome::Reject(error.to_string().into()))
     }
@@ -224,9 +245,9 @@ impl Listening for Listener {
         });
         let events: Vec<_> = events.collect();
         let failed = match self.on_error {
-            OnError::Retry(policy) => format!("{} tries, then dead letter", policy.attempts),
+            OnError::Retry(policy) => format!("{} attempts, then dead letter", policy.attempts),
             OnError::Acknowledge => "failures are logged and acknowledged".to_owned(),
-            OnError::Shutdown => "a failure ends the process".to_owned(),
+            OnError::Shutdown => "a failure shuts the process down".to_owned(),
         };
         let name = self.name();
         let at_once = match &self.batches {
@@ -241,7 +262,7 @@ impl Listening for Listener {
         match self.try_once(&event).await? {
             End::Settle(Outcome::Done) => Ok(()),
             End::Settle(Outcome::Reject(rejection)) => Err(rejection.reason().to_owned()),
-            _ => Err("it was given back".to_owned()),
+            _ => Err("the handler was not run to its end".to_owned()),
         }
     }
 }

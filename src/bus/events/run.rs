@@ -1,4 +1,23 @@
-//! A listener at work: in order, several events at once, or in batches.
+//! Running a listener: in order, concurrently, or in batches.
+//!
+//! Each listener has one consumer task. In order, that task awaits the handler itself. Concurrently, it
+//! spawns a task for each key that has an event (and for each event without a key); such a task handles
+//! the event, then those of its key that were queued meanwhile.
+//!
+//! Three things bound and order the work: the subscription's credit counts every delivery that exists;
+//! a semaphore has one permit for each handler that may run, and the consumer waits for one before it
+//! spawns, which is the back-pressure; [`KeyQueues`] knows which task owns a key. The key is claimed
+//! before the permit, so an event of a busy key is queued without holding up the consumer. A permit is
+//! released while an event waits for a retry, and between two events of a key
+//! (tests `while_one_key_waits_to_be_tried_again_the_others_go_on`, `a_busy_key_leaves_the_others_alone`).
+//!
+//! A key is released under the lock under which deliveries are queued, so none can be queued behind a
+//! key that no task owns (test `events_of_one_key_stay_in_order`).
+//!
+//! On cut-off, the consumer drops the future that takes a batch, which may be waiting for a permit with
+//! the `JoinSet` locked; only then can `drop_handlers` lock the set and abort the tasks. Both are polled
+//! by the same task, so neither starves the other. Queued and running deliveries are dropped with their
+//! tasks, and returned (test `what_is_waiting_behind_a_key_comes_again_after_closing`).
 
 use std::sync::Arc;
 
@@ -16,6 +35,7 @@ use super::{
 use crate::bus::shared::{Phase, consume, until_cut_off};
 
 impl Listener {
+    /// Handles events until the bus drains.
     pub(super) async fn run(
         self: Arc<Self>,
         first: Subscription<EventMessage>,
@@ -26,7 +46,7 @@ impl Listener {
         } else if self.concurrency == 1 {
             self.run_in_order(first, phase).await;
         } else {
-            self.run_at_once(first, phase).await;
+            self.run_concurrently(first, phase).await;
         }
     }
 
@@ -44,8 +64,8 @@ impl Listener {
         consume(first, phase, &self.progress, || self.subscribe(), take).await;
     }
 
-    /// Side by side, but for events of one key.
-    async fn run_at_once(
+    /// Concurrently, except for events of the same key.
+    async fn run_concurrently(
         self: Arc<Self>,
         first: Subscription<EventMessage>,
         phase: watch::Receiver<Phase>,
@@ -80,7 +100,7 @@ impl Listener {
         until_cut_off(consumer, phase, drop_handlers).await;
     }
 
-    /// Handles an event, and then those of its key that came meanwhile.
+    /// Handles an event, then those of its key that were queued meanwhile.
     async fn handle_key(
         self: Arc<Self>,
         delivery: Delivery<EventMessage>,
@@ -92,7 +112,7 @@ impl Listener {
         while let Some(delivery) = next.take() {
             permit.acquire().await;
             self.handle(delivery, &mut watch, Some(&mut permit)).await;
-            // Given up between two events: a busy key must not hold its permit for ever.
+            // Released between two events: a busy key must not hold its permit forever.
             permit.release();
             next = queue.as_ref().and_then(|(queues, key)| queues.next(key));
         }

@@ -220,6 +220,6 @@ fn settle_where(
 fn settle(delivery: Delivery<EventMessage>, end: End) {
     match end {
         End::Settle(outcome) => delivery.ack.settle_later(outcome),
-        End::GiveBack => drop(delivery),
+        End::Return => drop(delivery),
     }
 }

@@ -65,7 +65,7 @@ pub(super) async fn watch_over(
                 INTERVAL * CHECKS
             );
             tracing::error!(listener = %listener.spec.listener, waiting, "a listener is stalled; restarting it");
-            progress.stalls(&why);
+            progress.stalled(&why);
             progress.renew.notify_one();
         }
     }

@@ -1,44 +1,43 @@
-//! What a process gets done, and whether it does.
+//! The health of a process.
 
 use serde::Serialize;
 
 use crate::bus::shared::{Bus, Condition, PartHealth, Phase};
 
-/// How a process is: what each of its consumers and tasks gets done.
+/// The health of a process: the state of each of its workers, listeners and tasks.
 ///
-/// Serialised, it is the answer of a health check: `healthy` and everything it comes from.
+/// Serialise it for the response of a health check.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Health {
-    /// Whether the process works: it is neither stopping nor closed, and no consumer of it is
-    /// interrupted, restarting or stalled.
+    /// Whether the process works: it is neither stopping nor closed, and no part of it is interrupted,
+    /// restarting or stalled.
     pub healthy: bool,
-    /// How far the process has come in its life.
+    /// Whether the process is running or shutting down.
     pub life: Life,
-    /// Its workers, listeners and tasks, in the order in which they began.
+    /// Its workers, listeners and tasks, in the order in which they were started.
     pub parts: Vec<PartHealth>,
 }
 
-/// How far a process has come in its life.
+/// The stages of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Life {
-    /// At work.
+    /// Working.
     Running,
-    /// Nothing new is taken; what runs may finish.
+    /// Shutting down: nothing new is taken, handlers may finish.
     Stopping,
-    /// All is closed.
+    /// Closed.
     Closed,
 }
 
 impl Bus {
-    /// How this process is: what its workers, listeners and tasks get done. It asks no broker and
-    /// waits for nothing; call it as often as you like.
+    /// Returns the health of this process. It neither contacts a broker nor blocks, so it may be called
+    /// often.
     ///
-    /// Health means progress, not an open connection: a consumer that is connected, has work and takes
-    /// none for a minute counts as stalled, and is begun anew: where the transport can tell how far it
-    /// is behind.
+    /// Health means progress, not an open connection. A listener that is connected, has a backlog and
+    /// takes nothing for a minute counts as stalled and is restarted, if the transport can report lag.
     ///
     /// ```
     /// # use lightbus::prelude::*;

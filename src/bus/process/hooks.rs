@@ -1,22 +1,22 @@
-//! What a process does once at its start and once at its end.
+//! Hooks that run once, at the start and at the end of a process.
 
 use lightbus_core::{Error, ErrorKind, Result};
 
 use crate::bus::shared::{Bus, HandlerResult, Hook, catch_panic};
 
 impl Bus {
-    /// Does this when [`run`](Self::run) begins, before scheduled and background tasks start: after
-    /// what was added before it. The place to prepare what handlers need; an API that is to take
-    /// calls only then is served in here.
+    /// Adds a hook that runs when [`run`](Self::run) begins, before scheduled and background tasks are
+    /// started. Hooks run in the order in which they were added. Prepare here what handlers need, and
+    /// serve and listen here to what must wait for it.
     ///
-    /// If it fails or panics, those that follow are left out, and the process ends with that error
-    /// after draining.
+    /// If a hook fails or panics, the remaining ones are skipped, and the process drains and ends with
+    /// that error.
     ///
     /// ```
     /// # use lightbus::prelude::*;
     /// # fn example(bus: &Bus) {
     /// bus.on_start(|bus| async move {
-    ///     println!("{} begins", bus.service_name());
+    ///     println!("{} starts", bus.service_name());
     ///     Ok(())
     /// });
     /// # }
@@ -29,12 +29,13 @@ impl Bus {
         self.inner().state().start_hooks.push(Box::new(move |bus| Box::pin(hook(bus))));
     }
 
-    /// Does this when the bus has drained, before it closes: by then nothing is taken any more and
-    /// what ran has finished, but the process may still call and fire. After what was added before it.
+    /// Adds a hook that runs once the bus has drained, before it closes. By then handlers have finished
+    /// and nothing is taken any more, but the process may still call and fire. Hooks run in the order in
+    /// which they were added.
     ///
-    /// It runs whatever ended the process, also without [`run`](Self::run) when the bus is
-    /// [closed](Self::close). If it fails or panics, that is logged and the others run. All together
-    /// have the time that draining has.
+    /// Hooks run whatever ended the process, and also without [`run`](Self::run), when the bus is
+    /// [closed](Self::close). If one fails or panics, the failure is logged and the others run.
+    /// Together they may take as long as [`drain_timeout`](crate::BusBuilder::drain_timeout) says.
     pub fn on_stop<F, Fut>(&self, hook: F)
     where
         F: FnOnce(Bus) -> Fut + Send + 'static,
@@ -43,7 +44,7 @@ impl Bus {
         self.inner().state().stop_hooks.push(Box::new(move |bus| Box::pin(hook(bus))));
     }
 
-    /// Runs what was added for the start; the first failure ends it. Hooks may add further ones.
+    /// Runs the start hooks, and those that they add. Stops at the first failure.
     pub(super) async fn run_start_hooks(&self) -> Result<()> {
         loop {
             let hooks = std::mem::take(&mut self.inner().state().start_hooks);
@@ -56,7 +57,7 @@ impl Bus {
         }
     }
 
-    /// Runs what was added for the end, all of it. Gives the first failure.
+    /// Runs all stop hooks. Returns the first failure.
     pub(super) async fn run_stop_hooks(&self) -> Result<()> {
         let hooks = std::mem::take(&mut self.inner().state().stop_hooks);
         let mut first = Ok(());

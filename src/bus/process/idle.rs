@@ -1,4 +1,4 @@
-//! Waiting until the listeners of this process have nothing left to do.
+//! Waiting until the listeners of this process are idle.
 
 use std::time::Duration;
 
@@ -7,24 +7,27 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::bus::shared::Bus;
 
-/// How long settling may take.
+/// How long waiting may take.
 const LIMIT: Duration = Duration::from_secs(30);
-/// What other processes of a listener do rings no bell here: look again after this.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Work done by other processes of a listener sends no notification here: poll at this interval.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Bus {
-    /// Waits until every event that the listeners of this process are to get has been handled and
-    /// acknowledged. It counts what the broker still holds for them, and waits for no fixed time:
-    /// made for tests and short programs.
+    /// Waits until every event for the listeners of this process has been handled and acknowledged, as
+    /// the broker counts it. For tests and short programs.
     ///
     /// # Errors
     ///
     /// [`Timeout`](lightbus_core::ErrorKind::Timeout) after 30 s;
-    /// [`Unsupported`](lightbus_core::ErrorKind::Unsupported) if a transport cannot tell the lag of a
+    /// [`Unsupported`](lightbus_core::ErrorKind::Unsupported) if a transport cannot report the lag of a
     /// listener.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
     pub async fn wait_until_idle(&self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
-        let settled = async {
+        let idle = async {
             loop {
                 let handled = self.inner.handled.notified();
                 if !self.has_lag().await? {
@@ -32,14 +35,14 @@ impl Bus {
                 }
                 tokio::select! {
                     () = handled => {}
-                    () = sleep(LOOK_AGAIN) => {}
+                    () = sleep(POLL_INTERVAL) => {}
                 }
             }
         };
-        timeout_at(deadline, settled)
+        timeout_at(deadline, idle)
             .await
             .unwrap_or_else(|_| Err(Error::timeout("listeners still have events to handle", LIMIT)))
-            .map_err(|error| error.during("settling"))
+            .map_err(|error| error.during("waiting until listeners are idle"))
     }
 
     async fn has_lag(&self) -> Result<bool> {

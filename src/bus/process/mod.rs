@@ -1,4 +1,4 @@
-//! The life of a process: started, doing tasks, observed, drained and closed.
+//! The lifetime of a process: starting, hooks, tasks, health, draining, closing.
 
 mod health;
 mod hooks;

@@ -1,4 +1,4 @@
-//! Running until a signal, draining, closing.
+//! Running until a signal arrives, draining, closing.
 
 use std::time::Instant;
 
@@ -9,23 +9,25 @@ use super::signals::Signals;
 use crate::bus::shared::{Bus, GRACE, Phase};
 
 impl Bus {
-    /// Runs the process: the [`on_start`](Self::on_start) hooks, then
-    /// [scheduled](Self::every) and [background](Self::background) tasks; shows on standard error what
-    /// the process does; works until SIGINT, SIGTERM or [`shut_down`](Self::shut_down); then drains,
-    /// runs the [`on_stop`](Self::on_stop) hooks and closes, as [`close`](Self::close) says.
+    /// Runs the process. Runs the [`on_start`](Self::on_start) hooks, starts
+    /// [scheduled](Self::every) and [background](Self::background) tasks, prints a
+    /// [summary](Self::summary) to standard error, and waits for SIGINT, SIGTERM or
+    /// [`shut_down`](Self::shut_down). Then drains, runs the [`on_stop`](Self::on_stop) hooks and closes,
+    /// as [`close`](Self::close) does.
     ///
-    /// Signals count from when this begins, also while hooks run. A second one ends the process at
-    /// once, without draining: with code 130 after SIGINT, 143 after SIGTERM. A `main` that returns
-    /// this result gives 0 after a signal and 1 after an error.
+    /// Signals are handled from the start, also while hooks run. A second signal exits the process at
+    /// once, without draining, with code 130 for SIGINT and 143 for SIGTERM. A `main` that returns this
+    /// result exits with 0 after a signal and 1 after an error.
     ///
     /// # Errors
     ///
-    /// What made a hook, a background task, or a listener with
-    /// [`OnError::Shutdown`](crate::OnError::Shutdown) end the process; what went wrong in closing.
+    /// The error of a hook, a background task, or a listener with
+    /// [`OnError::Shutdown`](crate::OnError::Shutdown) that ended the process; otherwise that of
+    /// [`close`](Self::close).
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the bus goes on.
+    /// If the future is dropped, the bus keeps working; [`close`](Self::close) ends it.
     pub async fn run(self) -> Result<()> {
         let began = Instant::now();
         let mut signals = Signals::listen()?;
@@ -38,7 +40,7 @@ impl Bus {
         };
         tokio::select! {
             signal = signals.next() => {
-                tracing::info!(signal = signal.name(), "stopping: what runs may finish");
+                tracing::info!(signal = signal.name(), "shutting down; handlers may finish");
             }
             ended = work => if let Err(error) = ended {
                 self.inner.fail(error);
@@ -47,7 +49,7 @@ impl Bus {
         let closed = tokio::select! {
             closed = self.close() => closed,
             second = signals.next() => {
-                eprintln!("a second signal: ended at once");
+                eprintln!("second signal: exiting at once");
                 std::process::exit(second.exit_code());
             }
         };
@@ -57,7 +59,7 @@ impl Bus {
         }
     }
 
-    /// What is done once, and what is begun with it.
+    /// Runs the start hooks and starts the tasks.
     async fn start(&self) -> Result<()> {
         self.inner.plugins.before_start().await?;
         self.run_start_hooks().await?;
@@ -73,25 +75,25 @@ impl Bus {
         }
     }
 
-    /// Asks [`run`](Self::run) to end as after a signal.
+    /// Asks [`run`](Self::run) to shut down, as a signal does. Returns at once.
     pub fn shut_down(&self) {
         self.inner.advance(Phase::Stopping);
     }
 
-    /// Drains and closes: takes nothing more, lets what runs finish (at most
-    /// [`drain_timeout`](crate::BusBuilder::drain_timeout), 15 s), acknowledges, sends results, gives
-    /// back what was not begun, runs the [`on_stop`](Self::on_stop) hooks, and closes the transports.
-    /// What runs may call and fire until then; later operations answer [`Closed`](ErrorKind::Closed).
-    /// Closing twice is fine.
+    /// Drains and closes the bus. Stops taking messages, waits for handlers to finish (at most
+    /// [`drain_timeout`](crate::BusBuilder::drain_timeout), 15 s by default), acknowledges events and
+    /// sends results, returns what was not started, runs the [`on_stop`](Self::on_stop) hooks, and closes
+    /// the transports. Handlers and hooks may call and fire until then; later operations fail with
+    /// [`Closed`](ErrorKind::Closed). Closing twice is fine.
     ///
     /// # Errors
     ///
-    /// [`Timeout`](ErrorKind::Timeout) if something did not finish in time: it was cut off, and its
-    /// events come again; the first failure of a hook; what a transport said to closing.
+    /// [`Timeout`](ErrorKind::Timeout) if a handler did not finish in time and was dropped; its event is
+    /// redelivered. Otherwise the first error of a hook, or of closing a transport.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the bus takes nothing more; close it again to wait.
+    /// If the future is dropped, the bus takes no more messages; close it again to finish.
     pub async fn close(&self) -> Result<()> {
         let limit = self.inner.drain_timeout;
         let late = |what: &'static str| {
@@ -109,7 +111,8 @@ impl Bus {
             let _ = timeout(GRACE, ended()).await;
         }
         consumers.shutdown().await;
-        let drained = drained.or_else(|_| late("something was still running and was cut off"));
+        let drained =
+            drained.or_else(|_| late("a handler or a task was still running and was cut off"));
         let stop = async {
             let hooks = self.run_stop_hooks().await;
             if *self.inner.watch().borrow() < Phase::Closed {

@@ -1,13 +1,13 @@
-//! The signals that end a process.
+//! Signals that shut a process down.
 
 use lightbus_core::{Error, ErrorKind, Result};
 
-/// A signal that asks the process to end.
+/// A signal that asks the process to shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     /// Ctrl-C.
     Interrupt,
-    /// What service managers and containers send.
+    /// Sent by service managers and container runtimes.
     #[cfg(unix)]
     Terminate,
 }
@@ -21,8 +21,7 @@ impl Ending {
         }
     }
 
-    /// What a process gives back that such a signal has ended: 128 and the signal's number, as shells
-    /// have it.
+    /// Returns the exit code of a process ended by the signal: 128 plus its number, as in shells.
     pub(super) fn exit_code(self) -> i32 {
         match self {
             Self::Interrupt => 130,
@@ -32,7 +31,7 @@ impl Ending {
     }
 }
 
-/// Hears every signal from when it is made, also while nobody waits.
+/// Receives every signal from its creation on, even while nothing awaits [`next`](Self::next).
 pub(super) struct Signals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,

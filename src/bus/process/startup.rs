@@ -1,4 +1,4 @@
-//! What a process does beside its work, and what it shows of itself at start.
+//! Keeping schemas fresh, and the summary shown at startup.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
     schema::SchemaStore,
 };
 
-/// Renews the schemas of this process and reads those of others, until the bus drains.
+/// Renews the schemas of this process and reads those of others periodically, until the bus drains.
 pub(crate) async fn keep_schemas(schema: Arc<SchemaStore>, mut phase: watch::Receiver<Phase>) {
     loop {
         tokio::select! {
@@ -17,14 +17,14 @@ pub(crate) async fn keep_schemas(schema: Arc<SchemaStore>, mut phase: watch::Rec
             () = sleep(schema.ttl().mul_f64(0.8)) => {}
         }
         if let Err(error) = schema.refresh().await {
-            tracing::warn!(%error, "schemas cannot be renewed now");
+            tracing::warn!(%error, "cannot refresh schemas; trying again later");
         }
     }
 }
 
 impl Bus {
-    /// What this process serves, listens to and is connected with, for people: shown at the start
-    /// of [`run`](Self::run).
+    /// Describes for people what this process serves, listens to and is connected with.
+    /// [`run`](Self::run) prints it at startup.
     #[must_use]
     pub fn summary(&self) -> String {
         let inner = self.inner();

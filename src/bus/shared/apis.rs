@@ -1,4 +1,4 @@
-//! Which transports carry which API.
+//! The transports of each API.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use crate::config::{ApiConfig, Config, Selector};
 
-/// An API with its settings and its transports.
+/// An API with its configuration and its transports.
 #[derive(Debug)]
 pub(crate) struct ApiEntry {
     pub(crate) name: Name,
@@ -25,7 +25,7 @@ pub(crate) struct ApiEntry {
 }
 
 impl ApiEntry {
-    /// Connects, the first time.
+    /// Connects the transports, once.
     pub(crate) async fn open(&self) -> Result<()> {
         self.opened
             .get_or_try_init(|| async {
@@ -38,7 +38,7 @@ impl ApiEntry {
     }
 }
 
-/// Adds to an error which transport it came from.
+/// Adds the transport and its broker to an error, unless it names a broker already.
 pub(crate) fn at<T: Transport + ?Sized>(transport: &T, error: Error) -> Error {
     if error.context().any(|(key, _)| key == "broker") {
         error
@@ -47,7 +47,7 @@ pub(crate) fn at<T: Transport + ?Sized>(transport: &T, error: Error) -> Error {
     }
 }
 
-/// The transports of one set of settings: all APIs with equal settings share them.
+/// The transports of one API of the configuration. APIs with equal settings share their transports.
 #[derive(Debug)]
 struct Set {
     api: ApiConfig,
@@ -59,14 +59,14 @@ struct Set {
 
 #[derive(Debug)]
 pub(crate) struct Apis {
-    /// By API; `default` for all others.
+    /// By name of the API. `default` applies to all others.
     sets: HashMap<String, Set>,
     entries: RwLock<HashMap<Name, Arc<ApiEntry>>>,
 }
 
 impl Apis {
-    /// Makes the transports of every API in the configuration, without connecting: what is wrong
-    /// in it shows at start, also for APIs that are used later.
+    /// Creates the transports of every API in the configuration, without connecting. Mistakes show at
+    /// startup this way, even for APIs that are used later.
     pub(crate) fn new(config: &Config, registry: &Registry) -> Result<Self> {
         let mut made = Made::default();
         let mut sets = HashMap::new();
@@ -95,14 +95,14 @@ impl Apis {
             opened: Arc::clone(&set.opened),
         });
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        // Names of APIs may come from outside: what is kept has a limit.
+        // API names may come from outside, so the cache is bounded.
         if entries.len() < 10_000 {
             entries.insert(api.into(), Arc::clone(&entry));
         }
         entry
     }
 
-    /// A transport that does not reach other processes, if there is one.
+    /// Returns the name of a transport that does not reach other processes, if there is one.
     pub(crate) fn unshared(&self) -> Option<&'static str> {
         self.sets.values().find_map(|set| {
             [
@@ -115,7 +115,7 @@ impl Apis {
         })
     }
 
-    /// Each event transport once.
+    /// Returns each event transport once.
     pub(crate) fn event_transports(&self) -> Vec<Arc<dyn EventTransport>> {
         let mut transports: Vec<Arc<dyn EventTransport>> = Vec::new();
         for set in self.sets.values() {
@@ -126,7 +126,7 @@ impl Apis {
         transports
     }
 
-    /// Closes all transports; gives the first error.
+    /// Closes all transports. Returns the first error.
     pub(crate) async fn close(&self) -> Result<()> {
         let mut first = Ok(());
         for set in self.sets.values() {
@@ -138,8 +138,8 @@ impl Apis {
     }
 }
 
-/// Makes each transport that is named, once: so that what is wrong is said of the place where it was
-/// written, not of one that falls back on it.
+/// Creates each transport that the configuration names, so that a mistake is reported at the key where
+/// it was made, not at one that falls back to it.
 pub(crate) fn check_named(config: &Config, registry: &Registry) -> Result<()> {
     let check = |kind, path: String, selector: Option<&Selector>| -> Result<()> {
         let Some(selector) = selector else { return Ok(()) };
@@ -161,7 +161,7 @@ pub(crate) fn check_named(config: &Config, registry: &Registry) -> Result<()> {
     check(TransportKind::Schema, "bus.schema.transport".to_owned(), schema)
 }
 
-/// Makes the transport for schemas.
+/// Creates the transport for schemas.
 pub(crate) fn schema_transport(
     config: &Config,
     registry: &Registry,
@@ -173,7 +173,7 @@ pub(crate) fn schema_transport(
     factory.schema(&selector.section(path))
 }
 
-/// What was made so far: equal settings share a transport.
+/// The transports created so far. Equal settings share a transport.
 #[derive(Default)]
 struct Made {
     rpc: Vec<(Selector, Arc<dyn RpcTransport>)>,
@@ -216,9 +216,9 @@ impl Made {
             let (calls, results) = (rpc.name(), result.name());
             return Err(Error::config(
                 format!("apis.{api}"),
-                format!("calls by `{calls}` and results by `{results}` do not go together: one of them stays inside this process"),
+                format!("calls over `{calls}` and results over `{results}` do not work together: one of them does not leave this process"),
             )
-            .hint("Give `rpc_transport` and `result_transport` transports that reach the same processes"));
+            .hint("Choose an `rpc_transport` and a `result_transport` that reach the same processes"));
         }
         Ok(Set { api: settings, rpc, result, event, opened: Arc::default() })
     }
@@ -252,15 +252,12 @@ fn factory<'r>(
         let error = error.with("at", path);
         match crate::config::nearest(selector.name(), registry.names()) {
             Some(known) => error.hint(format!("Did you mean `{known}`?")),
-            None if selector.name() == "debug" => error.hint(
-                "What `debug` is for in Python, `memory` does here: everything stays in this process",
-            ),
-            None if ["redis", "amqp", "kafka", "memory"].contains(&selector.name()) => {
-                error.hint(format!(
-                    "It is a feature of lightbus that this program was built without: `{}`",
-                    selector.name()
-                ))
+            None if selector.name() == "debug" => {
+                error.hint("Use `memory` where Python has `debug`: nothing leaves this process")
             }
+            None if ["redis", "amqp", "kafka", "memory"].contains(&selector.name()) => error.hint(
+                format!("Build the program with lightbus' cargo feature `{}`", selector.name()),
+            ),
             None => error,
         }
     })

@@ -1,5 +1,21 @@
-//! What workers and listeners have in common: running user code that may panic, and coming back
-//! after the transport gave up.
+//! What workers and listeners share: consuming from a subscription until the bus drains, restarting
+//! after the transport has given up, and running user code that may panic.
+//!
+//! Each worker and each listener has one task that runs [`consume`]. It owns the subscription. `take`
+//! receives a batch of deliveries and owns them; whatever it drops unsettled is returned to the broker.
+//!
+//! It ends in one of three ways. *Drained*: no more is fetched, `take` finishes, and closing the
+//! subscription waits for the deliveries that handlers still hold. *Cut off*: the time for that is
+//! over; `take` is dropped at the await it is suspended in. *Restarted*: the transport gave up, or the
+//! watchdog found the consumer stalled; the old subscription is dropped before the next is opened, so
+//! that the broker can redeliver what it held (tests `a_listener_whose_transport_gave_up_is_begun_anew`
+//! and `a_listener_that_stands_still_is_begun_anew`). An error arrives behind the deliveries that came
+//! before it, so those are handled first.
+//!
+//! Handlers that run in tasks of their own outlive `take`. Closing the subscription would then wait for
+//! their deliveries until `FlowControl::close_timeout`, longer than the process may live: they must be
+//! dropped *while* the subscription closes, hence [`until_cut_off`], which polls both
+//! (test `what_outlives_the_drain_timeout_is_cut_off_and_told`).
 
 use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
 
@@ -9,11 +25,11 @@ use tokio::sync::watch;
 
 use super::{Phase, Progress};
 
-/// The waits before a consumer whose transport gave up begins anew.
+/// The first and the longest delay before a consumer is restarted.
 const FIRST_RESTART: Duration = Duration::from_millis(200);
 const LONGEST_RESTART: Duration = Duration::from_secs(10);
 
-/// Runs user code: a panic is a value like any other.
+/// Runs user code. A panic becomes an error with its text.
 pub(crate) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| panic_text(&*panic).to_owned())
 }
@@ -26,9 +42,9 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no text")
 }
 
-/// Takes from a subscription until the bus drains, batch by batch. If the transport gives up, or
-/// `progress` is rung because it stands still, it subscribes again after a wait, for ever: losing a
-/// broker never ends a process.
+/// Consumes from a subscription until the bus drains, batch by batch. If the transport gives up, or
+/// `progress.renew` is notified, it subscribes again with exponential backoff, without a limit: losing
+/// a broker never ends a process.
 pub(crate) async fn consume<M, Open, Opened, Take, Taken>(
     first: Subscription<M>,
     mut phase: watch::Receiver<Phase>,
@@ -54,7 +70,7 @@ pub(crate) async fn consume<M, Open, Opened, Take, Taken>(
             biased;
             () = drained(&mut phase) => break,
             () = progress.renew.notified() => {
-                error = Some(Error::new(ErrorKind::Unexpected, "it stood still although there was work"));
+                error = Some(Error::new(ErrorKind::Unexpected, "it was stalled"));
             }
             _ = subscription.next_batch(&mut buffer, 64) => {}
         }
@@ -72,7 +88,7 @@ pub(crate) async fn consume<M, Open, Opened, Take, Taken>(
             spare = tokio::select! {
                 biased;
                 spare = take(deliveries) => spare,
-                // Dropped where it waits, and what it held is given back.
+                // `take` is dropped, and the deliveries it held are returned.
                 () = cut_off(&mut phase) => break,
             };
             spare.clear();
@@ -83,9 +99,9 @@ pub(crate) async fn consume<M, Open, Opened, Take, Taken>(
             continue;
         }
         let error = error.unwrap_or_else(|| Error::closed("the subscription"));
-        tracing::error!(consumer = what, %error, "consuming ended; it begins anew");
+        tracing::error!(consumer = what, %error, "consumer ended; restarting it");
         progress.ended(&error);
-        // What it still held is given back, so that it comes again.
+        // Before the next is opened: what it held is redelivered.
         drop(subscription);
         subscription = loop {
             tokio::select! {
@@ -95,30 +111,30 @@ pub(crate) async fn consume<M, Open, Opened, Take, Taken>(
             match open().await {
                 Ok(subscription) => break subscription,
                 Err(error) => {
-                    tracing::warn!(consumer = what, %error, "consuming cannot begin yet");
-                    progress.cannot_begin(&error);
+                    tracing::warn!(consumer = what, %error, "cannot restart the consumer yet");
+                    progress.cannot_restart(&error);
                 }
             }
         };
         progress.subscribed(subscription.connectivity());
     }
     if let Err(error) = subscription.close().await {
-        tracing::warn!(consumer = what, %error, "what was not acknowledged comes again");
+        tracing::warn!(consumer = what, %error, "cannot close the subscription; unacknowledged messages are redelivered");
     }
 }
 
-/// Ends when the bus drains, or nobody holds it any more.
+/// Waits until the bus drains or has been dropped.
 pub(crate) async fn drained(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
 }
 
-/// Ends when what still runs is to be dropped.
+/// Waits until everything that still runs is to be dropped.
 pub(crate) async fn cut_off(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase >= Phase::CutOff).await;
 }
 
-/// Runs a consumer, and drops its handlers if they have not finished when they are cut off: then the
-/// consumer gives back what they held, and ends.
+/// Runs a consumer to its end. On cut-off it drops the handlers, which returns their deliveries, so
+/// that the consumer can close its subscription.
 pub(crate) async fn until_cut_off(
     consumer: impl Future<Output = ()>,
     mut phase: watch::Receiver<Phase>,

@@ -1,4 +1,4 @@
-//! Which kinds of work a process does.
+//! The kinds of work that a process does.
 
 use std::{fmt, str::FromStr};
 
@@ -6,34 +6,33 @@ use lightbus_core::{Error, ErrorKind, Result};
 
 use crate::config::nearest;
 
-/// The kinds of work that a process does: all three, unless told otherwise.
+/// The kinds of work that a process does. By default all.
 ///
-/// One program can so be run as several processes with different tasks: `LIGHTBUS_FEATURES=rpcs,events`
-/// answers calls and handles events, and another process with `LIGHTBUS_FEATURES=tasks` does what is
-/// scheduled. What is switched off is registered all the same: schemas are published, and the process
-/// may call and fire.
+/// With them, one program can be run as several processes: `LIGHTBUS_FEATURES=rpcs,events` answers calls
+/// and handles events, another process with `LIGHTBUS_FEATURES=tasks` runs the tasks. Whatever is
+/// disabled, the schemas of served APIs are published, and the process may call and fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// Answering calls of the APIs that it serves.
+    /// Answering calls of the served APIs.
     pub rpcs: bool,
-    /// Handling events that it listens to. Without it, its listeners are not made known to the broker.
+    /// Handling events. If disabled, the broker is not told of the process's listeners.
     pub events: bool,
     /// Scheduled and background tasks.
     pub tasks: bool,
 }
 
 impl Features {
-    /// The variable that switches features on: names with commas between.
+    /// The environment variable with the names of the enabled features, separated by commas.
     pub(crate) const VARIABLE: &str = "LIGHTBUS_FEATURES";
     const NAMES: [&str; 3] = ["rpcs", "events", "tasks"];
 
-    /// None of them.
+    /// Returns no features.
     #[must_use]
     pub const fn none() -> Self {
         Self { rpcs: false, events: false, tasks: false }
     }
 
-    /// What the environment says, or all.
+    /// Reads the environment variable. Without it, all features are enabled.
     pub(crate) fn from_env() -> Result<Self> {
         match std::env::var(Self::VARIABLE) {
             Ok(names) => {
@@ -66,7 +65,8 @@ impl Default for Features {
     }
 }
 
-/// Names with commas between, as `LIGHTBUS_FEATURES` has them: those, and no others.
+/// Parses names separated by commas, as in `LIGHTBUS_FEATURES`. Features that are not named are
+/// disabled.
 ///
 /// ```
 /// # use lightbus::Features;
@@ -86,7 +86,7 @@ impl FromStr for Features {
     }
 }
 
-/// The names of those that are on, with commas between.
+/// Writes the names of the enabled features, separated by commas.
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let on = [self.rpcs, self.events, self.tasks];

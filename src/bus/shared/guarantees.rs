@@ -1,15 +1,15 @@
-//! What an API relies on, against what its transports can do.
+//! Checking what an API requires against what its transports can do.
 
 use lightbus_core::{Capabilities, Error, ErrorKind, Result};
 
 use super::{ApiEntry, Inner};
 use crate::{config::OnMissing, contract::Contract};
 
-/// What concerns calls too, not only events.
+/// The capability that concerns calls too, not only events.
 const OF_CALLS: &str = "shared";
 
 impl Inner {
-    /// Refuses, or warns of, an API that relies on what the configured transports cannot do.
+    /// Refuses, or warns about, an API that requires what the configured transports cannot do.
     pub(crate) fn check_guarantees(&self, contract: &Contract) -> Result<()> {
         let entry = self.apis.entry(contract.name);
         let mut lacks: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -29,7 +29,7 @@ impl Inner {
             match entry.config.on_missing {
                 OnMissing::Refuse => return Err(error),
                 OnMissing::Warn => {
-                    tracing::warn!(%error, "an API relies on what its transport cannot do");
+                    tracing::warn!(%error, "an API requires what its transport cannot do");
                 }
             }
         }
@@ -43,7 +43,7 @@ impl Inner {
         let missing = missing.join(", ");
         let error = Error::new(
             ErrorKind::Config,
-            format!("`{api}` relies on what the transport `{name}` cannot do: {missing}"),
+            format!("`{api}` requires what the transport `{name}` cannot do: {missing}"),
         )
         .with("at", &path);
         let error = match origin.fact() {
@@ -57,7 +57,7 @@ impl Inner {
     }
 }
 
-/// What a contract requires and these capabilities lack.
+/// Returns what a contract requires and these capabilities lack.
 fn missing(contract: &Contract, has: Capabilities) -> impl Iterator<Item = &'static str> {
     let required = contract.requires.iter().copied();
     required.filter(move |name| !has.iter().any(|(known, is)| known == *name && is))

@@ -1,42 +1,42 @@
-//! How a handler says that it failed.
+//! Errors of handlers.
 
 use std::fmt;
 
 use lightbus_core::Result;
 
-/// Why a handler failed: any error, by `?`.
+/// Why a handler failed. Any error converts to it with `?`.
 pub struct HandlerError(Why);
 
 enum Why {
     All(Box<dyn std::error::Error + Send + Sync>),
-    /// Of a batch only these, by their place in it.
+    /// Only these events of a batch, by index.
     Some(Vec<(usize, HandlerError)>),
 }
 
-/// What a handler gives: `Ok(())` acknowledges the event.
+/// What a handler returns. `Ok(())` acknowledges the event.
 pub type HandlerResult = Result<(), HandlerError>;
 
 impl HandlerError {
-    /// A failure with this reason.
+    /// Creates an error from a text.
     pub fn new(reason: impl Into<String>) -> Self {
         Self(Why::All(reason.into().into()))
     }
 
-    /// A failure that is an error already, of a type that nobody knows.
+    /// Wraps an error whose type is unknown.
     #[cfg(feature = "tower")]
     pub(crate) fn from_boxed(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
         Self(Why::All(error))
     }
 
-    /// Of a batch only these events failed, each by its place in the batch, counted from 0, and
-    /// with its reason. The others are handled and never come again.
+    /// Fails only some events of a batch, given by their index (from 0), each with its reason. The
+    /// others are acknowledged.
     ///
-    /// Without any, or with a place that the batch does not have, the whole batch has failed.
+    /// With no events, or an index that is out of bounds, the whole batch fails.
     pub fn of_events(failed: impl IntoIterator<Item = (usize, Self)>) -> Self {
         Self(Why::Some(failed.into_iter().collect()))
     }
 
-    /// Why this event of a batch failed; `None` if it did not.
+    /// Returns why the event at `index` of a batch failed, or `None` if it did not.
     pub(crate) fn reason_for(&self, index: usize, events: usize) -> Option<String> {
         match &self.0 {
             Why::Some(failed)
@@ -62,10 +62,14 @@ impl fmt::Display for HandlerError {
         match &self.0 {
             Why::All(error) => error.fmt(f),
             Why::Some(failed) => match failed.first() {
-                // A batch of one.
+                // The only event of a batch of one.
                 Some((0, error)) if failed.len() == 1 => error.fmt(f),
                 Some((place, error)) => {
-                    write!(f, "{} events of a batch failed, first {place}: {error}", failed.len())
+                    write!(
+                        f,
+                        "{} events of a batch failed, the first at {place}: {error}",
+                        failed.len()
+                    )
                 }
                 None => f.write_str("the handler did not say which events failed"),
             },

@@ -1,4 +1,4 @@
-//! Ids of messages: unique without asking anybody.
+//! Message ids that are unique without coordination.
 
 use std::{
     collections::hash_map::RandomState,
@@ -8,7 +8,7 @@ use std::{
 
 use lightbus_core::Name;
 
-/// A random part of 128 bits for the process, and a count.
+/// Ids made of 128 random bits for the process and a counter.
 #[derive(Debug)]
 pub(crate) struct Ids {
     process: String,

@@ -21,14 +21,14 @@ use crate::{
     schema::SchemaStore,
 };
 
-/// How long consumers have to give back what was cut off.
+/// How long consumers may take to return what was cut off.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
-/// A process' place on the bus. Cheap to clone; all clones are the same place.
+/// A process's connection to the bus. Cheap to clone; all clones share the connection.
 ///
-/// When the last clone is dropped, what it serves and listens to is cut off, as in a crash: calls
-/// are left unanswered and unacknowledged events come again. [`close`](Bus::close) and
-/// [`run`](Bus::run) end it in order.
+/// When the last clone is dropped, its handlers are dropped as in a crash: calls stay unanswered and
+/// unacknowledged events are redelivered. [`close`](Bus::close) and [`run`](Bus::run) shut down in
+/// order.
 #[derive(Clone)]
 pub struct Bus {
     pub(crate) inner: Arc<Inner>,
@@ -46,7 +46,7 @@ pub(crate) struct Inner {
     pub(crate) features: Features,
     pub(crate) plugins: Arc<dyn PluginChain>,
     pub(crate) drain_timeout: Duration,
-    /// Rings whenever a listener is done with an event.
+    /// Notified whenever a listener has finished with an event.
     pub(crate) handled: Arc<Notify>,
     /// The test that this process is part of.
     #[cfg(feature = "testing")]
@@ -55,10 +55,10 @@ pub(crate) struct Inner {
     pub(crate) state: Mutex<State>,
 }
 
-/// Something to do once, with the bus.
+/// Runs once, at the start or the end of a process.
 pub(crate) type Hook = Box<dyn FnOnce(Bus) -> BoxFuture<'static, HandlerResult> + Send>;
 
-/// What the process has begun.
+/// Everything that the process has started.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) registered: HashMap<Name, &'static Contract>,
@@ -67,37 +67,36 @@ pub(crate) struct State {
     pub(crate) listener_names: HashSet<Name>,
     pub(crate) consumers: JoinSet<()>,
     pub(crate) progress: Vec<Arc<Progress>>,
-    /// What is to be done when the process starts to run, and when it stops.
     pub(crate) start_hooks: Vec<Hook>,
     pub(crate) stop_hooks: Vec<Hook>,
-    /// All tasks, in words.
+    /// All tasks by name, with a description.
     pub(crate) tasks: BTreeMap<Name, String>,
-    /// Tasks that wait for `run`.
+    /// Tasks that `run` is to start.
     pub(crate) waiting: Vec<BoxFuture<'static, ()>>,
     /// Whether `run` has started the tasks.
     pub(crate) runs: bool,
     pub(crate) failure: Option<Error>,
 }
 
-/// How far a bus has come in its life.
+/// The phases of a bus, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Running,
-    /// Something asked to stop: `run` will drain.
+    /// Asked to stop: `run` will drain.
     Stopping,
-    /// Nothing new is taken; what runs may finish.
+    /// Nothing new is taken; handlers may finish.
     Draining,
-    /// The time for that is over: what still runs is dropped, and given back.
+    /// The time for that is over: handlers are dropped, and their deliveries returned.
     CutOff,
-    /// Nothing goes any more.
+    /// Every operation fails with `Closed`.
     Closed,
 }
 
-/// A test that a process is part of: sees its calls begin and end.
+/// The test that a process is part of. Observes when its calls begin and end.
 #[cfg(feature = "testing")]
 #[async_trait::async_trait]
 pub(crate) trait TestProbe: Send + Sync {
-    /// A call begins; it ends when what this returns is dropped.
+    /// Called when a call begins. The call ends when the returned value is dropped.
     async fn begin_call(
         &self,
         api: &Name,
@@ -128,18 +127,19 @@ impl fmt::Debug for Bus {
 }
 
 impl Inner {
-    /// Calling and firing go on while the bus drains: handlers that finish may need it.
+    /// Fails once the bus is closed. Calling and firing still work while it drains: handlers that
+    /// finish may need them.
     pub(crate) fn ensure_open(&self) -> Result<()> {
         if *self.phase.borrow() >= Phase::Closed { Err(Error::closed("the bus")) } else { Ok(()) }
     }
 
-    /// Nothing new begins to take once the bus drains.
+    /// Fails once the bus drains, when nothing may start to consume any more.
     pub(crate) fn ensure_taking(&self) -> Result<()> {
         if *self.phase.borrow() >= Phase::Draining { Err(Error::closed("the bus")) } else { Ok(()) }
     }
 
-    /// How much a subscription of this process takes. It waits for what its handlers hold until they
-    /// are cut off, and a little longer.
+    /// Returns the flow control for a subscription of this process. Closing the subscription waits for
+    /// its handlers until they are cut off, and a little longer.
     pub(crate) fn flow(&self, batch: usize, in_flight: usize) -> FlowControl {
         let limit = self.drain_timeout.saturating_add(2 * GRACE);
         FlowControl::new(batch, in_flight).close_within(limit)
@@ -149,7 +149,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The APIs of which this process is an authority, and the events to which it listens.
+    /// Returns the APIs of which this process is an authority, and the events that it listens to.
     pub(crate) fn takes(&self) -> (BTreeSet<Name>, BTreeSet<String>) {
         let state = self.state();
         let selectors = state.listeners.iter().flat_map(|listener| &listener.spec().events);
@@ -159,7 +159,7 @@ impl Inner {
         (state.registered.keys().cloned().collect(), events.collect())
     }
 
-    /// Runs a consumer until the bus drains; it watches the phase itself.
+    /// Spawns a consumer, which must end by itself when the bus drains.
     pub(crate) fn spawn_consumer(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.state().consumers.spawn(task);
     }
@@ -168,7 +168,7 @@ impl Inner {
         self.phase.subscribe()
     }
 
-    /// Asks `run` to stop; the first reason stays.
+    /// Asks `run` to stop with an error. The first error counts.
     pub(crate) fn fail(&self, error: Error) {
         self.state().failure.get_or_insert(error);
         self.advance(Phase::Stopping);

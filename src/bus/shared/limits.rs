@@ -1,11 +1,11 @@
-//! How large messages may be.
+//! Limits on the size of messages.
 
 use lightbus_core::{Arguments, Error, ErrorKind, Result};
 
 use super::ApiEntry;
 
 impl ApiEntry {
-    /// Refuses arguments that are too large, together.
+    /// Refuses arguments that are too large in total.
     pub(crate) fn check_size(&self, fields: &Arguments) -> Result<()> {
         self.check_bytes(fields.size(), "the arguments have")
     }
@@ -23,6 +23,6 @@ impl ApiEntry {
         let message = format!("{what} {bytes} bytes, and {most} are allowed");
         Err(Error::new(ErrorKind::TooLarge, message)
             .with("api", &self.name)
-            .hint("Send less, or a reference to it; or raise `max_message_size` of the API in the configuration of both sides"))
+            .hint("Send less, or send a reference; or raise the API's `max_message_size` in the configuration of both sides"))
     }
 }

@@ -1,4 +1,4 @@
-//! A listener of this process, as the rest of the bus sees it.
+//! A listener, as the rest of the bus sees it.
 
 use std::sync::Arc;
 
@@ -8,22 +8,23 @@ use lightbus_core::{
     transport::{EventTransport, ListenSpec},
 };
 
-/// A listener of this process, on one of the transports that it has events on.
+/// A listener of this process on one transport. A listener of events of several transports has one on
+/// each.
 #[async_trait]
 pub(crate) trait Listening: Send + Sync {
-    /// What it has subscribed to.
+    /// Returns what it has subscribed to.
     fn spec(&self) -> &ListenSpec;
 
-    /// Where its events come from.
+    /// Returns the transport that its events come from.
     fn transport(&self) -> &Arc<dyn EventTransport>;
 
-    /// In words, for people.
+    /// Describes it for people.
     fn describe(&self) -> String;
 
-    /// Hands it an event past its subscription, once: nothing is settled.
+    /// Makes one attempt to handle an event that does not come from its subscription. Settles nothing.
     ///
     /// # Errors
     ///
-    /// Why it was not handled.
+    /// The reason, if the event was not handled.
     async fn handle_once(&self, event: Arc<EventMessage>) -> Result<(), String>;
 }

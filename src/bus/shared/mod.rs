@@ -1,5 +1,5 @@
-//! What all rooms of the bus stand on: the state of a process, the transports of its APIs, how
-//! consuming goes on, and what each part of the process gets done. Imports none of the rooms.
+//! What all parts of the bus use: the state of a process, the transports of its APIs, consuming, and
+//! the progress of its workers, listeners and tasks. Imports none of those parts.
 
 mod apis;
 mod consumer;

@@ -1,12 +1,13 @@
-//! The plugins of a process, as the bus asks them: without knowing what a plugin is given.
+//! The plugins of a process, as the rest of the bus sees them. Plugins are given a `Bus`, so the trait
+//! for them cannot be known here.
 
 use async_trait::async_trait;
 use lightbus_core::{EventMessage, Result, ResultMessage, RpcMessage};
 
-/// All plugins in their order. Each method is that of [`Plugin`](crate::plugins::Plugin).
+/// All plugins, in their order. Each method calls that of every [`Plugin`](crate::plugins::Plugin).
 #[async_trait]
 pub(crate) trait PluginChain: Send + Sync {
-    /// Whether there are none: then nothing needs to be done for them.
+    /// Whether there are no plugins. Callers then skip the work of calling them.
     fn is_empty(&self) -> bool;
 
     fn names(&self) -> Vec<&str>;

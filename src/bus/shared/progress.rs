@@ -1,4 +1,4 @@
-//! What each part of a process gets done, counted as it works.
+//! The progress of each worker, listener and task of a process.
 
 use std::{
     sync::{
@@ -12,32 +12,32 @@ use lightbus_core::{Connectivity, Error, Name};
 use serde::Serialize;
 use tokio::{sync::Notify, time::Instant};
 
-/// How a worker, a listener or a task is.
+/// The state of a worker, a listener or a task.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PartHealth {
     /// What it is.
     pub kind: PartKind,
-    /// The API that a worker serves; the name of a listener or a task.
+    /// The API that a worker serves, or the name of a listener or a task.
     #[serde(serialize_with = "as_text")]
     pub name: Name,
-    /// What it does at the moment.
+    /// What it is doing.
     pub condition: Condition,
-    /// How many calls, events or runs it has finished, well or not.
+    /// How many calls, events or runs it has finished, successfully or not.
     pub finished: u64,
-    /// How many it works on now.
+    /// How many calls, events or runs are in progress.
     pub in_progress: u64,
-    /// Seconds since it last began or finished something, or since its start.
+    /// The time since it last started something, or since its own start. Serialised in seconds.
     #[serde(serialize_with = "in_seconds")]
     pub quiet_for: Duration,
-    /// How often it was begun anew, because the transport gave it up or it stood still.
+    /// How often it was restarted, because the transport had given up or because it was stalled.
     pub restarts: u64,
-    /// The last thing that went wrong with it as a whole, if anything did since it last worked.
+    /// The last error of the part as a whole, if it has not worked since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
-/// What a part of a process is.
+/// The kinds of parts of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -46,24 +46,24 @@ pub enum PartKind {
     Worker,
     /// Handles events.
     Listener,
-    /// Is done again and again, or in the background.
+    /// Runs periodically, or in the background.
     Task,
 }
 
-/// What a part of a process does at the moment.
+/// What a part of a process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Condition {
-    /// Nothing is to be done.
+    /// There is nothing to do.
     Idle,
-    /// It works.
+    /// It is working.
     Busy,
-    /// The broker does not answer; it is asked again and again.
+    /// The broker does not answer; the transport keeps trying.
     Interrupted,
-    /// The transport gave it up, and it has not begun anew yet.
+    /// Its subscription has ended, and it is about to subscribe again.
     Restarting,
-    /// There is work, and it takes none: it is about to be begun anew.
+    /// There is work, and it takes none. It is about to be restarted.
     Stalled,
     /// A task whose last run failed.
     Failed,
@@ -77,7 +77,7 @@ fn in_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S:
     serializer.serialize_f64(time.as_secs_f64())
 }
 
-/// What a part of the process gets done, counted as it works.
+/// The counters of a part of the process.
 #[derive(Debug)]
 pub(crate) struct Progress {
     kind: PartKind,
@@ -85,13 +85,13 @@ pub(crate) struct Progress {
     start: Instant,
     began: AtomicU64,
     finished: AtomicU64,
-    /// Milliseconds after `start` at which something last began or finished.
+    /// When something last started, in milliseconds after `start`.
     last: AtomicU64,
     restarts: AtomicU64,
     restarting: AtomicBool,
     stalled: AtomicBool,
     last_error: Mutex<Option<String>>,
-    /// Rung to have the consumer begun anew.
+    /// Notified to have the consumer restarted.
     pub(crate) renew: Notify,
     connectivity: Mutex<Connectivity>,
 }
@@ -126,7 +126,7 @@ impl Progress {
         Self::new(PartKind::Task, name)
     }
 
-    /// In words, for the log.
+    /// Describes the part for the log.
     pub(crate) fn what(&self) -> String {
         match self.kind {
             PartKind::Worker => format!("worker of {}", self.name),
@@ -144,14 +144,14 @@ impl Progress {
         self.began_many(1);
     }
 
-    /// So many were taken to work on. The clock is looked at once for all of them.
+    /// Counts `count` started. The clock is read once for all of them.
     pub(crate) fn began_many(&self, count: u64) {
         self.began.fetch_add(count, Ordering::Relaxed);
         self.stalled.store(false, Ordering::Relaxed);
         self.touch();
     }
 
-    /// One is finished, well or not. When, is known by the next that begins.
+    /// Counts one as finished, successfully or not. The clock is not read: the next start does that.
     pub(crate) fn done(&self) {
         self.done_many(1);
     }
@@ -170,7 +170,7 @@ impl Progress {
         *self.lock_error() = Some(reason.to_owned());
     }
 
-    /// The subscription is here, and `connectivity` says whether its broker is.
+    /// Called with a new subscription.
     pub(crate) fn subscribed(&self, connectivity: Connectivity) {
         *self.connectivity.lock().unwrap_or_else(PoisonError::into_inner) = connectivity;
         self.restarting.store(false, Ordering::Relaxed);
@@ -178,20 +178,20 @@ impl Progress {
         self.lock_error().take();
     }
 
-    /// The subscription has ended and is begun anew.
+    /// Called when the subscription has ended and is about to be restarted.
     pub(crate) fn ended(&self, error: &Error) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
         self.restarting.store(true, Ordering::Relaxed);
-        self.cannot_begin(error);
+        self.cannot_restart(error);
     }
 
-    /// It could not be begun anew, and is tried again.
-    pub(crate) fn cannot_begin(&self, error: &Error) {
+    /// Called when a restart has failed. It will be retried.
+    pub(crate) fn cannot_restart(&self, error: &Error) {
         *self.lock_error() = Some(error.to_string());
     }
 
-    /// There is work, and none is taken.
-    pub(crate) fn stalls(&self, why: &str) {
+    /// Called when there is work and none is taken.
+    pub(crate) fn stalled(&self, why: &str) {
         self.stalled.store(true, Ordering::Relaxed);
         *self.lock_error() = Some(why.to_owned());
     }
@@ -200,7 +200,7 @@ impl Progress {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many were begun in all, and whether any of them still runs.
+    /// Returns how many were started in all, and whether any of them still runs.
     pub(crate) fn count(&self) -> (u64, bool) {
         let finished = self.finished.load(Ordering::Relaxed);
         let began = self.began.load(Ordering::Relaxed);

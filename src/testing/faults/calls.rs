@@ -26,6 +26,7 @@ pub(super) struct Calls {
 delegate_transport!(Calls);
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl RpcTransport for Calls {
     async fn call(&self, call: RpcMessage) -> Result<()> {
         let path = path(&call.api, &call.procedure);

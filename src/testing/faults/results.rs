@@ -43,6 +43,7 @@ impl Failed {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl ResultTransport for Results {
     async fn expect(&self, id: &Name) -> Result<PendingResult> {
         self.inner.expect(id).await

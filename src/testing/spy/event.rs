@@ -26,6 +26,7 @@ pub(super) struct Events {
 delegate_transport!(Events);
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl EventTransport for Events {
     async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
         let state = &self.spy.state;

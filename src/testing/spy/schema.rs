@@ -18,6 +18,7 @@ pub(super) struct Schemas {
 delegate_transport!(Schemas);
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl SchemaTransport for Schemas {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
         self.inner.store(api, schema, ttl).await

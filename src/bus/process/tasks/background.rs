@@ -1,4 +1,4 @@
-//! Tasks that go on while the process runs.
+//! Background tasks.
 
 use lightbus_core::Name;
 use tokio::sync::watch;
@@ -7,15 +7,18 @@ use super::{Once, RunningTask, Task, Work};
 use crate::bus::shared::{Bus, HandlerResult, Phase, catch_panic, drained};
 
 impl Bus {
-    /// Does something in the background while the process [runs](Self::run). It may go on for ever,
-    /// or return `Ok(())` when there is nothing more to do. When the bus drains, it is dropped where
-    /// it waits.
+    /// Adds a task that runs in the background while the process [runs](Self::run). It may run forever,
+    /// or return `Ok(())` when there is nothing left to do.
     ///
-    /// If it fails or panics, the process ends with that error after draining, as in Python.
+    /// If it fails or panics, the process drains and ends with that error, as in Python.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the bus drains, the task's future is dropped at the await it is suspended in.
     ///
     /// # Errors
     ///
-    /// [`Config`](lightbus_core::ErrorKind::Config) if this process has a task of this name.
+    /// [`Config`](lightbus_core::ErrorKind::Config) if this process already has a task of this name.
     ///
     /// ```
     /// # use lightbus::prelude::*;
@@ -52,7 +55,7 @@ impl RunningTask {
         match done {
             Ok(Ok(())) => {
                 self.progress.succeeded();
-                tracing::info!(task = %Name::clone(&self.name), "a background task is done");
+                tracing::info!(task = %Name::clone(&self.name), "background task finished");
             }
             Ok(Err(error)) => self.failed(error.to_string(), true),
             Err(panic) => self.failed(format!("it panicked: {panic}"), true),

@@ -1,4 +1,4 @@
-//! Tasks by the calendar.
+//! Tasks by cron patterns.
 
 use std::{str::FromStr, time::Duration};
 
@@ -10,20 +10,20 @@ use tokio::time::Instant;
 use super::{Schedule, Task, Work, job};
 use crate::bus::shared::{Bus, HandlerResult};
 
-/// The clock is looked at again at least this often: it may be set, and a machine may sleep.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// The clock is read at least this often: it may be set, and a machine may sleep.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// By a pattern, in UTC or the machine's time zone.
+/// A cron pattern, in UTC or the machine's time zone.
 struct Calendar {
     pattern: Cron,
     local: bool,
     clock: Clock,
     due: Option<DateTime<Utc>>,
-    /// Whether `due` has been waited for to its end.
+    /// Whether `due` has passed.
     past: bool,
 }
 
-/// What the calendar says. In a test whose time is paused, it goes on with tokio's time.
+/// The wall clock. In a test whose time is paused, it advances with tokio's time.
 struct Clock {
     began: Option<(Instant, DateTime<Utc>)>,
 }
@@ -62,16 +62,16 @@ impl Schedule for Calendar {
     fn next(&mut self, now: Instant) -> Option<(Instant, bool)> {
         let date = self.clock.now(now);
         let mut due = self.due?;
-        // What became due while it ran is left out. The wait may have ended a moment before the
-        // calendar's: then it is not due once more.
+        // Skips what became due while it ran. A sleep may end slightly before the wall clock's time;
+        // `past` keeps that from running the task twice.
         if self.past || due <= date {
             due = self.after(date.max(due))?;
             self.due = Some(due);
             self.past = false;
         }
         let wait = (due - date).to_std().unwrap_or_default();
-        if wait > LOOK_AGAIN {
-            return Some((now + LOOK_AGAIN, false));
+        if wait > LONGEST_SLEEP {
+            return Some((now + LONGEST_SLEEP, false));
         }
         self.past = true;
         Some((now + wait, true))
@@ -84,22 +84,22 @@ impl Schedule for Calendar {
 
 fn parse(pattern: &str) -> Result<Cron> {
     Cron::from_str(pattern).map_err(|error| {
-        Error::new(ErrorKind::Config, format!("`{pattern}` is no schedule: {error}")).hint(
+        Error::new(ErrorKind::Config, format!("`{pattern}` is not a cron pattern: {error}")).hint(
             "Write minute, hour, day of the month, month, day of the week, as in `30 1 * * MON`",
         )
     })
 }
 
 impl Bus {
-    /// Does something whenever the calendar fits a cron pattern, in UTC: `30 1 * * MON` is Mondays at
-    /// 01:30. Five fields (minute, hour, day of the month, month, day of the week), or six with
-    /// seconds first. Otherwise as [`every`](Self::every): it never overlaps with itself, and what was
-    /// missed, because it took too long or the process was not running, is not made up for.
+    /// Adds a task that runs whenever the time in UTC matches a cron pattern: `30 1 * * MON` is Mondays
+    /// at 01:30. The pattern has five fields (minute, hour, day of the month, month, day of the week),
+    /// or six with seconds first. As with [`every`](Self::every), runs never overlap, and missed runs
+    /// are skipped.
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) if the pattern cannot be read, or this process has a task of this
-    /// name.
+    /// [`Config`](ErrorKind::Config) if the pattern is invalid, or if this process already has a task of
+    /// this name.
     ///
     /// ```
     /// # use lightbus::prelude::*;
@@ -119,12 +119,12 @@ impl Bus {
         self.calendar(name, pattern, false, work)
     }
 
-    /// As [`cron`](Self::cron), in the time zone of the machine. Where clocks are put forward, what
-    /// would be due in the hour that is left out comes right after it.
+    /// Adds a task that runs whenever the machine's local time matches a cron pattern. Runs that are due
+    /// in the hour skipped by daylight saving time happen right after it. See [`cron`](Self::cron).
     ///
     /// # Errors
     ///
-    /// As [`cron`](Self::cron).
+    /// See [`cron`](Self::cron).
     pub fn cron_local<F, Fut>(&self, name: &str, pattern: &str, work: F) -> Task
     where
         F: Fn(Bus) -> Fut + Send + Sync + 'static,
@@ -148,7 +148,7 @@ impl Bus {
         self.task(name, work)
     }
 
-    /// Whether the time of this process is a test's.
+    /// Whether this process is part of a test, whose time may be paused.
     fn keeps_test_time(&self) -> bool {
         #[cfg(feature = "testing")]
         return self.inner().test.is_some();

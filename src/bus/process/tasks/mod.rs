@@ -1,4 +1,4 @@
-//! What a process does on its own, without being called: again and again, or all the time.
+//! Tasks: work that a process does on its own, periodically or in the background.
 
 mod background;
 #[cfg(feature = "cron")]
@@ -17,15 +17,15 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::bus::shared::{Bus, HandlerResult, Inner, Phase, Progress};
 
-/// Work that can be begun again and again.
+/// Work that runs repeatedly.
 type Job = Arc<dyn Fn(Bus) -> BoxFuture<'static, HandlerResult> + Send + Sync>;
-/// Work that is begun once.
+/// Work that runs once.
 type Once = Box<dyn FnOnce(Bus) -> BoxFuture<'static, HandlerResult> + Send>;
 
-/// A task that is about to be added to a process: await it.
+/// A task to be added to a process. Await it to add it.
 ///
-/// Tasks start when [`Bus::run`] begins, after the [`on_start`](Bus::on_start) hooks; one that is added
-/// later starts at once. Each process of a service does its tasks: nothing elects one of them.
+/// Tasks start when [`Bus::run`] begins, after the [`on_start`](Bus::on_start) hooks. A task that is
+/// added later starts at once. Every process of a service runs its tasks; there is no leader election.
 #[must_use = "a task is added when this is awaited"]
 pub struct Task {
     bus: Bus,
@@ -35,7 +35,7 @@ pub struct Task {
     shut_down: bool,
 }
 
-/// A task that has been added.
+/// A task that has been added and not started.
 struct Added {
     name: Name,
     work: Work,
@@ -50,7 +50,7 @@ enum Work {
 }
 
 impl Work {
-    /// In words, for people.
+    /// Describes the task for people.
     fn describe(&self, name: &str) -> String {
         match self {
             Self::Repeated(schedule, _) => format!("{name} {}", schedule.describe()),
@@ -61,26 +61,26 @@ impl Work {
 
 /// When repeated work is due.
 pub(super) trait Schedule: Send + Sync {
-    /// Forgets when it was due before: the task starts now.
+    /// Starts the schedule at `now`.
     fn start(&mut self, now: Instant);
 
-    /// The next moment after `now` at which to look, and whether the work is due then. `None`: never
-    /// again.
+    /// Returns until when to sleep, and whether the work is due then; `None` if it is never due again.
     fn next(&mut self, now: Instant) -> Option<(Instant, bool)>;
 
-    /// In words, for people.
+    /// Describes the schedule for people.
     fn describe(&self) -> String;
 }
 
 impl Task {
-    /// Does it when the process starts as well, and then as scheduled.
+    /// Runs the task when the process starts, too.
     pub fn immediately(mut self) -> Self {
         self.at_once = true;
         self
     }
 
-    /// Ends the process when it fails or panics: [`Bus::run`] drains and gives the error. Background
-    /// tasks do so anyway. Scheduled ones are otherwise logged and done again when they are due next.
+    /// Shuts the process down if the task fails or panics: [`Bus::run`] drains and returns the error.
+    /// Background tasks always do. A failure of a scheduled task is otherwise logged, and the task runs
+    /// again when it is next due.
     pub fn shut_down_on_error(mut self) -> Self {
         self.shut_down = true;
         self
@@ -94,11 +94,11 @@ impl Task {
         if state.tasks.contains_key(&self.name) {
             return Err(Error::new(
                 ErrorKind::Config,
-                "this process has a task of this name already",
+                "this process already has a task of this name",
             ));
         }
         if !inner.features.tasks {
-            tracing::info!(task = %self.name, "the feature `tasks` is off: the task is left out");
+            tracing::info!(task = %self.name, "the feature `tasks` is off: the task is not started");
             return Ok(());
         }
         state.tasks.insert(Name::clone(&self.name), work.describe(&self.name));
@@ -122,7 +122,7 @@ impl Task {
 }
 
 impl Added {
-    /// Works until the bus drains.
+    /// Runs the task until the bus drains.
     async fn run(self, inner: Weak<Inner>, phase: watch::Receiver<Phase>) {
         let Self { name, work, at_once, shut_down, progress } = self;
         let task = RunningTask { name, inner, progress };
@@ -135,7 +135,7 @@ impl Added {
     }
 }
 
-/// A task at work.
+/// A task that has been started.
 struct RunningTask {
     name: Name,
     inner: Weak<Inner>,
@@ -143,7 +143,7 @@ struct RunningTask {
 }
 
 impl RunningTask {
-    /// Logs a failure; ends the process if that is what it means.
+    /// Logs a failure, and shuts the process down if asked to.
     fn failed(&self, reason: String, shut_down: bool) {
         tracing::error!(task = %self.name, reason, "a task failed");
         self.progress.failed(&reason);

@@ -1,4 +1,4 @@
-//! Tasks that are done again and again.
+//! Periodic tasks.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::{Job, RunningTask, Schedule, Task, Work, job};
 use crate::bus::shared::{Bus, HandlerResult, Phase, catch_panic, cut_off, drained};
 
-/// Every so often.
+/// A fixed period.
 struct Every {
     period: Duration,
     due: Option<Instant>,
@@ -25,7 +25,7 @@ impl Schedule for Every {
     fn next(&mut self, now: Instant) -> Option<(Instant, bool)> {
         let mut due = self.due.unwrap_or(now).checked_add(self.period)?;
         if due <= now {
-            // It took longer than its period: what it missed is left out, the beat stays.
+            // It took longer than its period: skip the missed runs, keep the phase.
             let late = now.duration_since(due).as_nanos() / self.period.as_nanos().max(1);
             let skipped = u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1);
             due = due.checked_add(self.period.checked_mul(skipped)?)?;
@@ -40,18 +40,22 @@ impl Schedule for Every {
 }
 
 impl Bus {
-    /// Does something every so often while the process [runs](Self::run), the first time after one
-    /// period. The time that it takes is counted in: with a period of a minute it begins each minute.
-    /// It never overlaps with itself: what would begin while it still runs is left out.
+    /// Adds a task that runs once per `period` while the process [runs](Self::run), for the first time
+    /// after one period. The period is measured from start to start. Runs never overlap; those that
+    /// would start while one is still running are skipped.
     ///
-    /// A failure or a panic is logged, and it is done again when it is due next; in Python it ends the
-    /// process, which is [`shut_down_on_error`](Task::shut_down_on_error) here.
-    ///
-    /// When the bus drains, one that runs may finish.
+    /// A failure or a panic is logged, and the task runs again when it is next due. Python ends the
+    /// process instead; [`shut_down_on_error`](Task::shut_down_on_error) does that here.
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) if the period is zero, or this process has a task of this name.
+    /// [`Config`](ErrorKind::Config) if the period is zero, or if this process already has a task of
+    /// this name.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the bus drains, a run in progress may finish. One that exceeds
+    /// [`drain_timeout`](crate::BusBuilder::drain_timeout) is dropped.
     ///
     /// ```
     /// # use lightbus::prelude::*;
@@ -72,7 +76,7 @@ impl Bus {
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         let work = match period.is_zero() {
-            true => Err(Error::new(ErrorKind::Config, "the period is zero: it would never pause")),
+            true => Err(Error::new(ErrorKind::Config, "the period must not be zero")),
             false => Ok(Work::Repeated(Box::new(Every { period, due: None }), job(work))),
         };
         self.task(name, work)
@@ -108,7 +112,7 @@ impl RunningTask {
                 }
             }
             let Some((at, then)) = schedule.next(Instant::now()) else {
-                tracing::info!(task = %self.name, "the task is never due again");
+                tracing::info!(task = %self.name, "the task will not be due again");
                 return;
             };
             tokio::select! {
