@@ -23,7 +23,8 @@ use lightbus::{
         Subscription, Transport, TransportFactory,
         memory::MemoryFactory,
         transport::{
-            EventTransport, LagSpec, ListenSpec, ResultTransport, RpcTransport, SchemaTransport,
+            EventSelector, EventTransport, GroupSpec, ListenSpec, ResultTransport, RpcTransport,
+            SchemaTransport,
         },
     },
 };
@@ -149,8 +150,8 @@ impl EventTransport for Events {
         self.memory.history(spec).await
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        self.memory.lag(spec).await
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        self.memory.lag(group, events).await
     }
 }
 

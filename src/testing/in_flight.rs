@@ -133,7 +133,7 @@ impl InFlight {
 
     pub(super) fn joined(&self, spec: &ListenSpec) {
         let mut state = self.lock();
-        let group = state.groups.entry(spec.group()).or_default();
+        let group = state.groups.entry(spec.group.name()).or_default();
         group.consumers += 1;
         // A listener that comes back has the same events: kept once.
         if group.wanted.iter().all(|known| known.events != spec.events) {
@@ -143,7 +143,7 @@ impl InFlight {
 
     pub(super) fn left(&self, spec: &ListenSpec) {
         let mut state = self.lock();
-        if let Some(group) = state.groups.get_mut(&spec.group()) {
+        if let Some(group) = state.groups.get_mut(&spec.group.name()) {
             group.consumers -= 1;
             if group.consumers == 0 {
                 // What it held comes again to whoever is next.
@@ -262,13 +262,12 @@ mod tests {
     use super::*;
     use lightbus_core::{
         Arguments, FlowControl,
-        transport::{EventSelector, Start},
+        transport::{EventSelector, GroupSpec, Start},
     };
 
     fn spec() -> ListenSpec {
         ListenSpec {
-            service: "mail".into(),
-            listener: "watch".into(),
+            group: GroupSpec::new("mail", "watch"),
             process: "one".into(),
             events: vec![EventSelector::one("auth", "seen")],
             start: Start::New,

@@ -9,8 +9,9 @@ use futures_util::{StreamExt, stream::BoxStream};
 use lightbus_core::{
     EventMessage, Name, Result, RpcMessage, Subscription,
     transport::{
-        DeadLetter, EventSelector, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec,
-        ListenSpec, Location, ResultTransport, RpcTransport, SchemaTransport, ServeSpec,
+        DeadLetter, DeadLetters, EventSelector, EventTransport, Finding, GroupSpec, HistorySpec,
+        Inspect, Lag, ListenSpec, Location, ResultTransport, RpcTransport, SchemaTransport,
+        ServeSpec,
     },
 };
 use serde_json::value::RawValue;
@@ -51,12 +52,16 @@ impl Isolate {
         EventMessage { api: self.take(&event.api), ..event }
     }
 
-    fn put_all(&self, events: Vec<EventSelector>) -> Vec<EventSelector> {
-        let put = |selector: EventSelector| EventSelector {
+    fn put_all(&self, events: &[EventSelector]) -> Vec<EventSelector> {
+        let put = |selector: &EventSelector| EventSelector {
             api: self.put(&selector.api),
-            event: selector.event,
+            event: selector.event.clone(),
         };
-        events.into_iter().map(put).collect()
+        events.iter().map(put).collect()
+    }
+
+    fn put_group(&self, group: &GroupSpec) -> GroupSpec {
+        GroupSpec::new(self.put(&group.service), Name::clone(&group.listener))
     }
 }
 
@@ -169,8 +174,8 @@ impl EventTransport for Events {
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
         let flow = spec.flow;
         let spec = ListenSpec {
-            service: self.names.put(&spec.service),
-            events: self.names.put_all(spec.events),
+            group: self.names.put_group(&spec.group),
+            events: self.names.put_all(&spec.events),
             ..spec
         };
         Ok(intercept::events(self.inner.listen(spec).await?, flow, self.names.clone()))
@@ -183,54 +188,40 @@ impl EventTransport for Events {
         Ok(Box::pin(history.map(move |event| event.map(|event| names.take_event(event)))))
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        let events = self.names.put_all(spec.events);
-        self.inner.lag(LagSpec { service: self.names.put(&spec.service), events, ..spec }).await
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        self.inner.lag(&self.names.put_group(group), &self.names.put_all(events)).await
     }
 
-    async fn forget(&self, spec: LagSpec) -> Result<()> {
-        let events = self.names.put_all(spec.events);
-        self.inner.forget(LagSpec { service: self.names.put(&spec.service), events, ..spec }).await
+    async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
+        self.inner.forget(&self.names.put_group(group), &self.names.put_all(events)).await
     }
 
-    async fn dead_letters(
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        self.inner.dead_letters().map(|_| self as &dyn DeadLetters)
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Events {
+    async fn list(
         &self,
-        service: &str,
-        listener: &str,
+        group: &GroupSpec,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        let letters = self.inner.dead_letters(&self.names.put(service), listener, limit).await?;
+        let inner = self.inner.require_dead_letters()?;
+        let letters = inner.list(&self.names.put_group(group), after, limit).await?;
         Ok(letters.into_iter().map(|letter| self.take_letter(letter)).collect())
     }
 
-    async fn dead_letters_after(
-        &self,
-        service: &str,
-        listener: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let service = self.names.put(service);
-        let letters = self.inner.dead_letters_after(&service, listener, after, limit).await?;
-        Ok(letters.into_iter().map(|letter| self.take_letter(letter)).collect())
+    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        let inner = self.inner.require_dead_letters()?;
+        inner.remove(&self.names.put_group(group), ids).await
     }
 
-    async fn remove_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        self.inner.remove_dead_letters(&self.names.put(service), listener, ids).await
-    }
-
-    async fn requeue_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        self.inner.requeue_dead_letters(&self.names.put(service), listener, ids).await
+    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        let inner = self.inner.require_dead_letters()?;
+        inner.requeue(&self.names.put_group(group), ids).await
     }
 }
 

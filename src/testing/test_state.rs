@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use lightbus_core::{
     Arguments, Error, ErrorKind, EventMessage, Name, Result, ResultMessage, ReturnPath, RpcMessage,
-    transport::{EventTransport, LagSpec, ListenSpec, ResultTransport},
+    transport::{EventTransport, ListenSpec, ResultTransport},
 };
 
 use super::{
@@ -166,18 +166,11 @@ impl TestState {
             if !transport.capabilities().lag {
                 continue;
             }
-            let lag = transport.lag(LagSpec {
-                service: Name::clone(&spec.service),
-                listener: Name::clone(&spec.listener),
-                events: spec.events.clone(),
-            });
-            let lag = lag.await?;
+            let lag = transport.lag(&spec.group, &spec.events).await?;
             if lag.waiting + lag.pending > 0 {
                 return Ok(Some(format!(
                     "\n  at the broker for the listener {}: {} waiting, {} taken",
-                    spec.group(),
-                    lag.waiting,
-                    lag.pending
+                    spec.group, lag.waiting, lag.pending
                 )));
             }
         }

@@ -56,8 +56,7 @@ async fn an_event_that_kills_its_process_again_and_again_is_set_aside_by_the_bro
         drop(delivery);
     }
     eventually("it is among the dead letters", || async {
-        let letters =
-            soon(sender.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap();
+        let letters = soon(sender.dead_letters().list(&spec.group, None, 10)).await.unwrap();
         letters
             .iter()
             .any(|letter| &*letter.event.id == "poison" && letter.reason.contains("delivery_limit"))
@@ -65,10 +64,10 @@ async fn an_event_that_kills_its_process_again_and_again_is_set_aside_by_the_bro
     .await;
 
     // Given back, the broker counts its deliveries anew.
-    let letters = soon(sender.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap();
+    let letters = soon(sender.dead_letters().list(&spec.group, None, 10)).await.unwrap();
     assert!(letters[0].time > SystemTime::now() - Duration::from_secs(600));
     let ids = [letters[0].id.clone()];
-    let retried = sender.event.requeue_dead_letters(&spec.service, &spec.listener, &ids);
+    let retried = sender.dead_letters().requeue(&spec.group, &ids);
     assert_eq!(soon(retried).await.unwrap(), 1);
     let mut events = soon(sender.event.listen(spec.clone())).await.unwrap();
     let delivery = soon(events.next()).await.unwrap().unwrap();
@@ -89,11 +88,10 @@ async fn a_foreign_event_keeps_its_name_as_a_dead_letter_and_after() {
     support::publish(&url, "lightbus.events", &key, properties, b"{}").await;
     let delivery = soon(events.next()).await.unwrap().unwrap();
     soon(delivery.ack.settle(Outcome::Reject("no".into()))).await.unwrap();
-    let letters =
-        soon(process.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap();
+    let letters = soon(process.dead_letters().list(&spec.group, None, 10)).await.unwrap();
     assert_eq!((&*letters[0].event.api, &*letters[0].event.event), (api.as_str(), "opened"));
     let ids = [letters[0].id.clone()];
-    let retried = process.event.requeue_dead_letters(&spec.service, &spec.listener, &ids);
+    let retried = process.dead_letters().requeue(&spec.group, &ids);
     assert_eq!(soon(retried).await.unwrap(), 1);
     let delivery = soon(events.next()).await.unwrap().unwrap();
     let message = &delivery.message;
@@ -113,12 +111,11 @@ async fn without_its_listeners_queue_a_dead_letter_stays() {
     let delivery = soon(events.next()).await.unwrap().unwrap();
     soon(delivery.ack.settle(Outcome::Reject("no".into()))).await.unwrap();
     soon(events.close()).await.unwrap();
-    support::delete_queue(&url, &spec.group()).await;
-    let letters = || async {
-        soon(process.event.dead_letters(&spec.service, &spec.listener, 10)).await.unwrap()
-    };
+    support::delete_queue(&url, &spec.group.name()).await;
+    let letters =
+        || async { soon(process.dead_letters().list(&spec.group, None, 10)).await.unwrap() };
     let ids = [letters().await[0].id.clone()];
-    let retried = process.event.requeue_dead_letters(&spec.service, &spec.listener, &ids);
+    let retried = process.dead_letters().requeue(&spec.group, &ids);
     let error = soon(retried).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
     eventually("it is back among the dead letters", || async { letters().await.len() == 1 }).await;
@@ -174,7 +171,7 @@ async fn filling_a_new_listener_that_was_interrupted_begins_again() {
     soon(process.event.send(&sent)).await.unwrap();
     // What a process leaves that dies half-way: the mark, and a queue with some of the past.
     let spec = ListenSpec { start: Start::Since(SystemTime::UNIX_EPOCH), ..listen(&api, "one") };
-    let group = format!("{}-{}", spec.service, spec.listener);
+    let group = spec.group.to_string();
     let (_connection, channel) = support::channel(&url).await;
     for name in [format!("{group}.filling"), group] {
         let durable = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use lightbus_core::{
     Arguments, ConfigSection, EventMessage, FlowControl, Headers, Name, Outcome, ResultMessage,
     RpcMessage, Subscription, TransportFactory,
-    transport::{EventSelector, ListenSpec, ResultTransport, RpcTransport, ServeSpec, Start},
+    transport::{
+        EventSelector, GroupSpec, ListenSpec, ResultTransport, RpcTransport, ServeSpec, Start,
+    },
 };
 use lightbus_transport_memory::MemoryFactory;
 
@@ -56,8 +58,7 @@ async fn fan_out(listeners: usize, batch: usize, count: usize) {
     let mut tasks = Vec::new();
     for n in 0..listeners {
         let spec = ListenSpec {
-            service: "bench".into(),
-            listener: format!("listener-{n}").into(),
+            group: GroupSpec::new("bench", format!("listener-{n}")),
             process: "bench".into(),
             events: vec![EventSelector::one("auth", "user_registered")],
             start: Start::New,

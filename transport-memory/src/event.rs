@@ -20,7 +20,10 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
     Error, ErrorKind, EventMessage, Name, Outcome, Rejection, Result, Source, Subscription,
-    transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start},
+    transport::{
+        DeadLetter, DeadLetters, EventSelector, EventTransport, GroupSpec, HistorySpec, Lag,
+        ListenSpec, Start,
+    },
 };
 use tokio::sync::Notify;
 
@@ -388,9 +391,9 @@ impl Group {
         }
     }
 
-    fn lag(&self, spec: &LagSpec) -> Lag {
+    fn lag(&self, events: &[EventSelector]) -> Lag {
         let state = lock(&self.state);
-        let asked = |api: &str| spec.events.iter().any(|selector| *selector.api == *api);
+        let asked = |api: &str| events.iter().any(|selector| *selector.api == *api);
         let waiting = state.cursors.iter().filter(|cursor| asked(&cursor.api)).map(|cursor| {
             let log = lock(&cursor.stream.0);
             log.end() - cursor.next.max(log.first)
@@ -458,9 +461,9 @@ impl EventTransport for MemoryEventTransport {
         if spec.events.is_empty() {
             return Err(Error::new(ErrorKind::Config, "there is no event to listen to")
                 .during(OPERATION)
-                .with("listener", &spec.listener));
+                .with("listener", &spec.group.listener));
         }
-        let group = self.client.events.group(&spec.group());
+        let group = self.client.events.group(&spec.group.name());
         let flow = spec.flow;
         let source = EventSource {
             consumer: group.join(&self.client.events, &spec),
@@ -493,70 +496,55 @@ impl EventTransport for MemoryEventTransport {
         Ok(Box::pin(futures_util::stream::iter(messages)))
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
         self.open.check("measuring the lag of a listener")?;
-        let group = self.client.events.known_group(&spec.group());
-        Ok(group.map(|group| group.lag(&spec)).unwrap_or_default())
+        let group = self.client.events.known_group(&group.name());
+        Ok(group.map(|group| group.lag(events)).unwrap_or_default())
     }
 
-    async fn forget(&self, spec: LagSpec) -> Result<()> {
+    async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
         self.open.check("forgetting a listener")?;
-        self.client.events.forget(&spec.group());
+        self.client.events.forget(&group.name());
         Ok(())
     }
 
-    async fn dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.open.check("reading dead letters")?;
-        let Some(group) = self.client.events.known_group(&format!("{service}-{listener}")) else {
-            return Ok(Vec::new());
-        };
-        Ok(group.letters_after(0, limit))
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
     }
+}
 
-    async fn dead_letters_after(
+#[async_trait]
+impl DeadLetters for MemoryEventTransport {
+    async fn list(
         &self,
-        service: &str,
-        listener: &str,
-        after: &str,
+        group: &GroupSpec,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         const OPERATION: &str = "reading dead letters";
         self.open.check(OPERATION)?;
-        let Ok(after) = after.parse() else {
-            return Err(Error::new(ErrorKind::Invalid, "this is not the id of a dead letter")
-                .during(OPERATION)
-                .with("id", after));
+        let after = match after.map(str::parse) {
+            None => 0,
+            Some(Ok(number)) => number,
+            Some(Err(_)) => {
+                return Err(Error::new(ErrorKind::Invalid, "this is not the id of a dead letter")
+                    .during(OPERATION)
+                    .with("id", after.unwrap_or_default()));
+            }
         };
-        let group = self.client.events.known_group(&format!("{service}-{listener}"));
+        let group = self.client.events.known_group(&group.name());
         Ok(group.map(|group| group.letters_after(after, limit)).unwrap_or_default())
     }
 
-    async fn remove_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
+    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
         self.open.check("removing dead letters")?;
-        let Some(group) = self.client.events.known_group(&format!("{service}-{listener}")) else {
-            return Ok(0);
-        };
-        Ok(group.remove_letters(ids).len())
+        let group = self.client.events.known_group(&group.name());
+        Ok(group.map_or(0, |group| group.remove_letters(ids).len()))
     }
 
-    async fn requeue_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        self.open.check("giving dead letters back")?;
-        let group = self.client.events.known_group(&format!("{service}-{listener}"));
+    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        self.open.check("requeuing dead letters")?;
+        let group = self.client.events.known_group(&group.name());
         Ok(group.map_or(0, |group| group.retry(ids)))
     }
 }

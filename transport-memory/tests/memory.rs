@@ -7,7 +7,8 @@ use lightbus_core::{
     Arguments, ConfigSection, ErrorKind, EventMessage, FlowControl, Headers, Name, Outcome, Result,
     Retry, ReturnPath, RpcMessage, Subscription, TransportFactory,
     transport::{
-        EventSelector, EventTransport, HistorySpec, ListenSpec, RpcTransport, ServeSpec, Start,
+        EventSelector, EventTransport, GroupSpec, HistorySpec, ListenSpec, RpcTransport, ServeSpec,
+        Start,
     },
 };
 use lightbus_transport_memory::MemoryFactory;
@@ -28,8 +29,7 @@ fn event(n: usize) -> EventMessage {
 
 fn listener(name: &str, start: Start) -> ListenSpec {
     ListenSpec {
-        service: "service".into(),
-        listener: name.into(),
+        group: GroupSpec::new("service", name),
         process: "process".into(),
         events: vec![EventSelector::one("shop", "sold")],
         start,
@@ -131,7 +131,8 @@ async fn dead_letters_keep_the_newest() -> Result<()> {
         let delivery = rejecting.next().await.unwrap()?;
         delivery.ack.settle(Outcome::Reject("no".into())).await?;
     }
-    let letters = events.dead_letters("service", "l", 10).await?;
+    let letters =
+        events.require_dead_letters()?.list(&GroupSpec::new("service", "l"), None, 10).await?;
     let ids: Vec<_> = letters.iter().map(|letter| letter.event.id.to_string()).collect();
     assert_eq!(ids, ["2", "3"]);
     Ok(())

@@ -18,8 +18,8 @@ use lightbus_core::{
     Transport, TransportFactory,
     conformance::{Harness, Transports, run},
     transport::{
-        DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, ResultTransport,
-        RpcTransport, SchemaTransport, ServeSpec, Start,
+        DeadLetter, DeadLetters, EventSelector, EventTransport, GroupSpec, HistorySpec, Lag,
+        ListenSpec, ResultTransport, RpcTransport, SchemaTransport, ServeSpec, Start,
     },
 };
 use lightbus_transport_memory::MemoryFactory;
@@ -290,8 +290,8 @@ impl EventTransport for Events {
     async fn listen(&self, mut spec: ListenSpec) -> Result<Subscription<EventMessage>> {
         let flow = spec.flow;
         match self.fault {
-            Fault::MixesListenersUp => spec.listener = "all".into(),
-            Fault::MakesAGroupPerProcess => spec.listener = Name::clone(&spec.process),
+            Fault::MixesListenersUp => spec.group.listener = "all".into(),
+            Fault::MakesAGroupPerProcess => spec.group.listener = Name::clone(&spec.process),
             Fault::BeginsWithThePast => spec.start = Start::Earliest,
             Fault::IgnoresCredit => spec.flow = FlowControl::new(1000, 1000),
             _ => {}
@@ -320,67 +320,54 @@ impl EventTransport for Events {
         Ok(Box::pin(futures_util::stream::iter(all)))
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        let lag = self.inner.lag(spec).await?;
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        let lag = self.inner.lag(group, events).await?;
         Ok(if self.fault == Fault::InventsLag { Lag::default() } else { lag })
     }
 
-    async fn forget(&self, spec: LagSpec) -> Result<()> {
-        if self.fault == Fault::ForgetsNobody { Ok(()) } else { self.inner.forget(spec).await }
-    }
-
-    async fn dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.inner.dead_letters(service, listener, limit).await
-    }
-
-    async fn dead_letters_after(
-        &self,
-        service: &str,
-        listener: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
+    async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
         match self.fault {
-            Fault::ReadsTheSamePageAgain => self.dead_letters(service, listener, limit).await,
-            _ => self.inner.dead_letters_after(service, listener, after, limit).await,
+            Fault::ForgetsNobody => Ok(()),
+            _ => self.inner.forget(group, events).await,
         }
     }
 
-    async fn remove_dead_letters(
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        self.inner.dead_letters().map(|_| self as &dyn DeadLetters)
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Events {
+    async fn list(
         &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
+        group: &GroupSpec,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let after = after.filter(|_| self.fault != Fault::ReadsTheSamePageAgain);
+        self.inner.require_dead_letters()?.list(group, after, limit).await
+    }
+
+    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
         match self.fault {
             Fault::KeepsDeadLetters => Ok(ids.len()),
-            _ => self.inner.remove_dead_letters(service, listener, ids).await,
+            _ => self.inner.require_dead_letters()?.remove(group, ids).await,
         }
     }
 
-    async fn requeue_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
+    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        let inner = self.inner.require_dead_letters()?;
         match self.fault {
             Fault::RetriesForAll => {
-                let letters = self.inner.dead_letters(service, listener, usize::MAX).await?;
+                let letters = inner.list(group, None, usize::MAX).await?;
                 let wanted = letters.into_iter().filter(|letter| ids.contains(&letter.id));
                 let events: Vec<_> = wanted.map(|letter| letter.event).collect();
                 self.inner.send(&events).await?;
-                self.inner.remove_dead_letters(service, listener, ids).await
+                inner.remove(group, ids).await
             }
-            Fault::RetriesAndForgets => {
-                self.inner.remove_dead_letters(service, listener, ids).await
-            }
-            _ => self.inner.requeue_dead_letters(service, listener, ids).await,
+            Fault::RetriesAndForgets => inner.remove(group, ids).await,
+            _ => inner.requeue(group, ids).await,
         }
     }
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use lightbus_core::{
     ErrorKind, EventMessage, Outcome, Subscription,
-    transport::{EventSelector, HistorySpec, LagSpec, Start},
+    transport::{EventSelector, GroupSpec, HistorySpec, Start},
 };
 use serde_json::json;
-use support::{Process, Redis, event, eventually, listen, server, server_with, soon};
+use support::{Process, Redis, event, eventually, greeter, listen, server, server_with, soon};
 
 const STREAM: &str = "shop.till.*:stream";
 const GROUP: &str = "shop-greeter";
@@ -120,12 +120,12 @@ async fn entries_of_every_form_are_sorted_out() {
     assert_eq!(delivery.message.fields.get("").unwrap(), &b"2"[..]);
     delivery.ack.settle(Outcome::Done).await.unwrap();
     eventually("nothing is pending", || async { pending(&redis).await.is_empty() }).await;
-    let letters = process.event.dead_letters("shop", "greeter", 10).await.unwrap();
+    let letters = process.dead_letters().list(&greeter(), None, 10).await.unwrap();
     assert_eq!(letters.len(), 5);
     assert!(letters[1].reason.contains("2.0"), "{}", letters[1].reason);
     assert_eq!((&*letters[1].event.id, letters[1].attempts), ("b", 1));
     assert_eq!(letters[2].event.fields.get("x").unwrap(), &b"{"[..]);
-    assert_eq!(process.event.dead_letters("shop", "greeter", 2).await.unwrap().len(), 2);
+    assert_eq!(process.dead_letters().list(&greeter(), None, 2).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn a_rejected_event_is_kept_as_it_was() {
     delivery.ack.settle(Outcome::Reject("it broke".into())).await.unwrap();
     let redis = server.redis().await;
     assert!(pending(&redis).await.is_empty());
-    let letters = process.event.dead_letters("shop", "greeter", 10).await.unwrap();
+    let letters = process.dead_letters().list(&greeter(), None, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(
         (&*letters[0].reason, &*letters[0].group, &*letters[0].event.id),
@@ -158,9 +158,9 @@ async fn a_dead_letter_goes_back_to_its_stream_of_either_kind() {
         let mut heard = process.event.listen(listen("p1", Start::New)).await.unwrap();
         process.event.send(&[event("e1", "opened")]).await.unwrap();
         next(&mut heard).await.ack.settle(Outcome::Reject("it broke".into())).await.unwrap();
-        let letters = process.event.dead_letters("shop", "greeter", 10).await.unwrap();
+        let letters = process.dead_letters().list(&greeter(), None, 10).await.unwrap();
         let ids = [letters[0].id.clone()];
-        let retried = process.event.requeue_dead_letters("shop", "greeter", &ids).await.unwrap();
+        let retried = process.dead_letters().requeue(&greeter(), &ids).await.unwrap();
         assert_eq!(retried, 1);
         let delivery = next(&mut heard).await;
         assert_eq!((&*delivery.message.id, delivery.message.attempt), ("e1", 1));
@@ -185,17 +185,17 @@ async fn a_dead_letter_whose_event_was_trimmed_stays() {
         next(&mut heard).await.ack.settle(Outcome::Reject("it broke".into())).await.unwrap();
     }
     let _: u64 = redis.run(&["XTRIM", STREAM, "MAXLEN", "1"]).await;
-    let letters = process.event.dead_letters("shop", "greeter", 10).await.unwrap();
+    let letters = process.dead_letters().list(&greeter(), None, 10).await.unwrap();
     let ids: Vec<_> = letters.iter().map(|letter| letter.id.clone()).collect();
-    let error = process.event.requeue_dead_letters("shop", "greeter", &ids).await.unwrap_err();
+    let error = process.dead_letters().requeue(&greeter(), &ids).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
     for part in [&*ids[0], STREAM, "handle_dead_letters"] {
         assert!(error.to_string().contains(part), "{error}");
     }
     // Neither of both, for the first cannot.
-    assert_eq!(process.event.dead_letters("shop", "greeter", 10).await.unwrap().len(), 2);
+    assert_eq!(process.dead_letters().list(&greeter(), None, 10).await.unwrap().len(), 2);
     assert!(pending(&redis).await.is_empty());
-    let retried = process.event.requeue_dead_letters("shop", "greeter", &ids[1..]).await.unwrap();
+    let retried = process.dead_letters().requeue(&greeter(), &ids[1..]).await.unwrap();
     assert_eq!(retried, 1);
     let delivery = next(&mut heard).await;
     assert_eq!(&*delivery.message.id, "e2");
@@ -205,8 +205,7 @@ async fn a_dead_letter_whose_event_was_trimmed_stays() {
     let _: u64 = redis.run(&["XGROUP", "DESTROY", STREAM, GROUP]).await;
     let stranger = server.process();
     drop((heard, process));
-    let error =
-        stranger.event.requeue_dead_letters("shop", "greeter", &ids[..1]).await.unwrap_err();
+    let error = stranger.dead_letters().requeue(&greeter(), &ids[..1]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
 }
 
@@ -397,12 +396,10 @@ async fn the_past_and_the_lag_can_be_looked_at() {
     let Some(server) = server().await else { return };
     let process = server.process();
     let mut redis = server.redis().await;
-    let spec = || LagSpec {
-        service: "shop".into(),
-        listener: "greeter".into(),
-        events: vec![EventSelector::one("shop.till", "opened")],
-    };
-    assert_eq!(process.event.lag(spec()).await.unwrap(), Default::default());
+    let opened = [EventSelector::one("shop.till", "opened")];
+    let group = greeter();
+    let lag = || process.event.lag(&group, &opened);
+    assert_eq!(lag().await.unwrap(), Default::default());
     let many: Vec<_> = (0..250)
         .map(|number| event(&number.to_string(), if number % 2 == 0 { "opened" } else { "closed" }))
         .collect();
@@ -424,9 +421,8 @@ async fn the_past_and_the_lag_can_be_looked_at() {
     assert!(past(EventSelector::all("nowhere"), None, None).await.is_empty());
     let mut heard = process.event.listen(listen("p1", Start::Earliest)).await.unwrap();
     let held = next(&mut heard).await;
-    eventually("all is read", || async { process.event.lag(spec()).await.unwrap().waiting == 0 })
-        .await;
-    assert!(process.event.lag(spec()).await.unwrap().pending >= 1);
+    eventually("all is read", || async { lag().await.unwrap().waiting == 0 }).await;
+    assert!(lag().await.unwrap().pending >= 1);
     held.ack.settle(Outcome::Done).await.unwrap();
     soon(heard.close()).await.unwrap();
     // Where an entry was deleted in the middle, Redis cannot tell the lag and it is counted.
@@ -434,8 +430,16 @@ async fn the_past_and_the_lag_can_be_looked_at() {
     let first: Vec<(String, Vec<String>)> =
         redis.run(&["XRANGE", STREAM, "-", "+", "COUNT", "2"]).await;
     let _: u64 = redis.run(&["XDEL", STREAM, &first[1].0]).await;
-    let counted = LagSpec { listener: "counted".into(), ..spec() };
-    assert_eq!(process.event.lag(counted).await.unwrap().waiting, 249);
+    let counted = GroupSpec::new("shop", "counted");
+    assert_eq!(
+        process
+            .event
+            .lag(&counted, &[EventSelector::one("shop.till", "opened")])
+            .await
+            .unwrap()
+            .waiting,
+        249
+    );
 }
 
 #[tokio::test]
@@ -452,7 +456,7 @@ async fn a_listener_starts_where_it_is_told() {
         ("c", Start::New, "newest"),
     ] {
         let mut spec = listen("p1", start);
-        spec.listener = listener.into();
+        spec.group.listener = listener.into();
         let mut heard = process.event.listen(spec).await.unwrap();
         if first == "newest" {
             fire(&process, "newest").await;

@@ -12,7 +12,7 @@ use lightbus_core::{
 };
 use lightbus_transport_redis::RedisFactory;
 use serde_json::{Value, json};
-use support::{Process, call, event, listen, server_with, soon};
+use support::{Process, call, event, greeter, listen, server_with, soon};
 
 /// Calls of two APIs, an event, and a schema go through.
 async fn round_trip(options: &Value) {
@@ -53,15 +53,15 @@ async fn round_trip(options: &Value) {
     }
     got.sort();
     assert_eq!(got, ["e1", "e2"]);
-    let letters = worker.event.dead_letters("shop", "greeter", 9).await.unwrap();
+    let letters = worker.dead_letters().list(&greeter(), None, 9).await.unwrap();
     assert_eq!(letters.len(), 1);
     let ids = [letters[0].id.clone()];
-    let retried = client.event.requeue_dead_letters("shop", "greeter", &ids).await.unwrap();
+    let retried = client.dead_letters().requeue(&greeter(), &ids).await.unwrap();
     assert_eq!(retried, 1);
     let again = soon(heard.next()).await.unwrap().unwrap();
     assert_eq!(again.message.id, letters[0].event.id);
     again.ack.settle(Outcome::Done).await.unwrap();
-    assert!(worker.event.dead_letters("shop", "greeter", 9).await.unwrap().is_empty());
+    assert!(worker.dead_letters().list(&greeter(), None, 9).await.unwrap().is_empty());
     let schema = serde_json::value::RawValue::from_string("{}".into()).unwrap();
     for api in ["auth", "shop.till"] {
         client.schema.store(api, &schema, Duration::from_secs(9)).await.unwrap();

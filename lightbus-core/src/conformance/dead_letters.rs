@@ -11,22 +11,27 @@ use super::{
 };
 use crate::{
     ErrorKind, EventMessage, Name, Outcome, Rejection, Result, Subscription,
-    transport::{DeadLetter, ListenSpec},
+    transport::{DeadLetter, GroupSpec, ListenSpec},
 };
 
 /// A group that has set aside as many events as asked for.
 struct Group {
     process: Process,
-    service: Name,
+    spec: GroupSpec,
     events: Subscription<EventMessage>,
 }
 
 impl Group {
     async fn new(bus: &Bus<'_>, spec: ListenSpec) -> Self {
         let process = bus.process().await;
-        let service = Name::clone(&spec.service);
+        let group = spec.group.clone();
         let events = process.listen(spec).await;
-        Self { process, service, events }
+        Self { process, spec: group, events }
+    }
+
+    /// A group of the same service that does not exist.
+    fn unknown(&self) -> GroupSpec {
+        GroupSpec::new(Name::clone(&self.spec.service), "unknown")
     }
 
     /// Rejects the next events, one after the other.
@@ -41,7 +46,7 @@ impl Group {
     /// All dead letters, when there are as many.
     async fn letters(&self, count: usize) -> Vec<DeadLetter> {
         eventually(&format!("there are {count} dead letters"), async || {
-            let letters = self.process.event.dead_letters(&self.service, "mail", 100);
+            let letters = self.process.dead_letters().list(&self.spec, None, 100);
             let letters = ok("reading dead letters", letters).await;
             (letters.len() == count).then_some(letters)
         })
@@ -81,12 +86,11 @@ pub async fn dead_letters_are_read_page_by_page(harness: &dyn Harness) {
     group.process.send(&bus.events(&api, 0..7)).await;
     group.reject(7).await;
     let all = group.letters(7).await;
-    let transport = &group.process.event;
+    let transport = group.process.dead_letters();
     let after = async |last: &DeadLetter, limit| {
-        within("a page", transport.dead_letters_after(&group.service, "mail", &last.id, limit))
-            .await
+        within("a page", transport.list(&group.spec, Some(&last.id), limit)).await
     };
-    let first = ok("reading", transport.dead_letters(&group.service, "mail", 3)).await;
+    let first = ok("reading", transport.list(&group.spec, None, 3)).await;
     assert_eq!(ids(&first), ids(&all[..3]));
     let Some(second) = supported("dead letters page by page", after(&first[2], 3).await) else {
         return;
@@ -97,7 +101,7 @@ pub async fn dead_letters_are_read_page_by_page(harness: &dyn Harness) {
     assert!(ok("reading", async { after(&third[0], 3).await }).await.is_empty(), "the end");
 
     let gone = &ids(&second)[2..];
-    let removed = within("removing", transport.remove_dead_letters(&group.service, "mail", gone));
+    let removed = within("removing", transport.remove(&group.spec, gone));
     if supported("removing dead letters", removed.await).is_some() {
         let third = ok("reading", async { after(&second[2], 3).await }).await;
         assert_eq!(ids(&third), ids(&all[6..]), "the page after a letter that is gone");
@@ -116,7 +120,7 @@ pub async fn dead_letters_are_removed_one_by_one(harness: &dyn Harness) {
     group.reject(4).await;
     let all = group.letters(4).await;
     let remove = async |ids: &[Name]| {
-        let removed = group.process.event.remove_dead_letters(&group.service, "mail", ids);
+        let removed = group.process.dead_letters().remove(&group.spec, ids);
         within("removing dead letters", removed).await
     };
     let Some(none) = supported("removing dead letters", remove(&[]).await) else {
@@ -129,8 +133,9 @@ pub async fn dead_letters_are_removed_one_by_one(harness: &dyn Harness) {
     assert_eq!(ok("removing", async { remove(middle).await }).await, 2);
     assert_eq!(ids(&group.letters(2).await), [&ids(&all)[..1], &ids(&all)[3..]].concat());
     assert_eq!(ok("removing again", async { remove(middle).await }).await, 0);
-    let nobodys = group.process.event.remove_dead_letters(&group.service, "unknown", middle);
-    assert_eq!(ok("removing those of nobody", nobodys).await, 0);
+    let unknown = group.unknown();
+    let none = group.process.dead_letters().remove(&unknown, middle);
+    assert_eq!(ok("removing those of an unknown group", none).await, 0);
     group.letters(2).await;
 }
 
@@ -151,20 +156,21 @@ pub async fn a_retried_dead_letter_comes_again_to_its_group_alone(harness: &dyn 
         done(next(&mut other.events).await).await;
     }
     let all = group.letters(3).await;
-    let retry = async |listener, ids: &[Name]| {
-        let given = group.process.event.requeue_dead_letters(&group.service, listener, ids);
-        within("giving dead letters back", given).await
+    let (mail, unknown) = (group.spec.clone(), group.unknown());
+    let requeue = async |group_spec, ids: &[Name]| {
+        let requeued = group.process.dead_letters().requeue(group_spec, ids);
+        within("requeuing dead letters", requeued).await
     };
-    let Some(none) = supported("giving dead letters back", retry("mail", &[]).await) else {
-        let error = retry("mail", &ids(&all)).await;
+    let Some(none) = supported("giving dead letters back", requeue(&mail, &[]).await) else {
+        let error = requeue(&mail, &ids(&all)).await;
         assert!(supported("giving dead letters back", error).is_none(), "one answer always");
         return;
     };
     assert_eq!(none, 0);
     let all_ids = ids(&all);
-    assert_eq!(ok("giving back those of nobody", retry("unknown", &all_ids)).await, 0);
+    assert_eq!(ok("giving back those of nobody", requeue(&unknown, &all_ids)).await, 0);
     let both = [Name::clone(&all[0].id), Name::clone(&all[2].id)];
-    assert_eq!(ok("giving back", retry("mail", &both)).await, 2);
+    assert_eq!(ok("giving back", requeue(&mail, &both)).await, 2);
 
     let mut again = Vec::new();
     for _ in 0..2 {
@@ -180,17 +186,17 @@ pub async fn a_retried_dead_letter_comes_again_to_its_group_alone(harness: &dyn 
     again.sort_unstable();
     assert_eq!(again, [0, 2]);
     assert_eq!(ids(&group.letters(1).await), ids(&all[1..2]), "it is no dead letter any more");
-    assert_eq!(ok("giving back again", retry("mail", &both)).await, 0);
+    assert_eq!(ok("giving back again", requeue(&mail, &both)).await, 0);
 
     // Rejected again it is a dead letter again; without a member it waits for one.
-    assert_eq!(ok("giving back", retry("mail", &all_ids[1..2])).await, 1);
+    assert_eq!(ok("giving back", requeue(&mail, &all_ids[1..2])).await, 1);
     group.reject(1).await;
     let letters = group.letters(1).await;
     assert_eq!(numbers(&letters), [1]);
-    let Group { process, service, events } = group;
+    let Group { process, spec, events } = group;
     ok("closing", events.close()).await;
     let rejected = ids(&letters);
-    let given = process.event.requeue_dead_letters(&service, "mail", &rejected);
+    let given = process.dead_letters().requeue(&spec, &rejected);
     assert_eq!(ok("giving back", given).await, 1);
     let mut late = Group::new(&bus, bus.listener(&api, "mail")).await;
     let delivery = next(&mut late.events).await;

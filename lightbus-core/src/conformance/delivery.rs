@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Name, Outcome, Rejection,
-    transport::{DeadLetter, Lag, LagSpec, ListenSpec},
+    transport::{DeadLetter, GroupSpec, Lag, ListenSpec},
 };
 
 /// A delivery that is dropped comes again, the same, until it is settled.
@@ -67,8 +67,7 @@ pub async fn a_rejected_delivery_never_comes_again(harness: &dyn Harness) {
     let api = bus.name("orders");
     let process = bus.process().await;
     let spec = bus.listener(&api, "mail");
-    let service = Name::clone(&spec.service);
-    let group = spec.group();
+    let group = spec.group.clone();
     let mut events = process.listen(spec).await;
     process.send(&bus.events(&api, 0..4)).await;
     let mut deliveries = Vec::new();
@@ -84,7 +83,7 @@ pub async fn a_rejected_delivery_never_comes_again(harness: &dyn Harness) {
         ok("settling", delivery.ack.settle(outcome)).await;
     }
     if harness.capabilities().dead_letters {
-        let letters = dead_letters(&process, &service, 2).await;
+        let letters = dead_letters(&process, &group, 2).await;
         let mut numbers: Vec<_> = letters.iter().map(|letter| letter.event.number()).collect();
         if harness.capabilities().ordered {
             assert_eq!(numbers, [1, 3], "oldest first");
@@ -95,16 +94,18 @@ pub async fn a_rejected_delivery_never_comes_again(harness: &dyn Harness) {
             let n = letter.event.number();
             let sent = &bus.events(&api, n..n + 1)[0];
             assert_eq!(letter.reason, format!("Grund {n}: größer"));
-            assert_eq!(letter.group, group);
+            assert_eq!(letter.group, group.name());
             assert_eq!(letter.event.id, sent.id);
             assert_eq!((&letter.event.api, &letter.event.event), (&sent.api, &sent.event));
             assert_eq!(letter.event.fields, sent.fields);
             assert_eq!(letter.attempts, 3, "as often as the listener says that it tried");
         }
-        let one = ok("reading dead letters", process.event.dead_letters(&service, "mail", 1)).await;
+        let letters = process.dead_letters();
+        let one = ok("reading dead letters", letters.list(&group, None, 1)).await;
         assert_eq!(one.len(), 1, "no more than asked for");
-        let nobodys = process.event.dead_letters(&service, "unknown", 10);
-        assert!(ok("reading dead letters of nobody", nobodys).await.is_empty());
+        let unknown = GroupSpec::new(group.service, "unknown");
+        let none = letters.list(&unknown, None, 10);
+        assert!(ok("reading the dead letters of an unknown group", none).await.is_empty());
     }
     nothing("all have been settled", &mut events).await;
     ok("closing", events.close()).await;
@@ -113,11 +114,11 @@ pub async fn a_rejected_delivery_never_comes_again(harness: &dyn Harness) {
 
 async fn dead_letters(
     process: &super::kit::Process,
-    service: &str,
+    group: &GroupSpec,
     count: usize,
 ) -> Vec<DeadLetter> {
     eventually("the dead letters are there", async || {
-        let letters = process.event.dead_letters(service, "mail", 100);
+        let letters = process.dead_letters().list(group, None, 100);
         let letters = ok("reading dead letters", letters).await;
         (letters.len() == count).then_some(letters)
     })
@@ -130,7 +131,7 @@ pub async fn a_malformed_event_is_set_aside(harness: &dyn Harness) {
     let api = bus.name("orders");
     let process = bus.process().await;
     let spec = bus.listener(&api, "mail");
-    let service = Name::clone(&spec.service);
+    let group = spec.group.clone();
     let mut events = process.listen(spec).await;
     process.send(&bus.events(&api, 1..2)).await;
     let malformed = harness.malformed_event(&api, "happened").await;
@@ -141,7 +142,7 @@ pub async fn a_malformed_event_is_set_aside(harness: &dyn Harness) {
     assert_numbers(harness, take(&mut events, 2).await, [1, 2]);
     nothing("what cannot be read is not delivered", &mut events).await;
     if harness.capabilities().dead_letters {
-        dead_letters(&process, &service, 1).await;
+        dead_letters(&process, &group, 1).await;
     }
     ok("closing", events.close()).await;
     never_again(&bus, harness, &api).await;
@@ -153,11 +154,7 @@ pub async fn no_more_in_flight_than_asked(harness: &dyn Harness) {
     let api = bus.name("orders");
     let process = bus.process().await;
     let spec = ListenSpec { flow: flow(10, 3), ..bus.listener(&api, "mail") };
-    let lag = LagSpec {
-        service: Name::clone(&spec.service),
-        listener: Name::clone(&spec.listener),
-        events: spec.events.clone(),
-    };
+    let (group, asked) = (spec.group.clone(), spec.events.clone());
     let mut events = process.listen(spec).await;
     process.send(&bus.events(&api, 0..10)).await;
     let mut held = Vec::new();
@@ -178,7 +175,7 @@ pub async fn no_more_in_flight_than_asked(harness: &dyn Harness) {
         [10, 11]
     } else {
         eventually("what is not in flight waits at the broker", async || {
-            let found = ok("asking for the lag", process.event.lag(lag.clone())).await;
+            let found = ok("asking for the lag", process.event.lag(&group, &asked)).await;
             (found == Lag { waiting: 7, pending: 3 }).then_some(())
         })
         .await;

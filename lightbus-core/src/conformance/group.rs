@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     ErrorKind, Name, Outcome,
-    transport::{EventSelector, Lag, LagSpec, ListenSpec, Start},
+    transport::{EventSelector, GroupSpec, Lag, ListenSpec, Start},
 };
 
 /// Listeners of different names each get all events, in one process or in several.
@@ -67,7 +67,8 @@ pub async fn two_services_do_not_share(harness: &dyn Harness) {
     let api = bus.name("orders");
     let process = bus.process().await;
     let spec = bus.listener(&api, "mail");
-    let other = ListenSpec { service: bus.name("other-service"), ..bus.listener(&api, "mail") };
+    let other = GroupSpec::new(bus.name("other-service"), "mail");
+    let other = ListenSpec { group: other, ..bus.listener(&api, "mail") };
     let mut one = process.listen(spec).await;
     let mut two = process.listen(other).await;
     process.send(&bus.events(&api, 0..5)).await;
@@ -270,12 +271,8 @@ pub async fn a_forgotten_listener_begins_anew(harness: &dyn Harness) {
     let api = bus.name("orders");
     let process = bus.process().await;
     let (mail, stock) = (bus.listener(&api, "mail"), bus.listener(&api, "stock"));
-    let spec = LagSpec {
-        service: Name::clone(&mail.service),
-        listener: Name::clone(&mail.listener),
-        events: mail.events.clone(),
-    };
-    let forget = async || process.event.forget(spec.clone()).await;
+    let (group, events) = (mail.group.clone(), mail.events.clone());
+    let forget = async || process.event.forget(&group, &events).await;
     match forget().await {
         Err(error) if error.kind() == ErrorKind::Unsupported => return,
         never_there => never_there.expect("a listener that never was is no error"),
@@ -301,15 +298,11 @@ pub async fn lag_counts(harness: &dyn Harness) {
     let api = bus.name("orders");
     let process = bus.process().await;
     let spec = ListenSpec { flow: flow(3, 3), ..bus.listener(&api, "mail") };
-    let lag_spec = LagSpec {
-        service: Name::clone(&spec.service),
-        listener: Name::clone(&spec.listener),
-        events: spec.events.clone(),
-    };
+    let (group, asked) = (spec.group.clone(), spec.events.clone());
     let lag = async |process: &Process, waiting, pending| {
         let expected = Lag { waiting, pending };
         eventually(&format!("{expected:?}"), async || {
-            let lag = ok("asking for the lag", process.event.lag(lag_spec.clone())).await;
+            let lag = ok("asking for the lag", process.event.lag(&group, &asked)).await;
             (lag == expected).then_some(())
         })
         .await;
@@ -327,14 +320,11 @@ pub async fn lag_counts(harness: &dyn Harness) {
     take(&mut events, 2).await;
     lag(&process, 0, 0).await;
 
-    let unknown = LagSpec {
-        listener: "unknown".into(),
-        events: vec![EventSelector::all(bus.name("unknown"))],
-        ..lag_spec.clone()
-    };
-    let lag = ok("asking for the lag of nobody", process.event.lag(unknown)).await;
+    let unknown = GroupSpec::new(Name::clone(&group.service), "unknown");
+    let events = [EventSelector::all(bus.name("unknown"))];
+    let lag = ok("asking for the lag of nobody", process.event.lag(&unknown, &events)).await;
     assert_eq!(lag, Lag::default(), "a group that does not exist");
     process.close().await;
-    super::kit::fails("asking a closed transport", ErrorKind::Closed, process.event.lag(lag_spec))
-        .await;
+    let lag = process.event.lag(&group, &asked);
+    super::kit::fails("asking a closed transport", ErrorKind::Closed, lag).await;
 }

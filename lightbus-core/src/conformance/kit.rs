@@ -17,7 +17,7 @@ use super::{Harness, Transports};
 use crate::{
     Arguments, Delivery, ErrorKind, EventMessage, FlowControl, Headers, Name, Outcome,
     PendingResult, Result, ResultMessage, ReturnPath, RpcMessage, Subscription,
-    transport::{EventSelector, ListenSpec, ServeSpec, Start},
+    transport::{DeadLetters, EventSelector, GroupSpec, ListenSpec, ServeSpec, Start},
 };
 
 tokio::task_local! {
@@ -81,8 +81,7 @@ impl<'a> Bus<'a> {
     pub(super) fn listener(&self, api: &Name, listener: &str) -> ListenSpec {
         let process = self.processes.fetch_add(1, Ordering::Relaxed);
         ListenSpec {
-            service: format!("{}-service", self.prefix).into(),
-            listener: listener.into(),
+            group: GroupSpec::new(format!("{}-service", self.prefix), listener),
             process: format!("process-{process}").into(),
             events: vec![EventSelector::one(Name::clone(api), "happened")],
             start: Start::New,
@@ -140,6 +139,11 @@ impl Process {
     pub(super) async fn open(transports: Transports) -> Self {
         ok("opening", transports.open()).await;
         Self(transports)
+    }
+
+    /// For cases that run with the capability `dead_letters` only.
+    pub(super) fn dead_letters(&self) -> &dyn DeadLetters {
+        self.event.require_dead_letters().expect("the capability `dead_letters` says so")
     }
 
     pub(super) async fn listen(&self, spec: ListenSpec) -> Subscription<EventMessage> {

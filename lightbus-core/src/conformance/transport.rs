@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Name, Result, RpcMessage, Subscription, Transport,
-    transport::{EventSelector, HistorySpec, LagSpec, ListenSpec, ServeSpec, Start},
+    transport::{EventSelector, HistorySpec, ListenSpec, ServeSpec, Start},
 };
 
 fn all(transports: &Transports) -> [&dyn Transport; 4] {
@@ -40,12 +40,12 @@ pub async fn what_is_absent_is_unsupported(harness: &dyn Harness) {
     let history = within("history", process.event.history(spec)).await;
     check("history", has.history, history);
 
-    let spec = bus.listener(&api, "lag");
-    let spec = LagSpec { service: spec.service, listener: spec.listener, events: vec![events] };
-    check("lag", has.lag, within("lag", process.event.lag(spec)).await);
+    let group = bus.listener(&api, "lag").group;
+    check("lag", has.lag, within("lag", process.event.lag(&group, &[events])).await);
 
-    let letters = process.event.dead_letters("service", "listener", 10);
+    let letters = async { process.event.require_dead_letters()?.list(&group, None, 10).await };
     check("dead letters", has.dead_letters, within("dead letters", letters).await);
+    assert_eq!(process.event.dead_letters().is_some(), has.dead_letters, "as the capability says");
 
     for (n, start) in [Start::Earliest, Start::Since(SystemTime::now())].into_iter().enumerate() {
         let spec = ListenSpec { start, ..bus.listener(&api, &format!("start-{n}")) };

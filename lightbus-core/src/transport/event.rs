@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 
-use super::Transport;
+use super::{DeadLetters, GroupSpec, Transport};
 use crate::{Error, EventMessage, FlowControl, Name, Result, Subscription};
 
 /// An event of an API, or all of them.
@@ -53,11 +53,8 @@ pub enum Start {
 /// What a listener wants.
 #[derive(Clone, Debug)]
 pub struct ListenSpec {
-    /// The service that listens.
-    pub service: Name,
-    /// The listener's name within its service. All processes that listen under the same service
-    /// and listener name are one consumer group and share the events.
-    pub listener: Name,
+    /// The consumer group to join.
+    pub group: GroupSpec,
     /// The process that listens: the consumer in the group. A process that comes back under its
     /// old name gets at once what it had taken and not settled.
     pub process: Name,
@@ -80,17 +77,6 @@ pub struct HistorySpec {
     pub until: Option<SystemTime>,
 }
 
-/// Which listener to ask about.
-#[derive(Clone, Debug)]
-pub struct LagSpec {
-    /// The service that listens.
-    pub service: Name,
-    /// The listener's name within its service.
-    pub listener: Name,
-    /// What it listens to.
-    pub events: Vec<EventSelector>,
-}
-
 /// How far a listener is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
@@ -99,25 +85,6 @@ pub struct Lag {
     pub waiting: u64,
     /// Entries that a process of the group has taken and not acknowledged.
     pub pending: u64,
-}
-
-/// An event that was set aside because it could not be handled.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// What the broker calls the dead letter.
-    pub id: Name,
-    /// The event as it was, so far as it could be read.
-    pub event: EventMessage,
-    /// The consumer group that could not handle it.
-    pub group: Name,
-    /// Why.
-    pub reason: String,
-    /// How often it was tried: within the last delivery as often as the listener says
-    /// ([`Rejection::attempts`](crate::Rejection::attempts)), and once for each delivery before, where
-    /// the broker counts them (case `a_rejected_delivery_never_comes_again`).
-    pub attempts: u32,
-    /// When it was set aside.
-    pub time: SystemTime,
 }
 
 /// Carries events to all listeners.
@@ -190,105 +157,19 @@ pub trait EventTransport: Transport {
         Err(Error::unsupported(self.name(), "reading the history of events"))
     }
 
-    /// How far a group is behind. A group that does not exist has no lag.
+    /// Returns how far a group is behind with these events. A group that does not exist has no lag.
     ///
     /// # Errors
     ///
     /// `Unsupported` without the capability `lag`.
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        let _ = spec;
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        let _ = (group, events);
         Err(Error::unsupported(self.name(), "measuring the lag of a listener"))
     }
 
-    /// What a group set aside, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` without the capability `dead_letters`.
-    async fn dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let _ = (service, listener, limit);
-        Err(Error::unsupported(self.name(), "reading dead letters"))
-    }
-
-    /// What a group set aside after the dead letter of this id, oldest first, at most `limit`:
-    /// the next page. That letter itself may be gone (case `dead_letters_are_read_page_by_page`).
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` unless the transport can read dead letters page by page.
-    async fn dead_letters_after(
-        &self,
-        service: &str,
-        listener: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let _ = (service, listener, after, limit);
-        Err(Error::unsupported(self.name(), "reading dead letters page by page"))
-    }
-
-    /// Removes dead letters of a group by their ids, for ever. Gives how many there were; ids that
-    /// it does not have are no error (case `dead_letters_are_removed_one_by_one`).
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` unless the transport can remove dead letters one by one.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, any of them may be removed.
-    async fn remove_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        let _ = (service, listener, ids);
-        Err(Error::unsupported(self.name(), "removing dead letters"))
-    }
-
-    /// Gives dead letters back to the group that set them aside, by their ids: each is an event of that
-    /// group again, as it was fired, and no dead letter any more. Gives how many there were; ids that
-    /// it does not have are no error.
-    ///
-    /// # Delivery
-    ///
-    /// At least once, and to no other group (case
-    /// `a_retried_dead_letter_comes_again_to_its_group_alone`): each is put back, which the broker
-    /// confirms, and only then removed. The group gets it when a member listens, with its attempts
-    /// counted anew.
-    ///
-    /// # Ordering
-    ///
-    /// In its old place where the broker can put it there, otherwise after what waits.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` unless the transport can give dead letters back;
-    /// [`Unknown`](crate::ErrorKind::Unknown) if the broker has the event, or the group, no more: that
-    /// letter stays. Others of the same call may have been given back.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, any of them may be given back, and still be a dead letter too.
-    async fn requeue_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        let _ = (service, listener, ids);
-        Err(Error::unsupported(self.name(), "giving dead letters back"))
-    }
-
-    /// Forgets a listener that never comes back: its group, how far it was, and what waits for it.
-    /// What it set aside may go with it. A group that does not exist is no error (case
-    /// `a_forgotten_listener_begins_anew`).
+    /// Deletes a listener's consumer group from the broker, with its position in these events and
+    /// its backlog. Its dead letters may be deleted too. A group that does not exist is no error
+    /// (case `a_forgotten_listener_begins_anew`).
     ///
     /// # Errors
     ///
@@ -296,35 +177,36 @@ pub trait EventTransport: Transport {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may be forgotten.
-    async fn forget(&self, spec: LagSpec) -> Result<()> {
-        let _ = spec;
+    /// If the future is dropped, the group may have been deleted.
+    async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
+        let _ = (group, events);
         Err(Error::unsupported(self.name(), "forgetting a listener"))
+    }
+
+    /// Access to the dead letters: `Some` exactly with the capability `dead_letters`.
+    ///
+    /// A caller that cannot do without uses
+    /// [`require_dead_letters`](#method.require_dead_letters).
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        None
+    }
+}
+
+impl dyn EventTransport + '_ {
+    /// As [`dead_letters`](EventTransport::dead_letters), for callers that cannot do without.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported), naming the transport, if it has none.
+    pub fn require_dead_letters(&self) -> Result<&dyn DeadLetters> {
+        self.dead_letters().ok_or_else(|| Error::unsupported(self.name(), "keeping dead letters"))
     }
 }
 
 impl ListenSpec {
-    /// The name of the consumer group: `{service}-{listener}`, as Python's Lightbus names it.
-    #[must_use]
-    pub fn group(&self) -> Name {
-        group_name(&self.service, &self.listener)
-    }
-
-    /// Whether the listener asked for this event.
+    /// Returns whether the listener asked for this event.
     #[must_use]
     pub fn wants(&self, api: &str, event: &str) -> bool {
         self.events.iter().any(|selector| selector.selects(api, event))
     }
-}
-
-impl LagSpec {
-    /// The name of the consumer group: `{service}-{listener}`.
-    #[must_use]
-    pub fn group(&self) -> Name {
-        group_name(&self.service, &self.listener)
-    }
-}
-
-fn group_name(service: &str, listener: &str) -> Name {
-    format!("{service}-{listener}").into()
 }

@@ -11,7 +11,9 @@
 //! `conformance`) that holds a transport to it. What a transport cannot do it says in
 //! [`Capabilities`], and answers with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
 
+mod dead_letters;
 mod event;
+mod group;
 mod inspect;
 mod result;
 mod rpc;
@@ -19,9 +21,9 @@ mod schema;
 
 use std::{fmt, time::Duration};
 
-pub use event::{
-    DeadLetter, EventSelector, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec, Start,
-};
+pub use dead_letters::{DeadLetter, DeadLetters};
+pub use event::{EventSelector, EventTransport, HistorySpec, Lag, ListenSpec, Start};
+pub use group::GroupSpec;
 pub use inspect::{Consumer, Finding, Group, Inspect, Location, Severity};
 pub use result::ResultTransport;
 pub use rpc::{RpcTransport, ServeSpec};
@@ -48,7 +50,7 @@ pub struct Capabilities {
     pub history: bool,
     /// [`EventTransport::lag`] answers.
     pub lag: bool,
-    /// A rejected event is kept where [`EventTransport::dead_letters`] finds it.
+    /// A rejected event is kept, and [`EventTransport::dead_letters`] gives access to it.
     pub dead_letters: bool,
     /// Other processes can reach what this one sends.
     pub shared: bool,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lightbus_core::{
     Error, ErrorKind, Name, Result,
-    transport::{DeadLetter, EventTransport},
+    transport::{DeadLetter, EventTransport, GroupSpec},
 };
 
 use super::Admin;
@@ -43,7 +43,7 @@ impl Admin {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         let transports = self.bus.inner.apis.event_transports();
-        self.letters_of(&transports, service, listener, limit).await
+        self.letters_of(&transports, &GroupSpec::new(service, listener), limit).await
     }
 
     /// The dead letters that come after this one, oldest first, at most `limit`: the next page. The
@@ -62,23 +62,21 @@ impl Admin {
     ) -> Result<Vec<DeadLetter>> {
         let first = Arc::clone(&self.bus.inner.apis.entry(&after.event.api).event);
         first.open().await?;
-        let found = first.dead_letters_after(service, listener, &after.id, limit).await;
-        let mut letters =
-            found.map_err(|error| at(&*first, error).during("reading dead letters"))?;
+        let group = GroupSpec::new(service, listener);
+        let mut letters = page_of(&*first, &group, Some(&after.id), limit).await?;
         // Those of the transports that come after it.
         let transports = self.bus.inner.apis.event_transports();
         let place = transports.iter().position(|other| Arc::ptr_eq(other, &first));
         let rest = &transports[place.map_or(transports.len(), |place| place + 1)..];
         let left = limit.saturating_sub(letters.len());
-        letters.extend(self.letters_of(rest, service, listener, left).await?);
+        letters.extend(self.letters_of(rest, &group, left).await?);
         Ok(letters)
     }
 
     async fn letters_of(
         &self,
         transports: &[Arc<dyn EventTransport>],
-        service: &str,
-        listener: &str,
+        group: &GroupSpec,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         self.bus.inner.ensure_open()?;
@@ -86,10 +84,7 @@ impl Admin {
         for transport in transports {
             transport.open().await?;
             let left = limit.saturating_sub(letters.len());
-            let found = transport.dead_letters(service, listener, left).await;
-            letters.extend(
-                found.map_err(|error| at(&**transport, error).during("reading dead letters"))?,
-            );
+            letters.extend(page_of(&**transport, group, None, left).await?);
         }
         Ok(letters)
     }
@@ -111,12 +106,14 @@ impl Admin {
         listener: &str,
         letters: &[DeadLetter],
     ) -> Result<usize> {
+        let group = GroupSpec::new(service, listener);
         let mut removed = 0;
         for (transport, ids) in self.by_transport(letters)? {
             transport.open().await?;
-            let done = transport.remove_dead_letters(service, listener, &ids).await;
-            removed +=
-                done.map_err(|error| at(&*transport, error).during("removing dead letters"))?;
+            let done = async { transport.require_dead_letters()?.remove(&group, &ids).await };
+            removed += done.await.map_err(|error| {
+                at(&*transport, error).during(format!("removing dead letters of {group}"))
+            })?;
         }
         Ok(removed)
     }
@@ -150,14 +147,16 @@ impl Admin {
         listener: &str,
         letters: &[DeadLetter],
     ) -> Result<usize> {
-        let mut retried = 0;
+        let group = GroupSpec::new(service, listener);
+        let mut requeued = 0;
         for (transport, ids) in self.by_transport(letters)? {
             transport.open().await?;
-            let done = transport.requeue_dead_letters(service, listener, &ids).await;
-            retried +=
-                done.map_err(|error| at(&*transport, error).during("giving dead letters back"))?;
+            let done = async { transport.require_dead_letters()?.requeue(&group, &ids).await };
+            requeued += done.await.map_err(|error| {
+                at(&*transport, error).during(format!("requeuing dead letters of {group}"))
+            })?;
         }
-        Ok(retried)
+        Ok(requeued)
     }
 
     /// The ids of letters, each with the transport that keeps it.
@@ -198,7 +197,7 @@ impl Admin {
             let listeners = self.listeners(listener)?;
             let event = &letter.event;
             let owner = listeners.iter().find(|owner| {
-                letter.group.ends_with(&*owner.spec().group())
+                letter.group.ends_with(&*owner.spec().group.name())
                     && owner.spec().wants(&event.api, &event.event)
             });
             let Some(owner) = owner else {
@@ -209,7 +208,8 @@ impl Admin {
                 .with("group", &letter.group)
                 .with("event", format!("{}.{}", event.api, event.event)));
             };
-            self.can_remove(&**owner).await?;
+            // A letter that cannot be removed would be handled for ever.
+            remove_from(&**owner, &[]).await?;
             self.replay(&**owner, letter).await
         };
         replayed
@@ -232,7 +232,7 @@ impl Admin {
         let mut replayed = HandledDeadLetters::default();
         let work = async {
             for owner in self.listeners(listener)? {
-                self.can_remove(&*owner).await?;
+                remove_from(&*owner, &[]).await?;
                 self.replay_all(&*owner, most, &mut replayed).await?;
             }
             Ok(replayed)
@@ -247,24 +247,19 @@ impl Admin {
         most: usize,
         replayed: &mut HandledDeadLetters,
     ) -> Result<()> {
-        let (service, name) = (&owner.spec().service, &owner.spec().listener);
+        let group = &owner.spec().group;
         let mut last: Option<Name> = None;
         loop {
             let left = most - (replayed.handled + replayed.failed);
-            let page = match &last {
-                None => owner.transport().dead_letters(service, name, left.min(PAGE)).await,
-                Some(last) => {
-                    owner.transport().dead_letters_after(service, name, last, left.min(PAGE)).await
-                }
-            };
-            let page = page.map_err(|error| at(&**owner.transport(), error))?;
+            let transport = &**owner.transport();
+            let page = page_of(transport, group, last.as_deref(), left.min(PAGE)).await?;
             let Some(letter) = page.last() else { return Ok(()) };
             last = Some(Name::clone(&letter.id));
             for letter in &page {
                 match self.replay(owner, letter).await {
                     Ok(()) => replayed.handled += 1,
                     Err(error) if error.kind() == ErrorKind::Remote => {
-                        tracing::warn!(%error, listener = %name, id = %letter.id, "a dead letter failed again");
+                        tracing::warn!(%error, listener = %group.listener, id = %letter.id, "a dead letter failed again");
                         replayed.failed += 1;
                     }
                     Err(error) => return Err(error),
@@ -286,17 +281,7 @@ impl Admin {
             ));
         }
         owner.handle_once(event).await.map_err(|reason| failed(&reason))?;
-        let (service, name) = (&owner.spec().service, &owner.spec().listener);
-        let ids = [Name::clone(&letter.id)];
-        let removed = owner.transport().remove_dead_letters(service, name, &ids).await;
-        removed.map(drop).map_err(|error| at(&**owner.transport(), error))
-    }
-
-    /// Before anything is handled: a letter that cannot be removed would be handled for ever.
-    async fn can_remove(&self, owner: &dyn Listening) -> Result<()> {
-        let (service, name) = (&owner.spec().service, &owner.spec().listener);
-        let removed = owner.transport().remove_dead_letters(service, name, &[]).await;
-        removed.map(drop).map_err(|error| at(&**owner.transport(), error))
+        remove_from(owner, &[Name::clone(&letter.id)]).await
     }
 
     /// The listener of this name, on each transport that it has events on.
@@ -304,11 +289,12 @@ impl Admin {
         self.bus.inner.ensure_taking()?;
         let all = self.bus.inner.state().listeners.clone();
         let found: Vec<_> =
-            all.iter().filter(|known| *known.spec().listener == *name).cloned().collect();
+            all.iter().filter(|known| *known.spec().group.listener == *name).cloned().collect();
         if !found.is_empty() {
             return Ok(found);
         }
-        let mut known: Vec<_> = all.iter().map(|listener| &*listener.spec().listener).collect();
+        let mut known: Vec<_> =
+            all.iter().map(|listener| &*listener.spec().group.listener).collect();
         known.sort_unstable();
         known.dedup();
         let error = Error::new(ErrorKind::Config, "this process has no listener of this name")
@@ -318,4 +304,25 @@ impl Admin {
             None => error.hint("Replay in a process of the service, after it has begun to listen"),
         })
     }
+}
+
+async fn remove_from(owner: &dyn Listening, ids: &[Name]) -> Result<()> {
+    let removed = async {
+        let dead_letters = owner.transport().require_dead_letters()?;
+        dead_letters.remove(&owner.spec().group, ids).await
+    };
+    removed.await.map(drop).map_err(|error| at(&**owner.transport(), error))
+}
+
+/// The dead letters of a group that one transport keeps, after this one.
+async fn page_of(
+    transport: &dyn EventTransport,
+    group: &GroupSpec,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<DeadLetter>> {
+    let page = async { transport.require_dead_letters()?.list(group, after, limit).await };
+    page.await.map_err(|error| {
+        at(transport, error).during(format!("reading the dead letters of {group}"))
+    })
 }

@@ -1,6 +1,6 @@
 //! Forgetting a listener.
 
-use lightbus_core::{Result, transport::LagSpec};
+use lightbus_core::{Result, transport::GroupSpec};
 
 use super::Admin;
 use crate::bus::{
@@ -25,12 +25,12 @@ impl Admin {
     ) -> Result<()> {
         self.bus.inner().ensure_open()?;
         let events: Vec<_> = events.into_iter().map(selector).collect::<Result<_>>()?;
+        let group = GroupSpec::new(service, listener);
         for (entry, events) in by_transport(self.bus.inner(), events) {
             entry.open().await?;
-            let spec = LagSpec { service: service.into(), listener: listener.into(), events };
-            entry.event.forget(spec).await.map_err(|error| {
-                at(&*entry.event, error).during(format!("forgetting {service}-{listener}"))
-            })?;
+            let forgotten = entry.event.forget(&group, &events).await;
+            forgotten
+                .map_err(|error| at(&*entry.event, error).during(format!("forgetting {group}")))?;
         }
         Ok(())
     }

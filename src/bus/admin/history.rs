@@ -3,7 +3,7 @@
 use futures_util::stream::BoxStream;
 use lightbus_core::{
     EventMessage, Name, Result, name,
-    transport::{EventSelector, EventTransport, HistorySpec, Lag, LagSpec},
+    transport::{EventSelector, EventTransport, GroupSpec, HistorySpec, Lag},
 };
 use std::{sync::Arc, time::SystemTime};
 
@@ -41,15 +41,9 @@ impl Admin {
     /// As [`history`](Self::history).
     pub async fn lag(&self, api: &str, service: &str, listener: &str) -> Result<Lag> {
         let transport = self.event_transport(api).await?;
-        let spec = LagSpec {
-            service: service.into(),
-            listener: listener.into(),
-            events: vec![EventSelector::all(api)],
-        };
-        let lag = transport.lag(spec).await;
-        lag.map_err(|error| {
-            at(&*transport, error).during(format!("measuring the lag of {service}-{listener}"))
-        })
+        let group = GroupSpec::new(service, listener);
+        let lag = transport.lag(&group, &[EventSelector::all(api)]).await;
+        lag.map_err(|error| at(&*transport, error).during(format!("measuring the lag of {group}")))
     }
 
     async fn event_transport(&self, api: &str) -> Result<Arc<dyn EventTransport>> {

@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use lightbus_core::{
     Error, ErrorKind, EventMessage, Name, Result, name,
-    transport::{EventSelector, ListenSpec, Start},
+    transport::{EventSelector, GroupSpec, ListenSpec, Start},
 };
 
 #[cfg(feature = "tower")]
@@ -352,8 +352,10 @@ impl Listen {
         for (entry, events) in by_transport(&inner, events) {
             let listener = Arc::new(Listener {
                 spec: ListenSpec {
-                    service: Name::clone(&inner.names.service),
-                    listener: Name::clone(&self.name),
+                    group: GroupSpec::new(
+                        Name::clone(&inner.names.service),
+                        Name::clone(&self.name),
+                    ),
                     process: Name::clone(&inner.names.process),
                     events,
                     start: self.start,

@@ -70,7 +70,7 @@ pub(super) enum End {
 
 impl Listener {
     pub(super) fn name(&self) -> &Name {
-        &self.spec.listener
+        &self.spec.group.listener
     }
 
     pub(super) async fn subscribe(&self) -> Result<Subscription<EventMessage>> {

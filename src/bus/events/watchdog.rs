@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{ErrorKind, transport::LagSpec};
+use lightbus_core::ErrorKind;
 use tokio::{sync::watch, time::timeout};
 
 use super::listener::Listener;
@@ -64,7 +64,7 @@ pub(super) async fn watch_over(
                 "{waiting} events are waiting, and none was taken for {:?}",
                 INTERVAL * CHECKS
             );
-            tracing::error!(listener = %listener.spec.listener, waiting, "a listener is stalled; restarting it");
+            tracing::error!(listener = %listener.spec.group.listener, waiting, "a listener is stalled; restarting it");
             progress.stalled(&why);
             progress.renew.notify_one();
         }
@@ -74,12 +74,8 @@ pub(super) async fn watch_over(
 /// Returns how many events are waiting for a listener, or `None` if the transport cannot report it.
 /// Returns 0 while the broker does not answer: the listener cannot be blamed then.
 async fn waiting(listener: &Listener) -> Option<u64> {
-    let spec = LagSpec {
-        service: listener.spec.service.clone(),
-        listener: listener.spec.listener.clone(),
-        events: listener.spec.events.clone(),
-    };
-    match timeout(LAG_TIMEOUT, listener.event.lag(spec)).await {
+    let lag = listener.event.lag(&listener.spec.group, &listener.spec.events);
+    match timeout(LAG_TIMEOUT, lag).await {
         Ok(Ok(lag)) => Some(lag.waiting),
         Ok(Err(error)) if error.kind() == ErrorKind::Unsupported => None,
         Ok(Err(_)) | Err(_) => Some(0),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lightbus_core::{Error, Name, Result, transport::LagSpec};
+use lightbus_core::{Error, Result};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::bus::shared::Bus;
@@ -48,12 +48,8 @@ impl Bus {
     async fn has_lag(&self) -> Result<bool> {
         let listeners = self.inner.state().listeners.clone();
         for listener in listeners {
-            let spec = LagSpec {
-                service: Name::clone(&listener.spec().service),
-                listener: Name::clone(&listener.spec().listener),
-                events: listener.spec().events.clone(),
-            };
-            let lag = listener.transport().lag(spec).await?;
+            let spec = listener.spec();
+            let lag = listener.transport().lag(&spec.group, &spec.events).await?;
             if lag.waiting + lag.pending > 0 {
                 return Ok(true);
             }

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use lightbus_core::{
     EventMessage, Name, Result, Retry, Subscription,
-    transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec},
+    transport::{
+        DeadLetters, EventSelector, EventTransport, GroupSpec, HistorySpec, Lag, ListenSpec,
+    },
 };
 
 use super::{At, Fault, Faults, away, listening::FaultyListener, path};
@@ -48,7 +50,7 @@ impl EventTransport for Events {
     }
 
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let (flow, group) = (spec.flow, spec.group());
+        let (flow, group) = (spec.flow, spec.group.name());
         let subscription = self.inner.listen(spec).await?;
         let ordered = self.inner.capabilities().ordered;
         let source = FaultyListener::new(subscription, self.faults.clone(), group, ordered);
@@ -59,48 +61,15 @@ impl EventTransport for Events {
         self.inner.history(spec).await
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        self.inner.lag(spec).await
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        self.inner.lag(group, events).await
     }
 
-    async fn forget(&self, spec: LagSpec) -> Result<()> {
-        self.inner.forget(spec).await
+    async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
+        self.inner.forget(group, events).await
     }
 
-    async fn dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.inner.dead_letters(service, listener, limit).await
-    }
-
-    async fn dead_letters_after(
-        &self,
-        service: &str,
-        listener: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.inner.dead_letters_after(service, listener, after, limit).await
-    }
-
-    async fn remove_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        self.inner.remove_dead_letters(service, listener, ids).await
-    }
-
-    async fn requeue_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        self.inner.requeue_dead_letters(service, listener, ids).await
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        self.inner.dead_letters()
     }
 }

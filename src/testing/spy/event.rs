@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use lightbus_core::{
     EventMessage, Name, Outcome, Result, Subscription,
-    transport::{DeadLetter, EventTransport, HistorySpec, Lag, LagSpec, ListenSpec},
+    transport::{
+        DeadLetter, DeadLetters, EventSelector, EventTransport, GroupSpec, HistorySpec, Lag,
+        ListenSpec,
+    },
 };
 
 use super::Spy;
@@ -53,55 +56,43 @@ impl EventTransport for Events {
         self.inner.history(spec).await
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        self.inner.lag(spec).await
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        self.inner.lag(group, events).await
     }
 
-    async fn forget(&self, spec: LagSpec) -> Result<()> {
-        self.inner.forget(spec).await
+    async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
+        self.inner.forget(group, events).await
     }
 
-    async fn dead_letters(
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        self.inner.dead_letters().map(|_| self as &dyn DeadLetters)
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Events {
+    async fn list(
         &self,
-        service: &str,
-        listener: &str,
+        group: &GroupSpec,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.inner.dead_letters(service, listener, limit).await
+        self.inner.require_dead_letters()?.list(group, after, limit).await
     }
 
-    async fn dead_letters_after(
-        &self,
-        service: &str,
-        listener: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.inner.dead_letters_after(service, listener, after, limit).await
+    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        self.inner.require_dead_letters()?.remove(group, ids).await
     }
 
-    async fn remove_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        self.inner.remove_dead_letters(service, listener, ids).await
-    }
-
-    async fn requeue_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        let letters = self.inner.dead_letters(service, listener, usize::MAX).await?;
-        let retried = letters.into_iter().filter(|letter| ids.contains(&letter.id));
-        let events: Vec<_> = retried.map(|letter| letter.event).collect();
+    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        let inner = self.inner.require_dead_letters()?;
+        let letters = inner.list(group, None, usize::MAX).await?;
+        let requeued = letters.into_iter().filter(|letter| ids.contains(&letter.id));
+        let events: Vec<_> = requeued.map(|letter| letter.event).collect();
         let in_flight = &self.spy.state.in_flight;
         // As with what is sent: it may be handled before this returns.
-        in_flight.expect_again(&format!("{service}-{listener}"), &events);
-        let done = self.inner.requeue_dead_letters(service, listener, ids).await;
+        in_flight.expect_again(&group.name(), &events);
+        let done = inner.requeue(group, ids).await;
         if done.is_err() {
             in_flight.unexpect(&events);
         }
@@ -145,7 +136,7 @@ struct SpiedListener {
 
 impl SpiedListener {
     fn new(state: &Arc<TestState>, transport: &Arc<dyn EventTransport>, spec: ListenSpec) -> Self {
-        let group = spec.group();
+        let group = spec.group.name();
         let number = state.add_listener(Arc::clone(transport), spec);
         Self { state: Arc::clone(state), group, number }
     }

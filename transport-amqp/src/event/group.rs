@@ -39,7 +39,7 @@ pub(super) async fn ensure(
     spec: &ListenSpec,
 ) -> Result<()> {
     let link = client.consumes().await?;
-    let group = spec.group();
+    let group = spec.group.name();
     if spec.start != Start::New {
         fill(client, publisher, config, spec, &link).await?;
     }
@@ -73,7 +73,7 @@ async fn bind_all(
     config: &EventConfig,
     spec: &ListenSpec,
 ) -> Result<()> {
-    let queue = queue_of(config, &spec.group());
+    let queue = queue_of(config, &spec.group.name());
     for selector in &spec.events {
         let key = routing_key(&selector.api, selector.event.as_ref());
         topology::bind(link, channel, &topology::exchange_of(config), &queue, &key).await?;
@@ -94,7 +94,7 @@ async fn fill(
     spec: &ListenSpec,
     link: &Arc<Link>,
 ) -> Result<()> {
-    let group = spec.group();
+    let group = spec.group.name();
     let queue = queue_of(config, &group);
     let mark = filling(&queue);
     let is_there = topology::waiting(link, &queue).await?.is_some();
@@ -157,7 +157,7 @@ async fn copy(
     from: Option<u64>,
 ) -> Result<Option<u64>> {
     let stream = history_of(config, api);
-    let queue = queue_of(config, &spec.group());
+    let queue = queue_of(config, &spec.group.name());
     let Some(end) = history::mark(client, publisher, &stream).await? else {
         return Ok(None);
     };

@@ -19,8 +19,8 @@ use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
     transport::{
-        DeadLetter, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec, ListenSpec,
-        Location, Start,
+        DeadLetter, DeadLetters, EventSelector, EventTransport, Finding, GroupSpec, HistorySpec,
+        Inspect, Lag, ListenSpec, Location, Start,
     },
 };
 
@@ -76,7 +76,7 @@ impl AmqpEventTransport {
         if spec.start != Start::New && self.config.history.is_none() {
             return Err(no_history());
         }
-        let group = spec.group();
+        let group = spec.group.name();
         group::ensure(client, &self.publisher, &self.config, &spec).await?;
         let source = EventSource::new(
             client,
@@ -99,31 +99,15 @@ impl AmqpEventTransport {
         history::history(client, &self.publisher, &self.config, spec).await
     }
 
-    async fn set_aside(
-        &self,
-        service: &str,
-        listener: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let group = format!("{service}-{listener}");
-        let read = async {
-            let client = self.handle.client(WHAT)?;
-            letters::list(client, &self.config, &group, after, limit).await
-        };
-        read.await.map_err(|error| error.during(format!("reading the dead letters of {group}")))
-    }
-
-    async fn behind(&self, spec: LagSpec) -> Result<Lag> {
+    async fn behind(&self, group: &Name) -> Result<Lag> {
         let client = self.handle.client(WHAT)?;
-        let group = spec.group();
         let link = client.consumes().await?;
         let Some(waiting) =
-            topology::waiting(&link, &topology::queue_of(&self.config, &group)).await?
+            topology::waiting(&link, &topology::queue_of(&self.config, group)).await?
         else {
             return Ok(Lag::default());
         };
-        let pending = self.held.of(&group).load(std::sync::atomic::Ordering::Relaxed);
+        let pending = self.held.of(group).load(std::sync::atomic::Ordering::Relaxed);
         Ok(Lag { waiting: waiting.into(), pending })
     }
 }
@@ -151,7 +135,7 @@ impl EventTransport for AmqpEventTransport {
     }
 
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let group = spec.group();
+        let group = spec.group.name();
         self.start(spec).await.map_err(|error| error.during(format!("listening as {group}")))
     }
 
@@ -160,63 +144,42 @@ impl EventTransport for AmqpEventTransport {
         self.past(spec).await.map_err(|error| error.during(format!("reading the history of {api}")))
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        let group = spec.group();
-        self.behind(spec)
+    async fn lag(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<Lag> {
+        self.behind(&group.name())
             .await
             .map_err(|error| error.during(format!("measuring the lag of {group}")))
     }
 
-    async fn forget(&self, spec: LagSpec) -> Result<()> {
-        let group = spec.group();
+    async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
         let forgotten =
-            async { group::remove(self.handle.client(WHAT)?, &self.config, &group).await };
+            async { group::remove(self.handle.client(WHAT)?, &self.config, &group.name()).await };
         forgotten.await.map_err(|error| error.during(format!("forgetting {group}")))
     }
 
-    async fn dead_letters(
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl DeadLetters for AmqpEventTransport {
+    async fn list(
         &self,
-        service: &str,
-        listener: &str,
+        group: &GroupSpec,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.set_aside(service, listener, None, limit).await
+        let client = self.handle.client(WHAT)?;
+        letters::list(client, &self.config, &group.name(), after, limit).await
     }
 
-    async fn dead_letters_after(
-        &self,
-        service: &str,
-        listener: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.set_aside(service, listener, Some(after), limit).await
+    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        letters::remove(self.handle.client(WHAT)?, &self.config, &group.name(), ids).await
     }
 
-    async fn remove_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        let group = format!("{service}-{listener}");
-        let removed =
-            async { letters::remove(self.handle.client(WHAT)?, &self.config, &group, ids).await };
-        removed.await.map_err(|error| error.during(format!("removing dead letters of {group}")))
-    }
-
-    async fn requeue_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        let group = format!("{service}-{listener}");
-        let retried = async {
-            let client = self.handle.client(WHAT)?;
-            letters::retry(client, &self.publisher, &self.config, &group, ids).await
-        };
-        retried.await.map_err(|error| error.during(format!("giving dead letters back to {group}")))
+    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        let client = self.handle.client(WHAT)?;
+        letters::retry(client, &self.publisher, &self.config, &group.name(), ids).await
     }
 }
 

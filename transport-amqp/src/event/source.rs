@@ -100,7 +100,7 @@ impl EventSource {
             publisher: Arc::clone(publisher),
             aside: Arc::clone(aside),
             config: Arc::clone(config),
-            group: spec.group(),
+            group: spec.group.name(),
             // None would be no limit.
             prefetch: u16::try_from(spec.flow.max_in_flight).unwrap_or(u16::MAX).max(1),
             spec: spec.clone(),

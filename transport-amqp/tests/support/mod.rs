@@ -17,8 +17,8 @@ use std::{
 use lightbus_core::{
     Arguments, ConfigSection, EventMessage, FlowControl, Headers, RpcMessage, TransportFactory,
     transport::{
-        EventSelector, EventTransport, ListenSpec, ResultTransport, RpcTransport, SchemaTransport,
-        Start,
+        DeadLetters, EventSelector, EventTransport, GroupSpec, ListenSpec, ResultTransport,
+        RpcTransport, SchemaTransport, Start,
     },
 };
 use lightbus_transport_amqp::AmqpFactory;
@@ -411,6 +411,10 @@ impl Process {
             schema: factory.schema(&section(json!({}))).unwrap(),
         }
     }
+
+    pub fn dead_letters(&self) -> &dyn DeadLetters {
+        self.event.require_dead_letters().unwrap()
+    }
 }
 
 /// Waits until it is so.
@@ -456,8 +460,7 @@ pub fn event(id: &str, api: &str) -> EventMessage {
 
 pub fn listen(api: &str, process: &str) -> ListenSpec {
     ListenSpec {
-        service: "shop".into(),
-        listener: format!("greeter-of-{api}").into(),
+        group: GroupSpec::new("shop", format!("greeter-of-{api}")),
         process: process.into(),
         events: vec![EventSelector::one(api, "opened")],
         start: Start::New,

@@ -13,8 +13,8 @@ use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
     transport::{
-        DeadLetter, EventSelector, EventTransport, Finding, HistorySpec, Inspect, Lag, LagSpec,
-        ListenSpec, Location,
+        DeadLetter, DeadLetters, EventSelector, EventTransport, Finding, GroupSpec, HistorySpec,
+        Inspect, Lag, ListenSpec, Location,
     },
 };
 
@@ -27,7 +27,7 @@ use crate::{
     topic::{TopicSpec, legal},
 };
 use letters::Letters;
-use source::{DeadLetters, EventSource};
+use source::{DeadLetterTopic, EventSource};
 
 const WHAT: &str = "the event transport";
 
@@ -85,17 +85,18 @@ impl KafkaEventTransport {
     }
 
     /// The name of a group, as people know it.
-    fn group(&self, service: &str, listener: &str) -> String {
-        format!("{}-{listener}", self.config.service_name.as_deref().unwrap_or(service))
+    fn group(&self, group: &GroupSpec) -> String {
+        let service = self.config.service_name.as_deref().unwrap_or(&group.service);
+        GroupSpec::new(service, Name::clone(&group.listener)).to_string()
     }
 
     /// The name of a group, as Kafka knows it.
-    fn full_group(&self, service: &str, listener: &str) -> String {
-        format!("{}{}", self.config.prefix, self.group(service, listener))
+    fn full_group(&self, group: &GroupSpec) -> String {
+        format!("{}{}", self.config.prefix, self.group(group))
     }
 
-    fn dead_letter_topic(&self, service: &str, listener: &str) -> Name {
-        let group = legal(&self.group(service, listener));
+    fn dead_letter_topic(&self, group: &GroupSpec) -> Name {
+        let group = legal(&self.group(group));
         format!("{}{group}.dead_letters", self.config.prefix).into()
     }
 
@@ -118,7 +119,7 @@ impl EventTransport for KafkaEventTransport {
     }
 
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let group = self.group(&spec.service, &spec.listener);
+        let group = self.group(&spec.group);
         self.start(spec).await.map_err(|error| error.during(format!("listening as {group}")))
     }
 
@@ -127,62 +128,43 @@ impl EventTransport for KafkaEventTransport {
         self.past(spec).map_err(|error| error.during(format!("reading the history of {api}")))
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        let group = self.group(&spec.service, &spec.listener);
-        self.behind(spec)
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        self.behind(group, events)
             .await
-            .map_err(|error| error.during(format!("measuring the lag of {group}")))
+            .map_err(|error| error.during(format!("measuring the lag of {}", self.group(group))))
     }
 
-    async fn dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.set_aside(service, listener, None, limit).await
-    }
-
-    async fn dead_letters_after(
-        &self,
-        service: &str,
-        listener: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.set_aside(service, listener, Some(after), limit).await
-    }
-
-    async fn remove_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        self.letters(service, listener)?
-            .remove(ids)
-            .await
-            .map_err(|error| error.during(format!("removing dead letters of {service}-{listener}")))
-    }
-
-    async fn requeue_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        self.letters(service, listener)?.give_back(ids).await.map_err(|error| {
-            error.during(format!("giving dead letters back to {service}-{listener}"))
-        })
-    }
-
-    async fn forget(&self, spec: LagSpec) -> Result<()> {
-        let group = self.full_group(&spec.service, &spec.listener);
+    async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
+        let group = self.full_group(group);
         let client = self.handle.client(WHAT)?;
         client
             .forget_group(&group)
             .await
             .map_err(|error| error.during(format!("forgetting the listener {group}")))
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl DeadLetters for KafkaEventTransport {
+    async fn list(
+        &self,
+        group: &GroupSpec,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.letters(group)?.list(after, limit).await
+    }
+
+    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        self.letters(group)?.remove(ids).await
+    }
+
+    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        self.letters(group)?.give_back(ids).await
     }
 }
 
@@ -226,7 +208,7 @@ impl KafkaEventTransport {
         for topic in &topics {
             client.topic(topic, &self.spec).await?;
         }
-        let group = self.full_group(&spec.service, &spec.listener);
+        let group = self.full_group(&spec.group);
         let settings = client.settings();
         let config = &self.config;
         let member = MemberSpec {
@@ -239,8 +221,8 @@ impl KafkaEventTransport {
             revoke_timeout: config.revoke_timeout.0,
             release_after: None,
         };
-        let dead = DeadLetters {
-            topic: self.dead_letter_topic(&spec.service, &spec.listener),
+        let dead = DeadLetterTopic {
+            topic: self.dead_letter_topic(&spec.group),
             spec: self.dead_spec.clone(),
         };
         let mut flow = spec.flow;
@@ -256,31 +238,19 @@ impl KafkaEventTransport {
         Ok(history::history(Arc::clone(client), self.reader_group(), topic, spec))
     }
 
-    async fn behind(&self, spec: LagSpec) -> Result<Lag> {
+    async fn behind(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
         let client = self.handle.client(WHAT)?;
-        let topics = self.topics(&spec.events)?;
-        crate::lag::lag(client, &topics, self.full_group(&spec.service, &spec.listener)).await
+        let topics = self.topics(events)?;
+        crate::lag::lag(client, &topics, self.full_group(group)).await
     }
 
-    async fn set_aside(
-        &self,
-        service: &str,
-        listener: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.letters(service, listener)?.list(after, limit).await.map_err(|error| {
-            error.during(format!("reading the dead letters of {service}-{listener}"))
-        })
-    }
-
-    fn letters(&self, service: &str, listener: &str) -> Result<Letters> {
+    fn letters(&self, group: &GroupSpec) -> Result<Letters> {
         Ok(Letters {
             client: Arc::clone(self.handle.client(WHAT)?),
             reader_group: self.reader_group(),
-            topic: self.dead_letter_topic(service, listener),
-            group: self.group(service, listener).into(),
-            full_group: self.full_group(service, listener),
+            topic: self.dead_letter_topic(group),
+            group: self.group(group).into(),
+            full_group: self.full_group(group),
         })
     }
 }

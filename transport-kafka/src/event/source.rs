@@ -61,7 +61,7 @@ impl Reading for Events {
 }
 
 /// Where a group sets aside what it cannot handle.
-pub(super) struct DeadLetters {
+pub(super) struct DeadLetterTopic {
     pub(super) topic: Name,
     pub(super) spec: TopicSpec,
 }
@@ -72,7 +72,7 @@ pub(super) struct EventSource {
     closing: Arc<Closing>,
     desk: Arc<Desk<Taken>>,
     member: Member<Taken>,
-    dead: DeadLetters,
+    dead: DeadLetterTopic,
     /// Cannot be read, and not set aside yet.
     spoiled: Mutex<Vec<(Place, String, Raw)>>,
     /// Set aside, and their settlement not confirmed yet: not to be set aside twice.
@@ -87,7 +87,7 @@ impl EventSource {
         closing: &Arc<Closing>,
         spec: MemberSpec,
         selectors: Vec<EventSelector>,
-        dead: DeadLetters,
+        dead: DeadLetterTopic,
     ) -> Result<Self> {
         let user = User::new(Arc::clone(client));
         let desk = Arc::new(Desk::new());

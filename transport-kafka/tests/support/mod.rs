@@ -10,8 +10,8 @@ use std::{env, future::Future, sync::Arc, time::Duration};
 use lightbus_core::{
     Arguments, ConfigSection, EventMessage, FlowControl, Headers, RpcMessage, TransportFactory,
     transport::{
-        EventSelector, EventTransport, ListenSpec, ResultTransport, RpcTransport, SchemaTransport,
-        Start,
+        EventSelector, EventTransport, GroupSpec, ListenSpec, ResultTransport, RpcTransport,
+        SchemaTransport, Start,
     },
 };
 use lightbus_transport_kafka::KafkaFactory;
@@ -163,8 +163,7 @@ pub fn event(api: &str, id: &str, key: Option<&str>) -> EventMessage {
 
 pub fn listen(api: &str, process: &str, start: Start) -> ListenSpec {
     ListenSpec {
-        service: format!("{api}-shop").into(),
-        listener: "greeter".into(),
+        group: GroupSpec::new(format!("{api}-shop"), "greeter"),
         process: process.into(),
         events: vec![EventSelector::one(api, "opened")],
         start,

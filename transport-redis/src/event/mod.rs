@@ -17,8 +17,8 @@ use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
     transport::{
-        DeadLetter, EventSelector, EventTransport, Finding, Group, HistorySpec, Inspect, Lag,
-        LagSpec, ListenSpec, Location,
+        DeadLetter, DeadLetters, EventSelector, EventTransport, Finding, Group, GroupSpec,
+        HistorySpec, Inspect, Lag, ListenSpec, Location,
     },
 };
 
@@ -78,8 +78,9 @@ impl RedisEventTransport {
         Ok(streams)
     }
 
-    fn group(&self, service: &str, listener: &str) -> String {
-        format!("{}-{listener}", self.config.service_name.as_deref().unwrap_or(service))
+    fn group(&self, group: &GroupSpec) -> String {
+        let service = self.config.service_name.as_deref().unwrap_or(&group.service);
+        GroupSpec::new(service, Name::clone(&group.listener)).to_string()
     }
 
     fn command(&self, event: &EventMessage) -> redis::Cmd {
@@ -118,7 +119,7 @@ impl EventTransport for RedisEventTransport {
     }
 
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let group = self.group(&spec.service, &spec.listener);
+        let group = self.group(&spec.group);
         self.start(spec).await.map_err(|error| error.during(format!("listening as {group}")))
     }
 
@@ -127,18 +128,18 @@ impl EventTransport for RedisEventTransport {
         self.past(spec).map_err(|error| error.during(format!("reading the history of {api}")))
     }
 
-    async fn lag(&self, spec: LagSpec) -> Result<Lag> {
-        let group = self.group(&spec.service, &spec.listener);
-        self.behind(spec)
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        let group = self.group(group);
+        self.behind(&group, events)
             .await
             .map_err(|error| error.during(format!("measuring the lag of {group}")))
     }
 
-    async fn forget(&self, spec: LagSpec) -> Result<()> {
-        let group = self.group(&spec.service, &spec.listener);
+    async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
+        let group = self.group(group);
         let forgotten = async {
             let client = self.handle.client(WHAT)?;
-            for (stream, _) in self.streams(&spec.events)? {
+            for (stream, _) in self.streams(events)? {
                 group::destroy(client, &stream, &group).await?;
             }
             Ok(())
@@ -146,69 +147,44 @@ impl EventTransport for RedisEventTransport {
         forgotten.await.map_err(|error: Error| error.during(format!("forgetting {group}")))
     }
 
-    async fn dead_letters(
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl DeadLetters for RedisEventTransport {
+    async fn list(
         &self,
-        service: &str,
-        listener: &str,
+        group: &GroupSpec,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.set_aside(service, listener, None, limit).await.map_err(|error| {
-            error.during(format!("reading the dead letters of {service}-{listener}"))
-        })
+        let client = self.handle.client(WHAT)?;
+        let after = match after {
+            Some(id) => Some(EntryId::parse(id).ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, "this is not the id of a dead letter").with("id", id)
+            })?),
+            None => None,
+        };
+        dead::list(client, &self.group(group), after, limit).await
     }
 
-    async fn dead_letters_after(
-        &self,
-        service: &str,
-        listener: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let letters = async {
-            let Some(after) = EntryId::parse(after) else {
-                return Err(Error::new(ErrorKind::Invalid, "this is not the id of a dead letter")
-                    .with("id", after));
-            };
-            self.set_aside(service, listener, Some(after), limit).await
-        };
-        letters.await.map_err(|error| {
-            error.during(format!("reading the dead letters of {service}-{listener}"))
-        })
+    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        let client = self.handle.client(WHAT)?;
+        dead::remove(client, &self.group(group), &entry_ids(ids)).await
     }
 
-    async fn remove_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        // What is no id is none of a letter.
-        let ids: Vec<_> = ids.iter().filter_map(|id| EntryId::parse(id)).collect();
-        let removed = async {
-            let client = self.handle.client(WHAT)?;
-            dead::remove(client, &self.group(service, listener), &ids).await
-        };
-        removed
-            .await
-            .map_err(|error| error.during(format!("removing dead letters of {service}-{listener}")))
+    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        let client = self.handle.client(WHAT)?;
+        let after = self.config.acknowledgement_timeout.0;
+        retry::retry(client, &self.group(group), after, &entry_ids(ids)).await
     }
+}
 
-    async fn requeue_dead_letters(
-        &self,
-        service: &str,
-        listener: &str,
-        ids: &[Name],
-    ) -> Result<usize> {
-        let ids: Vec<_> = ids.iter().filter_map(|id| EntryId::parse(id)).collect();
-        let retried = async {
-            let client = self.handle.client(WHAT)?;
-            let after = self.config.acknowledgement_timeout.0;
-            retry::retry(client, &self.group(service, listener), after, &ids).await
-        };
-        retried.await.map_err(|error| {
-            error.during(format!("giving dead letters back to {service}-{listener}"))
-        })
-    }
+/// What is no entry's id is not the id of a dead letter, and ignored.
+fn entry_ids(ids: &[Name]) -> Vec<EntryId> {
+    ids.iter().filter_map(|id| EntryId::parse(id)).collect()
 }
 
 impl RedisEventTransport {
@@ -225,7 +201,7 @@ impl RedisEventTransport {
     async fn start(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
         let client = self.handle.client(WHAT)?;
         let streams = self.streams(&spec.events)?;
-        let group = self.group(&spec.service, &spec.listener);
+        let group = self.group(&spec.group);
         let consumer =
             self.config.consumer_name.clone().unwrap_or_else(|| spec.process.to_string());
         let start = group::position(spec.start);
@@ -271,21 +247,9 @@ impl RedisEventTransport {
         Ok(history::history(Arc::clone(client), stream, spec))
     }
 
-    async fn behind(&self, spec: LagSpec) -> Result<Lag> {
+    async fn behind(&self, group: &str, events: &[EventSelector]) -> Result<Lag> {
         let client = self.handle.client(WHAT)?;
-        let streams = self.streams(&spec.events)?;
-        history::lag(client, &streams, &self.group(&spec.service, &spec.listener)).await
-    }
-
-    async fn set_aside(
-        &self,
-        service: &str,
-        listener: &str,
-        after: Option<EntryId>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let client = self.handle.client(WHAT)?;
-        dead::list(client, &self.group(service, listener), after, limit).await
+        history::lag(client, &self.streams(events)?, group).await
     }
 }
 

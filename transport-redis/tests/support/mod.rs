@@ -17,8 +17,8 @@ use std::{
 use lightbus_core::{
     Arguments, ConfigSection, EventMessage, FlowControl, Headers, RpcMessage, TransportFactory,
     transport::{
-        EventSelector, EventTransport, ListenSpec, ResultTransport, RpcTransport, SchemaTransport,
-        Start,
+        DeadLetters, EventSelector, EventTransport, GroupSpec, ListenSpec, ResultTransport,
+        RpcTransport, SchemaTransport, Start,
     },
 };
 use lightbus_transport_redis::RedisFactory;
@@ -211,6 +211,10 @@ impl Process {
             schema: factory.schema(&section(json!({}))).unwrap(),
         }
     }
+
+    pub fn dead_letters(&self) -> &dyn DeadLetters {
+        self.event.require_dead_letters().unwrap()
+    }
 }
 
 /// Waits until it is so.
@@ -255,11 +259,15 @@ pub fn event(id: &str, name: &str) -> EventMessage {
 
 pub fn listen(process: &str, start: Start) -> ListenSpec {
     ListenSpec {
-        service: "shop".into(),
-        listener: "greeter".into(),
+        group: greeter(),
         process: process.into(),
         events: vec![EventSelector::one("shop.till", "opened")],
         start,
         flow: FlowControl::new(100, 400),
     }
+}
+
+/// The group of [`listen`].
+pub fn greeter() -> GroupSpec {
+    GroupSpec::new("shop", "greeter")
 }
