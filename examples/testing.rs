@@ -1,15 +1,15 @@
-//! A service and its tests in one file: `cargo test --example testing`. `docs/testing.md` explains it.
+//! A service and its tests in one file: `cargo test --example testing`. Explained in `docs/testing.md`.
 
 use lightbus::prelude::*;
 
 /// Another team's service.
 #[lightbus::api(name = "auth", events(UserRegistered))]
 pub trait Auth {
-    /// Where the user reads mail.
+    /// Returns the user's email address.
     async fn email_of(&self, username: String) -> Result<String, String>;
 }
 
-/// Somebody has signed up.
+/// A user has registered.
 #[derive(Clone, Debug, PartialEq, lightbus::Event)]
 pub struct UserRegistered {
     username: String,
@@ -19,13 +19,13 @@ pub struct UserRegistered {
 #[lightbus::api(name = "mail", events(WelcomeSent))]
 pub trait Mail {}
 
-/// Somebody has been welcomed.
+/// A welcome mail was sent.
 #[derive(Clone, Debug, PartialEq, lightbus::Event)]
 pub struct WelcomeSent {
     to: String,
 }
 
-/// The code under test: it takes a bus, and knows of no test.
+/// The code under test. It takes a bus and does not depend on the testing kit.
 async fn start(bus: &Bus) -> lightbus::Result<()> {
     bus.register(MailClient::contract()).await?;
     let handle = bus.clone();
@@ -89,6 +89,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_mock_answers_some_calls_or_all() -> lightbus::Result<()> {
+        let test = TestBus::start().await?;
+        // Without a contract: every call of the procedure, or calls with these arguments.
+        test.mock_rpc_call("auth.email_of").returns("somebody@example.com");
+        test.mock_rpc_call("auth.email_of")
+            .with(args! { username: "mallory" })
+            .fails_with("no such user");
+        // With a contract: every call (the argument does not matter), or calls with these arguments.
+        test.mock::<AuthClient>()
+            .any_call(|auth| auth.email_of(""))
+            .answers(|called| Ok(called.arg::<String>("username").unwrap_or_default() + "@a.com"));
+        test.mock::<AuthClient>()
+            .call(|auth| auth.email_of("sally"))
+            .returns_in_turn(["sally@b.com".into(), "sally@c.com".into()]);
+
+        let auth = AuthClient::new(&test);
+        let mut answers = Vec::new();
+        for username in ["sally", "sally", "sally", "ben"] {
+            answers.push(auth.email_of(username).await?);
+        }
+        assert_eq!(answers, ["sally@b.com", "sally@c.com", "sally@a.com", "ben@a.com"]);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_procedure_is_mocked_by_its_name() -> lightbus::Result<()> {
+        let test = TestBus::start().await?;
+        test.mock::<AuthClient>().procedure("email_of").fails_with("out of order");
+        let error = AuthClient::new(&test).email_of("sally").await.unwrap_err();
+        assert!(error.to_string().contains("out of order"), "{error}");
+        Ok(())
+    }
+
+    #[tokio::test]
     async fn a_service_that_is_slow_is_asked_again() -> lightbus::Result<()> {
         let test = TestBus::start().await?;
         start(&test).await?;
@@ -118,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_cannot_be_welcomed_is_set_aside() -> lightbus::Result<()> {
+    async fn a_welcome_that_always_fails_is_dead_lettered() -> lightbus::Result<()> {
         let test = TestBus::builder().service_name("mail").start().await?;
         start(&test).await?;
         test.mock_rpc_call("auth.email_of").fails_with("no such user");
@@ -131,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_forgotten_whatever_goes_wrong() -> lightbus::Result<()> {
+    async fn every_user_is_welcomed_despite_faults() -> lightbus::Result<()> {
         let faults = Faults::seeded(42).drops(0.1).duplicates(0.2).delays(0.2);
         let test = TestBus::builder().faults(faults).start().await?;
         start(&test).await?;

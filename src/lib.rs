@@ -134,6 +134,8 @@ pub mod __private;
     feature = "yaml"
 ))]
 mod guide {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
     #[doc = include_str!("../docs/configuration.md")]
     struct Configuration;
     #[doc = include_str!("../docs/calls.md")]

@@ -45,7 +45,7 @@ impl TestBus {
         let behind = self.state.lagging().await.ok().flatten().unwrap_or_default();
         Err(Error::timeout("there is still work in flight", limit)
             .during("settling")
-            .hint(format!("In in_flight:{in_flight}{behind}{}", self.seed())))
+            .hint(format!("In flight:{in_flight}{behind}{}", self.seed())))
     }
 
     async fn settled(&self) -> Result<()> {

@@ -109,8 +109,8 @@ impl TestBus {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the event was fired or it was not. If it was, [`settle`](Self::settle) may not wait for
-    /// it.
+    /// If the future is dropped, the event may or may not have been fired. If it was,
+    /// [`wait_until_idle`](Self::wait_until_idle) may not wait for it.
     pub async fn fire_from_outside<E: Event>(&self, event: E) -> Result<Fired> {
         let outside = self.outside.get_or_try_init(|| self.connect("outside", true)).await?;
         outside.register(E::api()).await?;

@@ -12,7 +12,7 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 const REPOSITORY: &str = "https://github.com/lightbus/lightbus-rs/blob/main/";
 
 #[derive(Default)]
-struct Page {
+pub struct Page {
     links: Vec<String>,
     anchors: BTreeSet<String>,
 }
@@ -22,7 +22,7 @@ fn root() -> &'static Path {
 }
 
 /// All Markdown of the repository, by path.
-fn pages() -> BTreeMap<PathBuf, Page> {
+pub fn pages() -> BTreeMap<PathBuf, Page> {
     let mut found = BTreeMap::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
