@@ -1,17 +1,17 @@
-//! From `key=text`, `key:=json` and JSON objects to the arguments of a call or an event.
+//! Reads the arguments of a call or an event: `key=text`, `key:=json`, or a JSON object.
 
 use lightbus::Arguments;
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
 
-/// Reads arguments as they are typed.
+/// Reads arguments from the command line.
 pub(crate) fn typed(arguments: &[String]) -> Result<Arguments, Failure> {
     let mut fields = Arguments::with_capacity(arguments.len());
     for argument in arguments {
         let usage = |why: &str| Failure::Usage(format!("the argument `{argument}`: {why}"));
         let Some((key, value)) = argument.split_once('=') else {
-            return Err(usage("write key=text, or key:=json"));
+            return Err(usage("write key=text or key:=json"));
         };
         let (key, value) = match key.strip_suffix(':') {
             Some(key) => {
@@ -22,7 +22,7 @@ pub(crate) fn typed(arguments: &[String]) -> Result<Arguments, Failure> {
             None => (key, serde_json::Value::from(value).to_string()),
         };
         if key.is_empty() {
-            return Err(usage("it has no name"));
+            return Err(usage("its name is missing"));
         }
         if fields.get(key).is_some() {
             return Err(usage("it is given twice"));
@@ -32,7 +32,7 @@ pub(crate) fn typed(arguments: &[String]) -> Result<Arguments, Failure> {
     Ok(fields)
 }
 
-/// Reads a JSON object of arguments; each value stays as it is written.
+/// Reads a JSON object of arguments. Each value keeps its spelling.
 pub(crate) fn object(line: &[u8]) -> Result<Arguments, String> {
     let values: std::collections::BTreeMap<String, &RawValue> =
         serde_json::from_slice(line).map_err(|error| format!("not a JSON object: {error}"))?;

@@ -1,4 +1,4 @@
-//! `lightbus bench`: how fast this bus is, here: an echo service and a listener of its own.
+//! `lightbus bench`: the speed of this bus, measured with an echo service and a listener of its own.
 
 use std::{
     sync::{
@@ -21,13 +21,13 @@ use crate::{
     output,
 };
 
-/// Latencies are told up to this; anything above counts as it.
+/// The longest latency that is recorded; a longer one counts as this.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What is called and fired.
+/// The API that is called, and whose events are fired.
 #[lightbus::api(name = "lightbus_bench", events(Tick))]
 trait Echo {
-    /// Gives back what it gets.
+    /// Returns its argument.
     async fn echo(&self, text: String) -> String;
 }
 
@@ -50,12 +50,12 @@ pub(crate) async fn run(context: &Context, command: Bench) -> Result<(), Failure
     let others = server.remote_apis().await?;
     if !command.shared && others.iter().any(|api| &**api != EchoClient::contract().name) {
         return Err(Failure::Failed(format!(
-            "the bus is in use, by {}: a benchmark would slow others down, and they it. Use a broker \
-             of its own, or say --shared",
+            "the bus is in use by {}: the benchmark and they would slow each other down. Use a \
+             separate broker, or pass --shared",
             others.iter().map(|api| &**api).collect::<Vec<_>>().join(", ")
         )));
     }
-    // Without a broker there is one process only.
+    // On a bus in memory a second process would not be reached.
     let client = if server.require_shared().is_ok() {
         context.builder().await?.service_name("lightbus-bench").connect().await?
     } else {
@@ -86,7 +86,7 @@ async fn rpc(server: &Bus, client: &Bus, command: &Bench) -> Result<Outcome, Fai
     server.serve(EchoApi(Service)).await?;
     let text = "x".repeat(command.size);
     let echo = EchoClient::new(client);
-    // Once, so that connections and schemas are there.
+    // One call first, to connect and to load schemas.
     echo.echo(text.clone()).await?;
     let end = Instant::now() + Duration::from_secs(command.seconds);
     let began = Instant::now();
@@ -147,7 +147,7 @@ async fn events(server: &Bus, client: &Bus, command: &Bench) -> Result<Outcome, 
     });
     let done = future::join_all(callers).await;
     let (fired, errors, _, latency) = gather(done, Duration::ZERO)?;
-    // All that was fired counts when it is handled.
+    // The measurement ends when every fired event is handled.
     let all = async {
         while handled.load(Ordering::Relaxed) < fired {
             rung.notified().await;
@@ -155,7 +155,7 @@ async fn events(server: &Bus, client: &Bus, command: &Bench) -> Result<Outcome, 
     };
     tokio::time::timeout(LONGEST, all).await.map_err(|_| {
         let handled = handled.load(Ordering::Relaxed);
-        Failure::Failed(format!("of {fired} events only {handled} were handled within {LONGEST:?}"))
+        Failure::Failed(format!("only {handled} of {fired} events were handled within {LONGEST:?}"))
     })?;
     Ok((fired, errors, began.elapsed(), latency))
 }
@@ -206,7 +206,7 @@ fn show(
             command.size
         ))?;
         output::line(&format!(
-            "{name}: p50 {} µs, p90 {} µs, p99 {} µs, p99.9 {} µs, longest {} µs",
+            "{name}: p50 {} µs, p90 {} µs, p99 {} µs, p99.9 {} µs, max {} µs",
             at(0.5),
             at(0.9),
             at(0.99),

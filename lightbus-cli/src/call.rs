@@ -15,7 +15,8 @@ pub(crate) async fn run(context: &Context, command: Call) -> Result<(), Failure>
     let result = call.await;
     let result = match result {
         Ok(result) => result,
-        // `Unavailable` is also what nobody serves; the broker's answer tells one from the other.
+        // `Unavailable` means that the broker is away, or that no process serves the API. In the second
+        // case the broker still answers.
         Err(error) if error.kind() == ErrorKind::Unavailable && bus.remote_apis().await.is_ok() => {
             return Err(Failure::Reached(error));
         }
@@ -23,7 +24,7 @@ pub(crate) async fn run(context: &Context, command: Call) -> Result<(), Failure>
     };
     match serde_json::from_str::<Value>(result.get()) {
         Ok(value) if !context.json && console::user_attended() => output::value(context, &value)?,
-        // Numbers and the order of keys stay as they came.
+        // Unparsed, so that numbers and the order of keys stay as they are.
         _ => output::line(result.get())?,
     }
     bus.close().await?;

@@ -1,4 +1,4 @@
-//! Shell completions and manual pages, made from the commands.
+//! Shell completions and manual pages, generated from the commands.
 
 use std::{ffi::OsStr, path::Path};
 
@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use crate::{cli::Cli, failure::Failure};
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
-    // Into memory first: writing to a pipe that is closed must not panic.
+    // Into memory first: `generate` panics when it writes to a closed pipe.
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), program(), &mut text);
     Ok(std::io::Write::write_all(&mut std::io::stdout().lock(), &text)?)
@@ -16,7 +16,7 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
 pub(crate) fn man_pages(folder: &Path) -> Result<(), Failure> {
     clap_mangen::generate_to(Cli::command().name(program()), folder)
         .map_err(|error| Failure::Failed(format!("writing to {}: {error}", folder.display())))?;
-    eprintln!("manual pages saved to {}", folder.display());
+    eprintln!("saved manual pages to {}", folder.display());
     Ok(())
 }
 

@@ -29,9 +29,9 @@ async fn check(context: &Context) -> Result<(), Failure> {
         output::line(&format!("warning: {warning}"))?;
     }
     Ok(output::line(&match warnings.len() {
-        0 => "the configuration is right".to_owned(),
-        1 => "the configuration can be used; 1 warning".to_owned(),
-        count => format!("the configuration can be used; {count} warnings"),
+        0 => "the configuration is valid".to_owned(),
+        1 => "the configuration is valid, with 1 warning".to_owned(),
+        count => format!("the configuration is valid, with {count} warnings"),
     })?)
 }
 

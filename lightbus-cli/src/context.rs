@@ -1,4 +1,4 @@
-//! What every command works with: the global options, the transports, and the bus that they lead to.
+//! What every command needs: the global options, the transports, and from them a configuration and a bus.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// What a command is run with.
 #[derive(Clone)]
 pub(crate) struct Context {
-    /// Files with commas between; without it, those that `LIGHTBUS_CONFIG` names.
+    /// The configuration files, separated by commas. Default: those that `LIGHTBUS_CONFIG` names.
     pub(crate) config: Option<String>,
     /// Whether results and errors are printed as JSON.
     pub(crate) json: bool,
@@ -38,7 +38,7 @@ impl Context {
         Self { config, json, registry: Arc::new(registry) }
     }
 
-    /// The same with other options. What they leave out stays as it is.
+    /// The same with the options of a line of the shell: what it leaves out stays as it is.
     pub(crate) fn with(&self, global: Global) -> Self {
         Self {
             config: global.config.or_else(|| self.config.clone()),
@@ -47,7 +47,7 @@ impl Context {
         }
     }
 
-    /// The transports, with no connection yet: each bus has its own, as one in another process has.
+    /// New transports, not connected. Each bus gets its own, as buses in different processes have.
     pub(crate) fn registry(&self) -> Registry {
         (self.registry)()
     }
@@ -55,7 +55,7 @@ impl Context {
     /// The configuration that `--config` names, else `LIGHTBUS_CONFIG`.
     pub(crate) async fn config(&self) -> Result<Config> {
         let (files, registry) = (self.config.clone(), self.registry());
-        // It may be fetched from a web server, which blocks.
+        // Blocks while it reads files, and for longer with an http(s) address.
         let reading = tokio::task::spawn_blocking(move || {
             let loader = Config::loader().registry(registry);
             match &files {
@@ -69,19 +69,19 @@ impl Context {
         })
     }
 
-    /// A bus that other processes reach: on any other, the tool is of no use.
+    /// Connects to a bus that other processes can reach: on any other, the tool is of no use.
     pub(crate) async fn bus(&self) -> Result<Bus> {
         self.bus_of("lightbus-cli").await
     }
 
-    /// The same, as a process of this service.
+    /// Connects as a process of this service.
     pub(crate) async fn bus_of(&self, service: &str) -> Result<Bus> {
         let bus = self.builder().await?.service_name(service).connect().await?;
         bus.require_shared()?;
         Ok(bus)
     }
 
-    /// What connects to the configured bus, which may be one in memory.
+    /// A builder for the configured bus, which may be one in memory.
     pub(crate) async fn builder(&self) -> Result<BusBuilder> {
         let config = self.config().await?;
         Ok(Bus::builder().config(config).registry(self.registry()).drain_timeout(DRAIN))

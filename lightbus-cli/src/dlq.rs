@@ -1,4 +1,4 @@
-//! `lightbus dlq`: the events that listeners could not handle.
+//! `lightbus dlq`: dead letters, the events that listeners could not handle.
 
 use lightbus::{Bus, DeadLetter};
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use crate::{
     output, retry,
 };
 
-/// How many are read from the broker at once. They may be large; but on RabbitMQ each page takes all of
-/// them in turn.
+/// How many are read from the broker at once. Small pages bound the memory; large ones are cheaper on
+/// RabbitMQ, where every page reads all dead letters of the listener.
 const PAGE: usize = 500;
 
 pub(crate) async fn run(context: &Context, command: cli::Dlq) -> Result<(), Failure> {
@@ -41,7 +41,7 @@ impl Letters {
         if all || has_filter {
             return Ok(());
         }
-        let which = "say which with --id, --event, --reason or --before, or --all";
+        let which = "choose with --id, --event, --reason or --before, or pass --all";
         Err(Failure::Usage(which.to_owned()))
     }
 
@@ -58,7 +58,7 @@ impl Letters {
     }
 }
 
-/// Reads page by page; the next page is read when `each` is done with the last.
+/// Reads page by page, and stops when `each` returns `false`.
 pub(crate) async fn pages(
     bus: &Bus,
     letters: &Letters,
@@ -85,12 +85,12 @@ async fn list(context: &Context, bus: &Bus, letters: &Letters, most: usize) -> R
                 output::line(&as_json(bus, letter).to_string())?;
             } else {
                 output::line(&format!(
-                    "{} {} {}.{} {} tries: {}",
-                    output::moment(letter.time),
+                    "{} {} {}.{} {}: {}",
+                    output::timestamp(letter.time),
                     letter.id,
                     letter.event.api,
                     letter.event.event,
-                    letter.attempts,
+                    output::counted(letter.attempts.into(), "attempt"),
                     letter.reason.lines().next().unwrap_or_default()
                 ))?;
             }
@@ -111,11 +111,7 @@ async fn show(context: &Context, bus: &Bus, letters: &Letters) -> Result<(), Fai
         Ok(true)
     })
     .await?;
-    if shown == 0 {
-        Err(Failure::Failed("there is no such dead letter".to_owned()))
-    } else {
-        Ok(())
-    }
+    if shown == 0 { Err(Failure::Failed("no dead letter matches".to_owned())) } else { Ok(()) }
 }
 
 async fn purge(
@@ -138,9 +134,9 @@ async fn purge(
         let line = json!({ "found": found, "removed": removed, "dry_run": dry_run });
         output::line(&line.to_string())?;
     } else if dry_run {
-        output::line(&format!("would remove {found} dead letters"))?;
+        output::line(&format!("would remove {}", output::counted(found as u64, "dead letter")))?;
     } else {
-        output::line(&format!("removed {removed} dead letters"))?;
+        output::line(&format!("removed {}", output::counted(removed as u64, "dead letter")))?;
     }
     if letters.id.is_some() && found == 0 {
         return Err(Failure::Quiet(FAILED));
@@ -151,7 +147,7 @@ async fn purge(
 fn as_json(bus: &Bus, letter: &DeadLetter) -> Value {
     json!({
         "id": &*letter.id,
-        "time": output::moment(letter.time),
+        "time": output::timestamp(letter.time),
         "group": &*letter.group,
         "reason": letter.reason,
         "attempts": letter.attempts,

@@ -1,4 +1,4 @@
-//! `lightbus doctor`: whether the brokers are set up to keep what the bus promises.
+//! `lightbus doctor`: checks the configuration, and the brokers' settings against what the bus promises.
 
 use console::style;
 use lightbus::transport::transport::{Finding, Severity};
@@ -16,17 +16,21 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let mut problems = 0;
     for warning in warnings {
         let (what, path) = (format!("configuration: {warning}"), &warning.path);
-        let cure = format!("remove `{path}`, or what it contradicts");
-        let finding = Finding::warning(what, "it does not do what it seems to", cure);
+        let cure = format!("remove `{path}`, or the setting that it contradicts");
+        let finding = Finding::warning(
+            what,
+            "the setting has no effect, or not the one that it suggests",
+            cure,
+        );
         show(context, "", &finding)?;
     }
     for diagnosis in bus.admin().diagnose().await? {
         let at = format!("{} {}", diagnosis.transport, diagnosis.broker);
         let findings = diagnosis.findings.unwrap_or_else(|| {
             vec![Finding::warning(
-                "it answers; its settings are not examined",
-                "settings that lose messages stay unseen",
-                "read in the guide what this transport asks of its broker",
+                "the broker answers; this transport does not check its settings",
+                "settings that lose messages go unnoticed",
+                "compare the broker's settings with the documentation of the transport",
             )]
         });
         for finding in findings {
@@ -58,8 +62,8 @@ fn show(context: &Context, at: &str, finding: &Finding) -> Result<(), Failure> {
     let colon = if at.is_empty() { "" } else { ": " };
     output::line(&format!("{colour} {at}{colon}{}", finding.what))?;
     if !finding.consequence.is_empty() {
-        output::line(&format!("          so:   {}", finding.consequence))?;
-        output::line(&format!("          cure: {}", finding.cure))?;
+        output::line(&format!("          effect: {}", finding.consequence))?;
+        output::line(&format!("          fix:    {}", finding.cure))?;
     }
     Ok(())
 }

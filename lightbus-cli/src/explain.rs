@@ -1,4 +1,4 @@
-//! `lightbus explain`: from the contract to what lies on the broker.
+//! `lightbus explain`: from an API to the keys, queues and consumer groups on the broker.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(crate) async fn run(context: &Context, command: Explain) -> Result<(), Failu
     let mut asked = asked.into_iter().collect::<Vec<_>>();
     complete(&bus, &api, &members, &mut asked).await?;
     asked.retain(|part| match &member {
-        // A procedure has no events, an event no calls.
+        // A procedure has no route for events, nor an event one for calls.
         Some(_) => members.iter().all(|(kind, ..)| part.kind == "schemas" || *kind == part.kind),
         None => true,
     });
@@ -64,7 +64,7 @@ pub(crate) async fn run(context: &Context, command: Explain) -> Result<(), Failu
     Ok(())
 }
 
-/// What of an API is queued and what is pending, by whom and for how long: of all, or of one event.
+/// Shows what is queued and pending, held by which process and for how long: of an API, or of an event.
 pub(crate) async fn held(
     context: &Context,
     bus: &Bus,
@@ -87,7 +87,7 @@ pub(crate) async fn held(
     Ok(())
 }
 
-/// The API and the member that a name means, with the schema on the bus.
+/// Finds the API and the member of this name, with the schema on the bus.
 async fn find(bus: &Bus, name: &str) -> Result<(String, Option<String>, Value), Failure> {
     if let Some(document) = bus.schema(name).await? {
         return Ok((name.to_owned(), None, document));
@@ -99,7 +99,9 @@ async fn find(bus: &Bus, name: &str) -> Result<(String, Option<String>, Value), 
         if has("rpcs") || has("events") {
             return Ok((api.to_owned(), Some(member.to_owned()), document));
         }
-        return Err(Failure::Failed(format!("the API `{api}` has no `{member}`")));
+        return Err(Failure::Failed(format!(
+            "the API `{api}` has no procedure or event `{member}`"
+        )));
     }
     let known = bus.remote_apis().await?;
     let known: Vec<_> = known.iter().map(|api| &**api).collect();
@@ -109,7 +111,7 @@ async fn find(bus: &Bus, name: &str) -> Result<(String, Option<String>, Value), 
 
 type Member = (&'static str, String, Vec<String>);
 
-/// The procedures and events, each with its arguments.
+/// The kind, name and arguments of each procedure and event.
 fn members(document: &Value, only: Option<&str>) -> Vec<Member> {
     let mut members = Vec::new();
     for (section, kind) in [("rpcs", "calls"), ("events", "events")] {
@@ -136,7 +138,7 @@ fn members(document: &Value, only: Option<&str>) -> Vec<Member> {
     members
 }
 
-/// Where a transport has a place for each event, the places of all events of an API.
+/// Adds the locations of each event, for a transport that has one location per event and none per API.
 async fn complete(
     bus: &Bus,
     api: &str,
@@ -157,7 +159,7 @@ async fn complete(
     Ok(())
 }
 
-/// What may be relied on, in words.
+/// The delivery guarantees, in words.
 fn guarantees(kind: &str, can: Capabilities) -> Vec<&'static str> {
     match kind {
         "calls" => vec!["at most once", "never run after the caller's deadline"],
@@ -166,12 +168,12 @@ fn guarantees(kind: &str, can: Capabilities) -> Vec<&'static str> {
             (can.durable, "stored when confirmed"),
             (can.ordered, "in order"),
             (can.replay, "new listeners may start in the past"),
-            (can.dead_letters, "what cannot be handled is kept as a dead letter"),
+            (can.dead_letters, "events that cannot be handled are dead-lettered"),
         ]
         .into_iter()
         .filter_map(|(is, what)| is.then_some(what))
         .collect(),
-        _ => vec!["visible until `bus.schema.ttl` ends"],
+        _ => vec!["visible until `bus.schema.ttl` expires"],
     }
 }
 
@@ -182,10 +184,10 @@ fn show(part: &Route) -> Result<(), Failure> {
     show_places(part, true)
 }
 
-/// Where messages are, and who has them; and, if wanted, how to look at it.
+/// Prints where messages are and who holds them, and if asked the commands to inspect them.
 fn show_places(part: &Route, commands: bool) -> Result<(), Failure> {
     let Some(places) = &part.locations else {
-        output::line("  the transport does not tell where")?;
+        output::line("  this transport does not report locations")?;
         return Ok(());
     };
     for place in places {
@@ -200,7 +202,7 @@ fn show_places(part: &Route, commands: bool) -> Result<(), Failure> {
             for consumer in &group.consumers {
                 let oldest = consumer.oldest.map(|held| format!(" for up to {}", seconds(held)));
                 output::line(&format!(
-                    "      {} holds {}{}, last asked {} ago",
+                    "      {} holds {}{}, last active {} ago",
                     consumer.name,
                     consumer.pending,
                     oldest.unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Why a command failed: what is told, and the code that scripts rely on.
+//! Why a command failed: the message, and the exit code that scripts rely on.
 
 use std::{fmt, io, process::ExitCode};
 
@@ -10,24 +10,24 @@ use serde_json::json;
 pub(crate) const FAILED: u8 = 1;
 /// Wrong usage or configuration.
 pub(crate) const USAGE: u8 = 2;
-/// The broker is out of reach.
+/// The broker is unreachable.
 pub(crate) const UNREACHABLE: u8 = 3;
-/// It took too long.
+/// Timeout.
 pub(crate) const TIMEOUT: u8 = 4;
-/// Ctrl-C, as shells have it.
+/// Ctrl-C, by the convention of shells.
 pub(crate) const INTERRUPTED: u8 = 130;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The bus said so.
+    /// An error of the bus.
     Bus(Error),
-    /// The same, where the broker is known to answer.
+    /// The same, when the broker is known to answer: never [`UNREACHABLE`].
     Reached(Error),
-    /// What was typed makes no sense.
+    /// Wrong usage.
     Usage(String),
     /// Anything else.
     Failed(String),
-    /// All is said already.
+    /// Everything is already printed.
     Quiet(u8),
 }
 
@@ -39,7 +39,7 @@ impl From<Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // `lightbus … | head` has all it wanted.
+        // The reader of a pipe, such as `head`, has read enough.
         if error.kind() == io::ErrorKind::BrokenPipe {
             Self::Quiet(0)
         } else {
@@ -48,7 +48,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// In one line.
+/// On one line.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,7 +69,7 @@ impl Failure {
         }
     }
 
-    /// Says on standard error what went wrong.
+    /// Prints the error on standard error, and returns the exit code.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         let code = self.code();
         match self {
@@ -87,7 +87,7 @@ impl Failure {
     }
 }
 
-/// The code that an error of the bus ends with.
+/// The exit code of an error of the bus.
 pub(crate) fn code(error: &Error) -> u8 {
     match error.kind() {
         ErrorKind::Config => USAGE,
@@ -105,7 +105,7 @@ fn tell(error: &Error) {
     eprintln!("{} {error}", label());
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        eprintln!("  because: {error}");
+        eprintln!("  caused by: {error}");
         cause = error.source();
     }
     if let Some(trace) = error.remote().and_then(|remote| remote.trace.as_deref()) {

@@ -1,4 +1,4 @@
-//! `lightbus fire`: one event, or one for each line of standard input.
+//! `lightbus fire`: one event, or one per line of standard input.
 
 use std::io::{self, BufRead, Read};
 
@@ -16,9 +16,9 @@ use crate::{
     output,
 };
 
-/// The longest line that is read: more than any broker takes at once with good grace.
+/// The longest line that is read: more than any broker accepts in its usual configuration.
 const LONGEST_LINE: usize = 16 * 1024 * 1024;
-/// How many lines are read before there is room for them.
+/// How many lines are read ahead while the maximum is in flight.
 const READ_AHEAD: usize = 64;
 
 pub(crate) async fn run(context: &Context, command: Fire) -> Result<(), Failure> {
@@ -39,12 +39,12 @@ pub(crate) async fn run(context: &Context, command: Fire) -> Result<(), Failure>
     Ok(())
 }
 
-/// A line with its number; the number of a line that cannot be used comes with why.
+/// The number of a line, and its arguments or why they cannot be read.
 type Line = (u64, Result<Arguments, String>);
 
 async fn from_lines(context: &Context, bus: &Bus, command: &Fire) -> Result<(), Failure> {
     let (sender, mut lines) = mpsc::channel(READ_AHEAD);
-    // Not awaited: it ends with standard input, or when nobody takes its lines.
+    // Not awaited: it ends with standard input, or when the receiver is dropped.
     drop(tokio::task::spawn_blocking(move || read(&sender)));
     let progress = ProgressBar::new_spinner();
     let shown = "{spinner} {pos} fired, {per_sec}, {elapsed}";
@@ -52,7 +52,7 @@ async fn from_lines(context: &Context, bus: &Bus, command: &Fire) -> Result<(), 
         progress.set_style(style);
     }
     let (mut fired, mut refused, mut more) = (0_u64, 0_u64, true);
-    let mut under_way = FuturesUnordered::new();
+    let mut in_flight = FuturesUnordered::new();
     let mut stop = None;
     let mut refuse = |number: u64, why: &str| {
         refused += 1;
@@ -67,23 +67,23 @@ async fn from_lines(context: &Context, bus: &Bus, command: &Fire) -> Result<(), 
     loop {
         tokio::select! {
             biased;
-            line = lines.recv(), if more && under_way.len() < usize::from(command.in_flight) => {
+            line = lines.recv(), if more && in_flight.len() < usize::from(command.in_flight) => {
                 match line {
-                    Some((number, Ok(fields))) => under_way.push(async move {
+                    Some((number, Ok(fields))) => in_flight.push(async move {
                         (number, bus.admin().fire_on_behalf(&command.event, fields).await)
                     }),
                     Some((number, Err(why))) => refuse(number, &why),
                     None => more = false,
                 }
             }
-            Some((number, result)) = under_way.next(), if !under_way.is_empty() => match result {
+            Some((number, result)) = in_flight.next(), if !in_flight.is_empty() => match result {
                 Ok(_) => {
                     fired += 1;
                     progress.inc(1);
                 }
                 Err(error) => {
                     refuse(number, &error.to_string());
-                    // What comes after it would fail in the same way.
+                    // Later events would fail in the same way.
                     if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
                         more = false;
                         stop.get_or_insert(error);
@@ -106,7 +106,7 @@ async fn from_lines(context: &Context, bus: &Bus, command: &Fire) -> Result<(), 
     }
 }
 
-/// Reads lines until the end; blank ones count and are passed over.
+/// Reads lines until the end. Blank lines are numbered, and skipped.
 fn read(lines: &mpsc::Sender<Line>) {
     let mut input = io::stdin().lock();
     let mut number = 0;
@@ -117,7 +117,8 @@ fn read(lines: &mpsc::Sender<Line>) {
         let read = match input.by_ref().take(most).read_until(b'\n', &mut line) {
             Ok(0) => return,
             Ok(_) if line.len() > LONGEST_LINE && !line.ends_with(b"\n") => {
-                let why = format!("longer than {LONGEST_LINE} bytes; nothing after it is read");
+                let why =
+                    format!("longer than {LONGEST_LINE} bytes; the rest of the input is not read");
                 let _ = lines.blocking_send((number, Err(why)));
                 return;
             }

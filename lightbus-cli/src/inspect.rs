@@ -1,4 +1,4 @@
-//! `lightbus inspect`: the past events that the broker keeps.
+//! `lightbus inspect`: past events that the broker keeps.
 
 use std::{
     collections::HashSet,
@@ -17,14 +17,14 @@ use crate::{
     explain,
     failure::{FAILED, Failure},
     output,
-    validate::{Judge, Verdict},
+    validate::{Checker, Verdict},
 };
 
-/// How often it is asked for new events.
+/// How often `--follow` reads new events.
 const EVERY: Duration = Duration::from_millis(500);
-/// An event may be seen this long after others of its time: clocks differ.
+/// How far back `--follow` reads again: an event may appear late, because clocks differ.
 const OVERLAP: Duration = Duration::from_secs(10);
-/// How many of the ids that were shown are remembered while following.
+/// How many ids of shown events are remembered while following.
 const MOST_REMEMBERED: usize = 100_000;
 
 pub(crate) async fn run(context: &Context, command: Inspect) -> Result<(), Failure> {
@@ -42,7 +42,7 @@ pub(crate) async fn run(context: &Context, command: Inspect) -> Result<(), Failu
     let mut shown = HashSet::new();
     let began = SystemTime::now();
     let mut left = command.limit.unwrap_or(u64::MAX);
-    // While following, what comes later is shown oldest first; the past newest first, as Python does.
+    // The past is shown newest first, as in Python; what follows, oldest first.
     for api in &apis {
         let mut history =
             bus.admin().history(&filter.selector(api), command.since, command.until).await?;
@@ -64,24 +64,24 @@ pub(crate) async fn run(context: &Context, command: Inspect) -> Result<(), Failu
     printer.done()
 }
 
-/// Prints events, with whether they fit their schema where that is asked for.
+/// Prints events, and if asked whether each fits its schema.
 struct Printer {
     json: bool,
-    judge: Option<Judge>,
+    checker: Option<Checker>,
 }
 
 impl Printer {
     fn new(context: &Context, command: &Inspect) -> Result<Self, Failure> {
-        let judges = command.validate || command.schema.is_some();
-        let judge = judges.then(|| Judge::new(command.schema.as_deref())).transpose()?;
-        Ok(Self { json: context.json, judge })
+        let checks = command.validate || command.schema.is_some();
+        let checker = checks.then(|| Checker::new(command.schema.as_deref())).transpose()?;
+        Ok(Self { json: context.json, checker })
     }
 
     async fn print(&mut self, bus: &Bus, event: &EventMessage) -> Result<(), Failure> {
-        let Some(judge) = &mut self.judge else {
+        let Some(checker) = &mut self.checker else {
             return Ok(output::event(bus, self.json, event)?);
         };
-        let verdict = judge.judge(bus, event).await?;
+        let verdict = checker.check(bus, event).await?;
         if self.json {
             let mut value = output::event_as_json(bus, event);
             let (fits, why) = match verdict {
@@ -104,8 +104,8 @@ impl Printer {
     }
 
     fn done(&self) -> Result<(), Failure> {
-        match &self.judge {
-            Some(judge) if judge.wrong > 0 => Err(Failure::Quiet(FAILED)),
+        match &self.checker {
+            Some(checker) if checker.wrong > 0 => Err(Failure::Quiet(FAILED)),
             _ => Ok(()),
         }
     }
@@ -149,18 +149,18 @@ fn remember(shown: &mut HashSet<Name>, id: &Name) {
     }
 }
 
-/// The API that is asked for, or all on the bus.
+/// The API named by the command, or all on the bus.
 async fn apis(bus: &Bus, command: &Inspect) -> Result<Vec<Name>, Failure> {
     let Some(api) = command.api.as_deref() else {
         let mut apis = bus.remote_apis().await?;
         apis.retain(|api| command.internal || !api.starts_with("internal."));
         return Ok(apis);
     };
-    // What nobody serves any more may have a past.
+    // Not checked: an API that is no longer served may still have a past.
     Ok(vec![api.into()])
 }
 
-/// Which events are shown.
+/// Selects the events to show.
 struct Filter {
     event: Option<String>,
     id: Option<String>,
@@ -200,7 +200,7 @@ struct Condition {
 
 impl Condition {
     fn new(text: &str) -> Result<Self, Failure> {
-        // A full JSONPath has its own comparisons within brackets; ours stands after the last one.
+        // A JSONPath may compare within brackets; our comparison follows the last bracket.
         let outside = text.rfind(']').map_or(0, |at| at + 1);
         let found = ["!=", "<=", ">=", "=", "<", ">"]
             .into_iter()
@@ -227,7 +227,7 @@ impl Condition {
     }
 }
 
-/// Numbers as numbers, anything else by its text.
+/// Compares numbers as numbers, and anything else as text.
 fn compare(value: &Value, sign: &str, text: &str) -> bool {
     let order = match (value.as_f64(), text.parse::<f64>()) {
         (Some(value), Ok(number)) => value.partial_cmp(&number),
@@ -246,11 +246,11 @@ fn compare(value: &Value, sign: &str, text: &str) -> bool {
     })
 }
 
-/// Says what to do where a broker keeps no past.
+/// Adds a hint if the broker keeps no past events.
 pub(crate) fn explain(failure: Failure) -> Failure {
     match failure {
         Failure::Bus(error) if error.kind() == ErrorKind::Unsupported => {
-            let hint = "What comes from now on: `lightbus listen 'API.*' --name NAME`";
+            let hint = "For new events: `lightbus listen 'API.*' --name NAME`";
             Failure::Bus(error.hint(hint))
         }
         other => other,
@@ -258,7 +258,7 @@ pub(crate) fn explain(failure: Failure) -> Failure {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

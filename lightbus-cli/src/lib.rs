@@ -29,11 +29,11 @@ mod failure;
 mod fire;
 mod inspect;
 mod listen;
-mod moment;
 mod output;
 mod retry;
 mod schema;
 mod shell;
+mod timestamp;
 mod top;
 mod validate;
 

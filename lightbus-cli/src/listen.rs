@@ -1,4 +1,4 @@
-//! `lightbus listen`.
+//! `lightbus listen`: prints events, and acknowledges each once it is printed.
 
 use std::sync::{
     Arc,
@@ -27,7 +27,7 @@ pub(crate) async fn run(context: &Context, command: Listen) -> Result<(), Failur
         async move {
             let number = begun.fetch_add(1, Ordering::Relaxed) + 1;
             if number > most {
-                // Not ours any more: given back, and no more are taken.
+                // Beyond `--count`: requeued, and no more are fetched.
                 return Err(std::io::Error::other("enough").into());
             }
             if let Err(error) = output::event(&bus, json, &event) {
@@ -50,7 +50,7 @@ pub(crate) async fn run(context: &Context, command: Listen) -> Result<(), Failur
         _ = tokio::signal::ctrl_c() => return Ok(()),
     }
     if !json && console::user_attended_stderr() {
-        eprintln!("listening as {}-{}; Ctrl-C ends it", command.service, command.name);
+        eprintln!("listening as {}-{}; Ctrl-C stops", command.service, command.name);
     }
     let failed = tokio::select! {
         end = end.recv() => match end {
@@ -59,7 +59,7 @@ pub(crate) async fn run(context: &Context, command: Listen) -> Result<(), Failur
         },
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
-    // What was printed is acknowledged, what was not is given back.
+    // Acknowledges what was printed, and requeues what was not.
     let closed = bus.close().await;
     failed.and(closed.map_err(Failure::from))
 }

@@ -1,4 +1,4 @@
-//! What goes to standard output: whole lines, flushed, so that a reader behind a pipe sees them.
+//! Standard output: whole lines, each flushed, so that the reader of a pipe sees it at once.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -20,7 +20,7 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints a value: on one line for programs, over several for people.
+/// Prints a value: on one line for programs, indented for people.
 pub(crate) fn value(context: &Context, value: &Value) -> io::Result<()> {
     if context.json || !io::stdout().is_terminal() {
         line(&value.to_string())
@@ -41,17 +41,22 @@ pub(crate) fn version(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A moment as text: UTC, milliseconds.
-pub(crate) fn moment(time: SystemTime) -> String {
+/// `1 schema`, `2 schemas`.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A time as text: UTC, with milliseconds.
+pub(crate) fn timestamp(time: SystemTime) -> String {
     DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// An event for programs, without what must not be seen.
+/// An event for programs; sensitive values are redacted.
 pub(crate) fn event_as_json(bus: &Bus, event: &EventMessage) -> Value {
     json!({
         "id": &*event.id,
         "native_id": event.native_id.as_deref(),
-        "time": event.time.map(moment),
+        "time": event.time.map(timestamp),
         "api": &*event.api,
         "event": &*event.event,
         "version": event.version,
@@ -59,7 +64,7 @@ pub(crate) fn event_as_json(bus: &Bus, event: &EventMessage) -> Value {
     })
 }
 
-/// The arguments of an event as they are, to look for something in them; what is no JSON is text.
+/// The arguments of an event, not redacted, to search in. A value that is not JSON becomes a string.
 pub(crate) fn arguments(event: &EventMessage) -> Map<String, Value> {
     let values = event.fields.iter().map(|(name, value)| {
         let read = serde_json::from_slice(value)
@@ -69,14 +74,14 @@ pub(crate) fn arguments(event: &EventMessage) -> Map<String, Value> {
     values.collect()
 }
 
-/// Whether an event has something that must not be seen.
+/// Whether an event has sensitive values.
 pub(crate) fn is_hidden(bus: &Bus, event: &EventMessage) -> bool {
     bus.shown(event) != arguments(event)
 }
 
-/// An event for people, on one line, without what must not be seen.
+/// An event for people, on one line; sensitive values are redacted.
 pub(crate) fn event_line(bus: &Bus, event: &EventMessage) -> String {
-    let time = event.time.map(moment).unwrap_or_default();
+    let time = event.time.map(timestamp).unwrap_or_default();
     let name = format!("{}.{}", event.api, event.event);
     let mut text =
         format!("{} {} {}", style(time).dim(), style(&event.id).dim(), style(name).green());
@@ -86,7 +91,7 @@ pub(crate) fn event_line(bus: &Bus, event: &EventMessage) -> String {
     text
 }
 
-/// An event, for whom it is asked.
+/// Prints an event, for programs or for people.
 pub(crate) fn event(bus: &Bus, json: bool, event: &EventMessage) -> io::Result<()> {
     if json { line(&event_as_json(bus, event).to_string()) } else { line(&event_line(bus, event)) }
 }

@@ -1,4 +1,4 @@
-//! `lightbus dlq retry`: dead letters go back to the listener that set them aside.
+//! `lightbus dlq retry`: requeues dead letters for their listener.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::{
     output,
 };
 
-/// The most letters that go back together.
+/// The most dead letters in one request.
 const BATCH: u16 = 500;
-/// The most letters that one run takes.
+/// The most dead letters that one run requeues.
 const MOST: usize = 100_000;
 
 pub(crate) async fn run(
@@ -26,8 +26,8 @@ pub(crate) async fn run(
     dry_run: bool,
     rate: u16,
 ) -> Result<(), Failure> {
-    // All are found before the first goes back: one that fails again is set aside behind them, and
-    // would go back again and again.
+    // All are found before the first is requeued: one that fails again is dead-lettered behind them, and
+    // would be requeued for ever.
     let found = find(bus, letters).await?;
     let mut retrying = Retrying { context, bus, letters, retried: 0, stayed: 0 };
     let stopped = if dry_run { Ok(()) } else { retrying.all(&found, rate).await };
@@ -36,9 +36,12 @@ pub(crate) async fn run(
         let line = json!({ "found": found.len(), "retried": retried, "dry_run": dry_run });
         output::line(&line.to_string())?;
     } else if dry_run {
-        output::line(&format!("would give {} dead letters back", found.len()))?;
+        output::line(&format!(
+            "would requeue {}",
+            output::counted(found.len() as u64, "dead letter")
+        ))?;
     } else {
-        output::line(&format!("gave {retried} dead letters back"))?;
+        output::line(&format!("requeued {}", output::counted(retried as u64, "dead letter")))?;
     }
     stopped?;
     if stayed > 0 || (letters.id.is_some() && found.is_empty()) {
@@ -47,7 +50,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// The letters that are meant, without what the events carry.
+/// The dead letters that match, without the contents of their events.
 async fn find(bus: &Bus, letters: &Letters) -> Result<Vec<DeadLetter>, Failure> {
     let mut found: Vec<DeadLetter> = Vec::new();
     dlq::pages(bus, letters, async |page| {
@@ -76,13 +79,13 @@ impl Retrying<'_> {
         let size = rate.min(BATCH);
         let mut ticks =
             tokio::time::interval(Duration::from_secs(1) * u32::from(size) / u32::from(rate));
-        // After a slow answer it is no faster than it may be.
+        // A slow answer must not be caught up with above the rate.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for batch in found.chunks(usize::from(size)) {
             ticks.tick().await;
-            match self.give_back(batch).await {
+            match self.requeue(batch).await {
                 Ok(()) => {}
-                // For one of them: the others can.
+                // One of them is gone; the others may still be there.
                 Err(error) if error.kind() == ErrorKind::Unknown => self.each(batch).await?,
                 Err(error) => return Err(error.into()),
             }
@@ -92,7 +95,7 @@ impl Retrying<'_> {
 
     async fn each(&mut self, batch: &[DeadLetter]) -> Result<(), Failure> {
         for letter in batch {
-            match self.give_back(std::slice::from_ref(letter)).await {
+            match self.requeue(std::slice::from_ref(letter)).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Unknown => self.stays(letter, &error),
                 Err(error) => return Err(error.into()),
@@ -101,7 +104,7 @@ impl Retrying<'_> {
         Ok(())
     }
 
-    async fn give_back(&mut self, batch: &[DeadLetter]) -> Result<(), Error> {
+    async fn requeue(&mut self, batch: &[DeadLetter]) -> Result<(), Error> {
         let Letters { service, listener, .. } = self.letters;
         self.retried += self.bus.admin().requeue_dead_letters(service, listener, batch).await?;
         Ok(())
@@ -114,7 +117,7 @@ impl Retrying<'_> {
                 json!({ "id": &*letter.id, "stays": error.to_string(), "code": code(error) });
             eprintln!("{line}");
         } else {
-            eprintln!("{} stays: {error}", letter.id);
+            eprintln!("{} not requeued: {error}", letter.id);
         }
     }
 }

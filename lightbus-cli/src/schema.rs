@@ -1,4 +1,4 @@
-//! `lightbus schema`.
+//! `lightbus schema`: saves, publishes and compares schemas.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -62,7 +62,7 @@ async fn dump(context: &Context, only: &[String], to: Option<&Path>) -> Result<(
     } else {
         write(to, &json!(documents))?;
     }
-    eprintln!("schemas of {count} APIs saved to {}", to.display());
+    eprintln!("saved {} to {}", output::counted(count as u64, "schema"), to.display());
     Ok(())
 }
 
@@ -76,17 +76,17 @@ async fn load(context: &Context, file: &Path) -> Result<(), Failure> {
     if context.json {
         output::line(&json!({ "loaded": apis }).to_string())?;
     } else {
-        output::line(&format!("loaded the schemas of {} APIs", apis.len()))?;
+        output::line(&format!("published {}", output::counted(apis.len() as u64, "schema")))?;
     }
     Ok(())
 }
 
-/// Shows what a file would change; gives whether it would break somebody.
+/// Shows how the schemas in a file differ from those on the bus. Returns whether that breaks users.
 async fn against_the_bus(context: &Context, file: &Path) -> Result<bool, Failure> {
     let new = read(file)?;
     let bus = context.bus().await?;
     let mut old = on_the_bus(&bus).await?;
-    // The file speaks of its own APIs only.
+    // Only the APIs in the file are compared.
     old.retain(|api, _| new.contains_key(api));
     show(context, &compare(&old, &new))
 }
@@ -101,7 +101,7 @@ async fn on_the_bus(bus: &Bus) -> Result<BTreeMap<String, Schema>, Failure> {
     Ok(schemas)
 }
 
-/// Reads `{api: document}`, or, if the file is named after the API, one document.
+/// Reads `{api: document}`, or a single document from a file named after its API.
 pub(crate) fn read(file: &Path) -> Result<BTreeMap<String, Schema>, Failure> {
     let wrong = |why: String| Failure::Usage(format!("{}: {why}", file.display()));
     let text = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
@@ -123,8 +123,8 @@ pub(crate) fn read(file: &Path) -> Result<BTreeMap<String, Schema>, Failure> {
     schemas.collect::<Result<_, lightbus::Error>>().map_err(|error| wrong(error.to_string()))
 }
 
-/// What differs between two sets of schemas, API by API. An API that is new or gone differs in all
-/// its members.
+/// The differences between two sets of schemas. An API that was added or removed differs in all its
+/// members.
 fn compare(old: &BTreeMap<String, Schema>, new: &BTreeMap<String, Schema>) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut apis: Vec<_> = old.keys().chain(new.keys()).collect();

@@ -1,4 +1,4 @@
-//! `lightbus shell`: the same commands at a prompt, with history and completion.
+//! `lightbus shell`: the commands of the tool at a prompt, with history and completion.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,17 +17,17 @@ use crate::{
 };
 
 const PROMPT: &str = "lightbus> ";
-/// How many lines are remembered.
+/// How many lines of history are kept.
 const HISTORY: usize = 1_000;
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
-    // From now on: between a prompt and its command, Ctrl-C must not end the shell either.
+    // From here on, so that Ctrl-C does not end the shell between a prompt and its command either.
     #[cfg(unix)]
     let _kept = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let bus = context.bus().await?;
     let config = Config::builder()
         .completion_type(CompletionType::List)
-        // A line with a secret is kept out of the file by a space before it.
+        // A leading space keeps a line, such as one with a secret, out of the history.
         .history_ignore_space(true)
         .max_history_size(HISTORY)
         .map_err(failed)?
@@ -35,13 +35,11 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let mut editor = Editor::<Live, FileHistory>::with_config(config).map_err(failed)?;
     let file = history_file();
     if let Some(file) = &file {
-        // There is none the first time.
+        // There is no file the first time.
         let _ = editor.load_history(file);
     }
     if console::user_attended() {
-        eprintln!(
-            "commands as of the tool; `help` lists them, Tab completes, Ctrl-D or `exit` ends"
-        );
+        eprintln!("`help` lists the commands, Tab completes, Ctrl-D or `exit` quits");
     }
     loop {
         editor.set_helper(Some(Live { known: Arc::new(known(&bus).await) }));
@@ -78,23 +76,23 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs one line. What it fails with does not end the shell.
+/// Runs one line.
 async fn one(context: &Context, line: &str) -> Result<(), Failure> {
     let words = shlex::split(line)
-        .ok_or_else(|| Failure::Usage("a quotation mark is not closed".to_owned()))?;
+        .ok_or_else(|| Failure::Usage("a quotation mark is missing".to_owned()))?;
     let words = std::iter::once("lightbus".to_owned()).chain(words);
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help, or what is wrong, with its colours.
+            // Help, or a usage error, in colour.
             let _ = error.print();
             return Ok(());
         }
     };
     if matches!(cli.command, Command::Shell) {
-        return Err(Failure::Usage("this is the shell".to_owned()));
+        return Err(Failure::Usage("this is the shell already".to_owned()));
     }
-    // In a box: a command may be a shell, as far as its type says.
+    // Boxed: as far as the types say, a command may be a shell, which makes the future recursive.
     Box::pin(crate::run(&context.with(cli.global), cli.command)).await
 }
 
@@ -106,7 +104,7 @@ fn history_file() -> Option<PathBuf> {
     Some(PathBuf::from(std::env::var_os("HOME")?).join(".lightbus_history"))
 }
 
-/// What is on the bus: names, each with its arguments.
+/// The names on the bus, each with its arguments.
 #[derive(Debug, Default)]
 struct Known {
     procedures: Vec<(String, Vec<String>)>,
@@ -114,7 +112,7 @@ struct Known {
     apis: Vec<String>,
 }
 
-/// Reads the schemas on the bus; without them there is nothing to complete with.
+/// Reads the schemas on the bus. Without them only commands are completed.
 async fn known(bus: &Bus) -> Known {
     let mut known = Known::default();
     for api in bus.remote_apis().await.unwrap_or_default() {
@@ -131,7 +129,7 @@ impl Known {
             for (name, member) in document[section].as_object().into_iter().flatten() {
                 let arguments = member["parameters"]["properties"].as_object();
                 let arguments = arguments.into_iter().flatten().map(|(name, schema)| {
-                    // Anything but a text is written as JSON.
+                    // Anything but a string is written as JSON.
                     let sign = if schema["type"] == "string" { "=" } else { ":=" };
                     format!("{name}{sign}")
                 });
@@ -140,7 +138,7 @@ impl Known {
         }
     }
 
-    /// What the last word of a line may become.
+    /// The words that may complete the last word of a line.
     fn complete(&self, line: &str) -> Vec<String> {
         let words: Vec<_> = line.split_whitespace().collect();
         let (done, last) = if line.is_empty() || line.ends_with(char::is_whitespace) {
@@ -156,7 +154,7 @@ impl Known {
         let mut found = match done {
             [] => {
                 let mut commands = subcommands_of(&Cli::command());
-                // This is one, and the others are for a shell of the system.
+                // Not within a shell, or for the shell of the system.
                 commands.retain(|name| !matches!(name.as_str(), "shell" | "completions" | "man"));
                 commands.extend(["exit", "help"].map(str::to_owned));
                 commands
@@ -194,12 +192,12 @@ impl Known {
     }
 }
 
-/// The commands that a command has.
+/// The names of the subcommands of a command.
 fn subcommands_of(command: &clap::Command) -> Vec<String> {
     command.get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
-/// Completes with what is on the bus.
+/// Completes with the names on the bus.
 struct Live {
     known: Arc<Known>,
 }

@@ -1,4 +1,4 @@
-//! Whether events fit a schema: the one on the bus, or one that was saved.
+//! Checks events against a schema: the one on the bus, or a saved one.
 
 use std::{
     collections::BTreeMap,
@@ -9,32 +9,32 @@ use lightbus::{Bus, ErrorKind, EventMessage, schema::Schema};
 
 use crate::{failure::Failure, output, schema};
 
-/// What became of holding an event against its schema.
+/// The result of checking an event against its schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Fits,
-    /// There is no schema of its API, or the API has no such event.
+    /// There is no schema of its API, or the schema has no such event.
     Unknown(String),
     Wrong(String),
 }
 
-/// Holds events against schemas.
-pub(crate) struct Judge {
+/// Checks events against schemas.
+pub(crate) struct Checker {
     saved: Option<PathBuf>,
     schemas: BTreeMap<String, Option<Schema>>,
     /// How many did not fit.
     pub(crate) wrong: u64,
 }
 
-impl Judge {
-    /// By the schemas in this file; without one, by those on the bus.
+impl Checker {
+    /// With the schemas in this file, or else those on the bus.
     pub(crate) fn new(file: Option<&Path>) -> Result<Self, Failure> {
         let saved = file.map(schema::read).transpose()?.unwrap_or_default();
         let schemas = saved.into_iter().map(|(api, schema)| (api, Some(schema))).collect();
         Ok(Self { saved: file.map(Path::to_owned), schemas, wrong: 0 })
     }
 
-    pub(crate) async fn judge(
+    pub(crate) async fn check(
         &mut self,
         bus: &Bus,
         event: &EventMessage,
@@ -53,11 +53,11 @@ impl Judge {
         };
         let verdict = match schema.check_event(&event.event, event.fields.clone()) {
             Ok(()) => Verdict::Fits,
-            // It may be newer than the schema, or older: a listener takes it.
+            // It may be newer or older than the schema. Listeners accept it.
             Err(error) if error.kind() == ErrorKind::Unknown => {
                 Verdict::Unknown(error.message().to_owned())
             }
-            // A saved schema may not know what the one on the bus calls sensitive.
+            // The message may quote a value that only the schema on the bus marks as sensitive.
             Err(_) if self.saved.is_some() && output::is_hidden(bus, event) => {
                 Verdict::Wrong("the arguments do not fit the schema".to_owned())
             }

@@ -1,5 +1,5 @@
 //! The tool, as a process of its own, on every transport that reaches other processes.
-#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(missing_docs, unreachable_pub, reason = "contracts of tests")]
 
 #[path = "../../tests/support/mod.rs"]
@@ -90,7 +90,7 @@ impl Tool {
         let work = tokio::task::spawn_blocking(move || {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let mut child = command.spawn().unwrap();
-            // It may end before it has read all.
+            // It may exit before it has read everything.
             let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
             child.wait_with_output().unwrap()
         });
@@ -104,7 +104,7 @@ impl Drop for Tool {
     }
 }
 
-/// What a run of the tool left.
+/// The outcome of a run of the tool.
 struct Done(Output);
 
 impl Done {
@@ -120,7 +120,7 @@ impl Done {
         self.0.status.code().unwrap()
     }
 
-    /// The code, and what was printed.
+    /// Compares the exit code and the output.
     fn shows(&self, expected: &Expect) {
         let said = format!("code {}\n{}--- errors\n{}", self.code(), self.out(), self.err());
         expected.assert_eq(&said);
@@ -215,7 +215,7 @@ async fn a_call_that_fails_has_its_code(place: Place) {
     usage.shows(&expect![[r#"
         code 2
         --- errors
-        error: the argument `how`: write key=text, or key:=json
+        error: the argument `how`: write key=text or key:=json
     "#]]);
 }
 
@@ -224,7 +224,7 @@ async fn events_are_fired_and_listened_to(place: Place) {
     bus.register(AuthClient::contract()).await.unwrap();
     let mut listener =
         tool.command(&["listen", "auth.*", "--name", "watch", "--count", "2", "--json"]);
-    // Once, so that the broker knows the listener.
+    // It creates the consumer group.
     let mut first = Program::start(&mut listener);
     let listening = async || {
         let fired = tool.run(&["fire", "auth.user_registered", "username=a", "age:=1"]).await;
@@ -282,7 +282,7 @@ async fn a_listener_leaves_what_it_did_not_print(place: Place) {
     };
     eventually("one event is printed", begun).await;
     bus.fire(UserRegistered { username: "last".into(), age: 1 }).await.unwrap();
-    // All that the first left come to the next, the last one last.
+    // The second receives everything that the first left, the last event last.
     let mut second = Program::start(&mut tool.command(&[
         "listen",
         "auth.user_registered",
@@ -300,7 +300,7 @@ async fn schemas_are_dumped_compared_and_loaded(place: Place) {
     bus.register(AuthClient::contract()).await.unwrap();
     let dumped = tool.run(&["schema", "dump", "-o", "all.json"]).await;
     assert_eq!(dumped.code(), 0, "{}", dumped.err());
-    assert_eq!(dumped.err(), "schemas of 1 APIs saved to all.json\n");
+    assert_eq!(dumped.err(), "saved 1 schema to all.json\n");
     tool.run(&["schema", "check", "all.json"]).await.shows(&expect![[r#"
         code 0
         no changes
@@ -345,7 +345,7 @@ async fn the_configuration_is_checked_and_shown_without_secrets() {
     assert!(!shown.out().contains("hunter2"), "{}", shown.out());
     tool.run(&["config", "check"]).await.shows(&expect![[r#"
         code 0
-        the configuration is right
+        the configuration is valid
         --- errors
     "#]]);
     let schema = tool.run(&["config", "schema"]).await;
@@ -405,7 +405,7 @@ async fn past_events_are_inspected(place: Place) {
     assert!(held["on"][1]["places"][0]["name"].is_string(), "{held}");
     let all = tool.run(&["inspect", "--json"]).await;
     if all.code() == 1 && all.err().contains("unsupported") {
-        // A broker without a past says so, and what can be done.
+        // A broker without a past says so, with a hint.
         assert!(all.err().contains("lightbus listen"), "{}", all.err());
         return;
     }
@@ -439,7 +439,7 @@ async fn a_benchmark_measures_and_leaves_a_bus_in_use_alone(place: Place) {
     bus.serve(AuthApi(Service)).await.unwrap();
     let refused = tool.run(&["bench", "rpc", "--seconds", "1"]).await;
     assert_eq!(refused.code(), 1);
-    assert!(refused.err().contains("in use, by auth"), "{}", refused.err());
+    assert!(refused.err().contains("in use by auth"), "{}", refused.err());
 }
 
 async fn an_api_is_explained_down_to_the_broker(place: Place) {
@@ -494,7 +494,7 @@ async fn an_api_is_explained_down_to_the_broker(place: Place) {
     }
     let unknown = tool.run(&["explain", "auth.nothing"]).await;
     assert_eq!(unknown.code(), 1);
-    assert!(unknown.err().contains("has no `nothing`"), "{}", unknown.err());
+    assert!(unknown.err().contains("no procedure or event `nothing`"), "{}", unknown.err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -549,7 +549,7 @@ async fn the_doctor_examines_rabbitmq() {
     let told = ill.out();
     let problem = told.lines().skip_while(|line| !line.starts_with("problem")).take(3);
     let problem: Vec<_> = problem.collect();
-    assert!(problem[0].contains("amq.direct") && problem[2].contains("cure:"), "{told}");
+    assert!(problem[0].contains("amq.direct") && problem[2].contains("fix:"), "{told}");
 }
 
 /// What the doctor says of topics that are made with these options, and its code.
@@ -629,7 +629,7 @@ async fn what_the_doctor_may_not_read_is_a_finding() {
     assert!(!format!("{}{}", half.out(), half.err()).contains("secret"));
 }
 
-/// An API whose users must not be seen.
+/// An API with a sensitive value.
 #[lightbus::api(name = "vault", events(Stored))]
 pub trait Vault {}
 
@@ -662,13 +662,13 @@ async fn what_must_not_be_seen_is_not_shown(place: Place) {
         let done = tool.run(&["dlq", "show", "vault", "fails", "--json"]).await;
         if done.code() == 0 { Some(done.out()) } else { None }
     };
-    eventually("one is set aside", async || letters().await.is_some()).await;
+    eventually("one is dead-lettered", async || letters().await.is_some()).await;
     shown.push(letters().await.unwrap());
     shown.push(tool.run(&["dlq", "list", "vault", "fails", "--json"]).await.out());
     let past = tool.run(&["inspect", "vault", "--json"]).await;
     if past.code() == 0 {
         shown.push(past.out());
-        // Nor in the line for people.
+        // In the line for people too.
         shown.push(tool.run(&["inspect", "vault"]).await.out());
     } else {
         assert!(past.err().contains("unsupported"), "{}", past.err());
@@ -705,12 +705,12 @@ async fn dead_letters_are_listed_and_purged(place: Place) {
         bus.fire(UserRegistered { username: username.into(), age }).await.unwrap();
     }
     let listed = async |more: &[&str]| listed(&tool, more).await;
-    eventually("both are set aside", async || listed(&[]).await.len() == 2).await;
+    eventually("both are dead-lettered", async || listed(&[]).await.len() == 2).await;
     let a = listed(&["--reason", "place for a"]).await;
     assert_eq!(a.len(), 1);
     assert_eq!(a[0]["event"]["arguments"]["username"], "a");
     let purge = ["dlq", "purge", "auth", "fails", "--json"];
-    assert_eq!(tool.run(&purge).await.code(), 2, "all of them only when told");
+    assert_eq!(tool.run(&purge).await.code(), 2, "all of them only with --all");
     let dry = tool.run(&[&purge[..], &["--all", "--dry-run"]].concat()).await;
     assert_eq!(dry.out().trim(), r#"{"dry_run":true,"found":2,"removed":0}"#);
     let one = tool.run(&[&purge[..], &["--id", a[0]["id"].as_str().unwrap()]].concat()).await;
@@ -762,7 +762,7 @@ async fn dead_letters_go_back_to_their_listener(place: Place) {
     broken.store(false, Ordering::SeqCst);
 
     let retry = ["dlq", "retry", "auth", "fails", "--json"];
-    assert_eq!(tool.run(&retry).await.code(), 2, "all of them only when told");
+    assert_eq!(tool.run(&retry).await.code(), 2, "all of them only with --all");
     let dry = tool.run(&[&retry[..], &["--all", "--dry-run"]].concat()).await;
     assert_eq!(dry.out().trim(), r#"{"dry_run":true,"found":3,"retried":0}"#, "{}", dry.err());
     count(3).await;
@@ -770,7 +770,7 @@ async fn dead_letters_go_back_to_their_listener(place: Place) {
     assert_eq!(one.out().trim(), r#"{"dry_run":false,"found":1,"retried":1}"#, "{}", one.err());
     eventually("one is handled", async || handled.load(Ordering::SeqCst) == 1).await;
     count(2).await;
-    // One a second: the second goes when the first may have failed again. Each goes once.
+    // One per second: the first may fail again before the second is requeued. Each is requeued once.
     let all = tool.run(&[&retry[..], &["--all", "--rate", "1"]].concat()).await;
     assert_eq!(all.code(), 0, "{}", all.err());
     assert_eq!(all.out().trim(), r#"{"dry_run":false,"found":2,"retried":2}"#);
@@ -780,7 +780,7 @@ async fn dead_letters_go_back_to_their_listener(place: Place) {
     assert_eq!(nothing.code(), 1, "{}", nothing.out());
 
     if let Place::Redis(server) = &place {
-        // The event is gone: the letter stays, and the tool says which.
+        // The event is gone: the dead letter stays, and the tool names it.
         let left = listed(&tool, &[]).await;
         server.command(&["XTRIM", "auth.*:stream", "MAXLEN", "0"]);
         let gone = tool.run(&[&retry[..], &["--all"]].concat()).await;

@@ -1,4 +1,4 @@
-//! The figures of the brokers: what waits, who is behind, what was set aside.
+//! The figures of the brokers: backlogs, consumer groups, dead letters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,32 +10,32 @@ use lightbus::{Bus, ErrorKind, bus::Route, transport::transport::Location};
 use super::model::{METRICS, STATE};
 use crate::failure::Failure;
 
-/// The most APIs that are asked for, and events of an API, and groups.
+/// The most APIs, events of an API, and groups that the broker is asked for.
 const MOST: usize = 200;
-/// So many dead letters are counted; of more it is said that there are more.
+/// The most dead letters that are counted for a group.
 pub(super) const MOST_LETTERS: usize = 100;
-/// How often dead letters are counted: that reads them.
+/// How often dead letters are counted, which means reading them.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
-/// What the brokers tell.
+/// What the brokers report.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Figures {
     /// The brokers, as `redis 127.0.0.1:6379/0`.
     pub(super) brokers: BTreeSet<String>,
     pub(super) apis: Vec<Api>,
     pub(super) groups: Vec<Group>,
-    /// The plugins' APIs whose schemas are on the bus.
+    /// The APIs of plugins whose schemas are on the bus.
     pub(super) plugins: BTreeSet<String>,
-    /// Some were left out.
+    /// Whether some were left out.
     pub(super) more: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Api {
     pub(super) name: String,
-    /// Calls that no worker has taken.
+    /// Calls that no worker has fetched.
     pub(super) queued: Option<u64>,
-    /// Events that the broker keeps.
+    /// Events that the broker stores.
     pub(super) stored: Option<u64>,
 }
 
@@ -45,14 +45,14 @@ pub(super) struct Group {
     pub(super) api: String,
     pub(super) waiting: Option<u64>,
     pub(super) pending: u64,
-    /// For how long the oldest that is pending has been held.
+    /// How long the oldest pending event has been held.
     pub(super) oldest: Option<Duration>,
     pub(super) consumers: Option<usize>,
-    /// Dead letters, at most one more than are counted.
+    /// Dead letters, at most [`MOST_LETTERS`] and one more.
     pub(super) dead: Option<usize>,
 }
 
-/// Asks again and again.
+/// Asks the brokers, and remembers counts of dead letters.
 pub(super) struct Asker {
     bus: Bus,
     /// The dead letters of each group.
@@ -60,7 +60,7 @@ pub(super) struct Asker {
     counted: Option<Instant>,
 }
 
-/// A listener that was heard of: its service, its name, and an API it listens to.
+/// The known listeners: service, name, and an API that each listens to.
 pub(super) type Known = BTreeSet<(String, String, String)>;
 
 impl Asker {
@@ -70,7 +70,7 @@ impl Asker {
 
     pub(super) async fn ask(&mut self, known: &Known) -> Result<Figures, Failure> {
         let mut figures = Figures::default();
-        // Of a bus without APIs this tells at least where it is.
+        // Names the brokers even if the bus has no APIs.
         figures.locate(&self.bus.admin().locate(STATE, None).await?);
         let (mut apis, mut seen) = (0, BTreeSet::new());
         for api in self.bus.remote_apis().await? {
@@ -135,7 +135,7 @@ impl Asker {
         Ok(())
     }
 
-    /// Where a transport has a place for each event, those of all events of an API.
+    /// The locations of each event, for a transport that has one location per event and none per API.
     async fn places_of_each(&self, api: &str) -> Result<Vec<Location>, Failure> {
         let document = self.bus.schema(api).await?.unwrap_or_default();
         let mut places = Vec::new();
@@ -149,7 +149,7 @@ impl Asker {
         Ok(places)
     }
 
-    /// What is behind of the listeners that were heard of, where the transport tells no groups.
+    /// The lag of the known listeners, for a transport that does not report groups.
     async fn lag(&self, figures: &mut Figures, api: &str, known: &Known) -> Result<(), Failure> {
         for (service, listener, _) in known.iter().filter(|(.., of)| of == api).take(MOST) {
             let lag = self.bus.admin().lag(api, service, listener).await?;
@@ -183,12 +183,12 @@ impl Asker {
     }
 
     async fn count(&self, group: &str) -> Result<Option<usize>, Failure> {
-        // However the two are told apart, together they are the group's name.
+        // Wherever it is split, the transport joins both again to the name of the group.
         let Some((service, listener)) = group.split_once('-') else { return Ok(None) };
         match self.bus.admin().dead_letters(service, listener, MOST_LETTERS + 1).await {
             Ok(letters) => Ok(Some(letters.len())),
             Err(error) if error.kind() == ErrorKind::Unavailable => Err(error.into()),
-            // It keeps none, or does not let them be read.
+            // The transport keeps none, or cannot read them.
             Err(_) => Ok(None),
         }
     }

@@ -1,4 +1,8 @@
-//! `lightbus top`: what goes on on a bus, as it happens. Nothing is taken from anybody.
+//! `lightbus top`: live activity on a bus. No other listener loses an event to it.
+//!
+//! `source` reads the events of the plugins, `model` counts what they report, `figures` asks the brokers,
+//! and `sample` is the state at one time, made from both. It is shown by `screen` on a `terminal`, by
+//! `text` in a pipe, or as JSON.
 
 mod figures;
 mod model;
@@ -33,10 +37,10 @@ use crate::{
     output,
 };
 
-/// How long the end may take.
+/// How long closing may take.
 const LAST: Duration = Duration::from_secs(5);
 
-/// What is watched, and what is known of it.
+/// The bus that is watched, and what is known about it.
 struct Watch {
     bus: Bus,
     source: Source,
@@ -61,13 +65,13 @@ pub(crate) async fn run(context: &Context, command: Top) -> Result<(), Failure> 
     } else {
         plain(context, &mut watch, &command).await
     };
-    // In order, also after Ctrl-C: nothing of this stays on the broker.
+    // After Ctrl-C too, so that nothing stays on the broker.
     let closing = async {
         watch.source.close(&bus).await?;
         Ok(bus.close().await?)
     };
     let closed = tokio::time::timeout(LAST, closing).await.unwrap_or_else(|_| {
-        Err(Failure::Failed("the broker did not answer at the end".to_owned()))
+        Err(Failure::Failed("the broker did not answer while closing".to_owned()))
     });
     done.and(closed)
 }
@@ -84,7 +88,7 @@ impl Watch {
             ticked: Instant::now(),
             left_out: false,
         };
-        // Which processes there are may be known already.
+        // The processes may be known already.
         watch.learn().await?;
         watch.ticked = Instant::now();
         Ok(watch)
@@ -99,7 +103,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Learns what has happened since the last time.
+    /// Learns what has happened since the last look.
     async fn look(&mut self) -> Result<(), Failure> {
         self.learn().await?;
         let took = self.ticked.elapsed();
@@ -115,7 +119,7 @@ impl Watch {
     }
 }
 
-/// One sample after the other, for programs and pipes.
+/// Prints one sample after the other, for programs and pipes.
 async fn plain(context: &Context, watch: &mut Watch, command: &Top) -> Result<(), Failure> {
     let endless = context.json && !command.once;
     let mut left = command.count.unwrap_or(if endless { u64::MAX } else { 1 });
@@ -135,12 +139,12 @@ async fn plain(context: &Context, watch: &mut Watch, command: &Top) -> Result<()
     };
     tokio::select! {
         done = samples => done,
-        // What is asked for without an end ends so.
+        // Without a limit, Ctrl-C is the way to stop, and a success.
         () = interrupted() => Err(Failure::Quiet(if endless { 0 } else { INTERRUPTED })),
     }
 }
 
-/// The live view. While the broker is away it stays, and says so.
+/// The live view. It stays open while the broker is unreachable, and says so.
 struct View {
     terminal: Terminal,
     look: Look,
@@ -173,7 +177,7 @@ impl View {
                     Err(failure) => self.trouble = Some(failure.to_string()),
                 }
             }
-            // A bus that takes long to be asked has as much time to itself.
+            // Asking takes at most half of the time, however slow the bus is.
             let next = begun + interval.max(2 * begun.elapsed());
             if self.during(tokio::time::sleep_until(next), stop.as_mut()).await?.is_none() {
                 return Ok(());
@@ -181,7 +185,7 @@ impl View {
         }
     }
 
-    /// Draws and follows keys until this is done; nothing comes of it if the view is to end.
+    /// Draws and handles keys until `work` is done. Returns `None` if the view is to close.
     async fn during<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -206,7 +210,7 @@ impl View {
     }
 }
 
-/// Ctrl-C, or what ends a process otherwise.
+/// Waits for Ctrl-C, SIGTERM or SIGHUP.
 async fn interrupted() {
     #[cfg(unix)]
     {

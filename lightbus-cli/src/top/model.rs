@@ -1,5 +1,5 @@
-//! What is known of a bus from the events of its processes. It does nothing but count: events and
-//! times are given to it.
+//! What is known about a bus from the events of the plugins. It only counts, and has no clock: events
+//! and times are given to it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -14,20 +14,20 @@ use super::rate::{INTERVALS, Rate, Summary, Times};
 pub(super) const STATE: &str = "internal.state";
 pub(super) const METRICS: &str = "internal.metrics";
 
-/// The most processes, and procedures, and events, that are remembered.
+/// The most processes, procedures and events that are remembered, each.
 const MOST_ROWS: usize = 500;
-/// The most calls and events under way that are remembered.
+/// The most calls and events in flight that are remembered.
 const MOST_OPEN: usize = 20_000;
-/// The most APIs of a process, and events that it listens to, that are remembered.
+/// The most APIs of a process, and of events that it listens to, that are remembered.
 const MOST_NAMES: usize = 200;
-/// What has not ended after this time counts no more as under way: nobody tells when an event was set
-/// aside, or a caller waits no more.
+/// After this time a call or an event no longer counts as in flight: no metric reports that an event was
+/// dead-lettered, or that a caller gave up.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Pings are not seldomer than this, whatever a process says.
+/// The longest ping interval that is believed.
 const SELDOM: Duration = Duration::from_secs(86_400);
-/// After so many intervals without a ping a process counts as gone.
+/// A process counts as gone after this many intervals without a ping.
 const PINGS_MISSED: u32 = 3;
-/// A process that is known only by what it does is forgotten when it does nothing for so long.
+/// A process that is known from its metrics alone is forgotten after this time without any.
 const SILENT: Duration = Duration::from_secs(30);
 
 /// A process of the bus.
@@ -36,21 +36,21 @@ pub(super) struct Process {
     pub(super) service: String,
     pub(super) apis: Vec<String>,
     pub(super) listens_to: Vec<String>,
-    /// Whether it says by itself that it lives: it has the plugin `internal_state`.
+    /// Whether it reports its state: it has the plugin `internal_state`.
     pub(super) tells_state: bool,
     pub(super) tells_metrics: bool,
     pub(super) hostname: String,
     pub(super) pid: Option<u32>,
     /// In KiB.
     pub(super) memory: u64,
-    /// Gone after this time without a word; `None` if it does not ping.
+    /// It counts as gone after this time of silence; never, if it does not ping.
     silent: Option<Duration>,
-    /// When it was last heard of.
+    /// When it last sent an event.
     pub(super) seen: SystemTime,
 }
 
 impl Process {
-    /// Learns from what it does what it serves and listens to, if it does not say so.
+    /// Learns what it serves and listens to from its metrics, unless it reports its state.
     fn does(&mut self, event: &EventMessage) {
         let names = match &*event.event {
             "rpc_call_received" => &mut self.apis,
@@ -70,12 +70,12 @@ impl Process {
     }
 }
 
-/// What processes do with a procedure or an event, on one side.
+/// What senders, or receivers, do with a procedure or an event.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Side {
     pub(super) begun: Rate,
     pub(super) done: Rate,
-    /// Calls that failed; events that were tried again.
+    /// Calls that failed; events that were retried.
     pub(super) failed: Rate,
     times: Times,
     pub(super) open: u64,
@@ -98,9 +98,9 @@ impl Side {
 /// A procedure, or an event.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
-    /// Who calls it, or fires it.
+    /// Callers, or those who fire it.
     pub(super) sender: Side,
-    /// Who executes it, or handles it.
+    /// Workers, or listeners.
     pub(super) receiver: Side,
     seen: SystemTime,
 }
@@ -111,7 +111,7 @@ enum Kind {
     Event,
 }
 
-/// A call or an event under way: its id, whose it is, and on which side.
+/// A call or an event in flight: kind, whether it is received, id, and the process (and listener).
 type Open = (Kind, bool, String, String);
 
 struct Begun {
@@ -120,22 +120,22 @@ struct Begun {
     at: SystemTime,
 }
 
-/// All that is known.
+/// Everything that is known.
 #[derive(Default)]
 pub(super) struct Model {
     pub(super) processes: BTreeMap<String, Process>,
     pub(super) procedures: BTreeMap<String, Row>,
     pub(super) events: BTreeMap<String, Row>,
-    /// The service and the name of each listener that was heard of, with an API that it listens to.
+    /// The service and name of each known listener, with an API that it listens to.
     pub(super) listeners: BTreeSet<(String, String, String)>,
     open: HashMap<Open, Begun>,
     intervals: VecDeque<Duration>,
-    /// Whether any process has told of itself, or of what it does.
+    /// Whether any process has sent an event of `internal.state`, and of `internal.metrics`.
     pub(super) heard_state: bool,
     pub(super) heard_metrics: bool,
 }
 
-/// An argument of an event; what is missing or something else is as if it were empty.
+/// An argument of an event; `None` if it is missing or of another type.
 fn argument<T: DeserializeOwned>(event: &EventMessage, name: &str) -> Option<T> {
     serde_json::from_slice(event.fields.get(name)?).ok()
 }
@@ -155,7 +155,7 @@ fn clean(text: &str) -> String {
 }
 
 impl Model {
-    /// Learns from an event of `internal.state` or `internal.metrics` that was fired at this time.
+    /// Learns from an event of `internal.state` or `internal.metrics`, fired at this time.
     pub(super) fn feed(&mut self, event: &EventMessage, at: SystemTime) {
         let (service, process) = (text(event, "service_name"), text(event, "process_name"));
         if process.is_empty() {
@@ -172,8 +172,8 @@ impl Model {
                     let api = text(event, "api_name");
                     self.listeners.insert((service.clone(), listener.to_owned(), api));
                 }
-                // Who only calls and fires, and does not say that it lives, may be anybody for a
-                // moment.
+                // A process that only calls and fires, and does not report its state, may be a
+                // short-lived script.
                 let works = matches!(&*event.event, "rpc_call_received" | "event_received");
                 if works || self.processes.contains_key(&process) {
                     let known = self.process(service, process, at);
@@ -219,7 +219,7 @@ impl Model {
         process.hostname = text(event, "hostname");
         process.pid = argument(event, "pid");
         process.memory = argument(event, "max_memory_use").unwrap_or_default();
-        // A little longer than the interval: what was fired just now may be on its way.
+        // Two seconds more, because the last ping may still be on its way.
         process.silent = pings.then(|| interval * PINGS_MISSED + Duration::from_secs(2));
         process.seen = process.seen.max(at);
     }
@@ -239,7 +239,7 @@ impl Model {
         let failed = event.headers.get("failed").is_some();
         let receives =
             !matches!(&*event.event, "rpc_call_sent" | "rpc_response_received" | "event_fired");
-        // Several listeners of a process handle the same event.
+        // Several listeners of a process may handle the same event.
         let listener = event.headers.get("listener").unwrap_or_default();
         let key = (kind, receives, id, format!("{process} {listener}"));
         let rows = match kind {
@@ -259,8 +259,8 @@ impl Model {
             "rpc_call_sent" | "rpc_call_received" | "event_received" => {
                 side.begun.count();
                 if self.open.contains_key(&key) {
-                    // The same again: the try before failed. Without the listener's name, as from
-                    // Python, it may be another listener.
+                    // Received again, so the previous attempt failed. Without the name of the
+                    // listener, as from Python, it may be another listener.
                     if kind == Kind::Event && !listener.is_empty() {
                         side.failed.count();
                     }
@@ -286,7 +286,7 @@ impl Model {
         }
     }
 
-    /// An interval of this length is over.
+    /// Ends an interval of this length.
     pub(super) fn tick(&mut self, now: SystemTime, took: Duration) {
         if self.intervals.len() == INTERVALS {
             self.intervals.pop_front();
@@ -315,13 +315,13 @@ impl Model {
         }
     }
 
-    /// Of how long the rates are.
+    /// The time that the rates cover.
     pub(super) fn window(&self) -> Duration {
         self.intervals.iter().sum()
     }
 }
 
-/// Lets the entry go that was not heard of for the longest time, if a new one would be too many.
+/// Removes the entry that was seen longest ago, if a new one would be too many.
 fn make_room<T>(rows: &mut BTreeMap<String, T>, name: &str, seen: impl Fn(&T) -> SystemTime) {
     if rows.len() < MOST_ROWS || rows.contains_key(name) {
         return;
@@ -411,7 +411,7 @@ mod tests {
         model.feed(&with(metric("rpc_response_sent", "b", 2.3), "failed", "true"), at(1));
         model.feed(&metric("rpc_response_received", "a", 1.5), at(1));
         model.tick(at(2), Duration::from_secs(2));
-        assert_eq!(model.processes["web-1"].apis, ["auth"], "that is seen by what it does");
+        assert_eq!(model.processes["web-1"].apis, ["auth"], "known from its metrics");
         let row = &model.procedures["auth.check"];
         let window = model.window();
         let near = |value: f64, expected: f64| assert!((value - expected).abs() < 1e-6, "{value}");
@@ -422,20 +422,20 @@ mod tests {
         near(row.sender.times().unwrap_or_default().longest, 0.5);
         assert_eq!((row.sender.open, row.receiver.open), (1, 0), "b was not answered");
         model.tick(at(2) + LONGEST, Duration::from_secs(1));
-        assert_eq!(model.procedures["auth.check"].sender.open, 0, "and never will be");
+        assert_eq!(model.procedures["auth.check"].sender.open, 0, "and no longer counts");
         assert!(model.open.is_empty());
         assert!(model.processes.is_empty(), "it has been silent");
     }
 
     #[test]
-    fn an_event_that_is_received_again_by_a_listener_was_tried_again() {
+    fn an_event_received_twice_by_a_listener_was_retried() {
         let mut model = Model::default();
         model.feed(&metric("event_fired", "a", 1.0), at(1));
         for listener in ["mail", "mail", "count"] {
             model.feed(&with(metric("event_received", "a", 1.0), "listener", listener), at(1));
         }
         model.feed(&with(metric("event_processed", "a", 1.5), "listener", "mail"), at(1));
-        // Python does not say which listener it is: that is another one, as far as anybody knows.
+        // Python does not name the listener, so this may be another one.
         model.feed(&metric("event_received", "b", 1.0), at(1));
         model.feed(&metric("event_received", "b", 1.0), at(1));
         model.tick(at(2), Duration::from_secs(1));
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_comes_there_is_a_limit() {
+    fn what_is_remembered_is_bounded() {
         let mut model = Model::default();
         for number in 0..(MOST_ROWS as u64 + 100) {
             let process = format!("web-{number}");
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_passed_over() {
+    fn malformed_events_are_ignored() {
         let mut model = Model::default();
         for strange in [
             event(STATE, "worker_ping", json!({})),

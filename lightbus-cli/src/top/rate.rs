@@ -1,10 +1,10 @@
-//! Counting by the second, and how long things took.
+//! Rates and durations.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// Rates are of this many of the last intervals.
+/// Rates cover this many of the last intervals.
 pub(super) const INTERVALS: usize = 10;
-/// Of how many of the last runs the times are known.
+/// How many of the last durations are kept.
 const SAMPLES: usize = 512;
 
 /// How often something happened in the last intervals.
@@ -19,7 +19,7 @@ impl Rate {
         self.now = self.now.saturating_add(1);
     }
 
-    /// An interval is over.
+    /// Ends an interval.
     pub(super) fn tick(&mut self) {
         if self.past.len() == INTERVALS {
             self.past.pop_front();
@@ -27,7 +27,7 @@ impl Rate {
         self.past.push_back(std::mem::take(&mut self.now));
     }
 
-    /// How often in a second, where the intervals took so long together.
+    /// Occurrences per second; `window` is the length of all intervals together.
     #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
     pub(super) fn per_second(&self, window: Duration) -> f64 {
         let count: u64 = self.past.iter().sum();
@@ -35,14 +35,14 @@ impl Rate {
     }
 }
 
-/// How long the last runs took, each with the interval in which it ended.
+/// The last durations, each with the interval in which it ended.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Times {
     taken: VecDeque<(u64, f64)>,
     interval: u64,
 }
 
-/// Of some times, in seconds.
+/// A summary of durations, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Summary {
     pub(super) mean: f64,
@@ -58,11 +58,11 @@ impl Times {
         if self.taken.len() == SAMPLES {
             self.taken.pop_front();
         }
-        // Clocks are set back at times.
+        // Negative if a clock was set back.
         self.taken.push_back((self.interval, seconds.max(0.0)));
     }
 
-    /// An interval is over: what is older than the rates is forgotten.
+    /// Ends an interval, and forgets durations that are older than the rates cover.
     pub(super) fn tick(&mut self) {
         self.interval += 1;
         let oldest = self.interval.saturating_sub(INTERVALS as u64);
@@ -71,12 +71,12 @@ impl Times {
         }
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "there are few")]
+    #[allow(clippy::cast_precision_loss, reason = "at most 512")]
     pub(super) fn summary(&self) -> Option<Summary> {
         let mut times: Vec<f64> = self.taken.iter().map(|(_, seconds)| *seconds).collect();
         times.sort_by(f64::total_cmp);
         let longest = *times.last()?;
-        // The nearest rank.
+        // By the nearest-rank method.
         let rank = (times.len() * 95).div_ceil(100).max(1) - 1;
         let mean = times.iter().sum::<f64>() / times.len() as f64;
         Some(Summary { mean, p95: times[rank], longest })

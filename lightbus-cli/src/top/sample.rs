@@ -1,4 +1,4 @@
-//! A picture of the bus at a moment: what the view, the text and the JSON show.
+//! The state of the bus at one time: what the view, the text and the JSON show.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use crate::output;
 pub(super) enum Sort {
     #[default]
     Name,
-    /// Those with the most to do come first.
+    /// The busiest first.
     Busiest,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Sample {
     pub(super) time: String,
     /// The brokers.
     pub(super) bus: Vec<String>,
-    /// Since when this is watched, and of how long the rates are.
+    /// For how long the bus has been watched, and the time that the rates cover.
     pub(super) watched_seconds: f64,
     pub(super) rates_of_seconds: f64,
     pub(super) plugins: Plugins,
@@ -37,11 +37,11 @@ pub(super) struct Sample {
     pub(super) procedures: Vec<Procedure>,
     pub(super) events: Vec<Event>,
     pub(super) groups: Vec<Group>,
-    /// What whoever reads this should know.
+    /// What is missing, and why.
     pub(super) notes: Vec<String>,
 }
 
-/// Whether any process tells of itself, and of what it does.
+/// Whether any process has the plugins that report state and metrics.
 #[derive(Debug, Serialize)]
 pub(super) struct Plugins {
     pub(super) internal_state: bool,
@@ -64,7 +64,7 @@ pub(super) struct Process {
 #[derive(Debug, Serialize)]
 pub(super) struct Api {
     pub(super) api: String,
-    /// Those that serve it, or fire its events.
+    /// Processes that serve it or fire its events.
     pub(super) processes: usize,
     pub(super) calls_queued: Option<u64>,
     pub(super) events_stored: Option<u64>,
@@ -76,11 +76,11 @@ pub(super) struct Procedure {
     pub(super) calls_per_second: f64,
     pub(super) failed_per_second: f64,
     pub(super) under_way: u64,
-    /// At the worker; at the caller until its answer, where only callers tell.
+    /// Duration at the worker; at the caller, if only callers report.
     pub(super) mean_ms: Option<f64>,
     pub(super) p95_ms: Option<f64>,
     pub(super) longest_ms: Option<f64>,
-    /// At the caller, until its answer.
+    /// Duration at the caller, until it has the result.
     pub(super) caller_p95_ms: Option<f64>,
 }
 
@@ -104,17 +104,17 @@ pub(super) struct Group {
     pub(super) pending: u64,
     pub(super) oldest_seconds: Option<f64>,
     pub(super) dead_letters: Option<usize>,
-    /// There are more dead letters than were counted.
+    /// Whether there are more dead letters than were counted.
     pub(super) more_dead_letters: bool,
 }
 
-/// What it takes to see more.
-pub(super) const NO_STATE: &str = "No process tells that it lives. In the configuration of the \
-                                   services: plugins: { internal_state: { enabled: true } }";
-pub(super) const NO_METRICS: &str = "No process tells what it does: rates and times are unknown. In \
-                                     the configuration of the services: plugins: { \
+/// How to see more.
+pub(super) const NO_STATE: &str = "No process reports its state. In the configuration of the services, \
+                                   set plugins: { internal_state: { enabled: true } }";
+pub(super) const NO_METRICS: &str = "No process reports metrics: rates and durations are unknown. In the \
+                                     configuration of the services, set plugins: { \
                                      internal_metrics: { enabled: true } }";
-pub(super) const LEFT_OUT: &str = "There were more events than can be read in an interval: rates are \
+pub(super) const LEFT_OUT: &str = "More events were fired than can be read in an interval: rates are \
                                    too low.";
 pub(super) const MORE: &str = "There are more APIs or groups than are shown.";
 
@@ -145,7 +145,7 @@ impl Sample {
         let services = model.processes.values().map(|process| process.service.as_str());
         let services = services.collect::<BTreeSet<_>>().len();
         Self {
-            time: output::moment(now),
+            time: output::timestamp(now),
             bus: figures.brokers.iter().cloned().collect(),
             watched_seconds: round(watched.as_secs_f64()),
             rates_of_seconds: round(window.as_secs_f64()),
@@ -184,7 +184,7 @@ impl Sample {
         self.events.sort_by(|a, b| a.event.cmp(&b.event));
         self.groups.sort_by(|a, b| (&a.group, &a.api).cmp(&(&b.group, &b.api)));
         if sort == Sort::Busiest {
-            // What is equally busy stays in the order of its names.
+            // Stable: rows that are equally busy stay in the order of their names.
             self.busiest_first();
         }
     }

@@ -1,4 +1,4 @@
-//! How the view looks.
+//! Draws the view.
 
 use ratatui::{
     Frame,
@@ -15,13 +15,13 @@ use super::{
     text::header,
 };
 
-/// Smaller windows show one table at a time.
+/// A narrower or lower window shows one table at a time.
 const NARROW: u16 = 100;
 const LOW: u16 = 15;
-/// A column is not wider than this, unless its table has the screen for itself.
+/// The greatest width of a column, unless its table has the whole window.
 const WIDEST: u16 = 32;
 
-/// What whoever looks has chosen.
+/// What the user has chosen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Look {
     selected: usize,
@@ -33,12 +33,12 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// With colours, if they are wanted.
+    /// The initial choice, with or without colours.
     pub(super) fn new(colour: bool) -> Self {
         Self { colour, ..Self::default() }
     }
 
-    /// Follows a key. `false` if it ends the view.
+    /// Handles a key. Returns `false` if it closes the view.
     pub(super) fn follow(&mut self, key: Key) -> bool {
         let scrolled = &mut self.scrolled[self.selected];
         match key {
@@ -65,7 +65,7 @@ impl Look {
     }
 }
 
-/// Draws a sample; without one, that it is on its way. `trouble` is why there is no newer one.
+/// Draws a sample, or that none has been read yet. `trouble` is why there is no newer one.
 pub(super) fn draw(
     frame: &mut Frame<'_>,
     look: &mut Look,
@@ -133,7 +133,7 @@ fn draw_table(
     widest: u16,
 ) {
     let selected = look.selected == index;
-    // The frame and the titles.
+    // Without the frame and the titles.
     let room = usize::from(area.height.saturating_sub(3));
     let scrolled = look.scrolled[index].min(table.rows.len().saturating_sub(room));
     look.scrolled[index] = scrolled;
@@ -167,7 +167,7 @@ fn draw_table(
         let cells = table.rows.iter().map(|row| row.cells[column].chars().count());
         let width = cells.max().unwrap_or(0).max(title.len());
         let width = u16::try_from(width).unwrap_or(u16::MAX).min(widest);
-        // Names may be cut, figures may not.
+        // Names may be cut, figures must not be.
         if *align == Align::Left { Constraint::Max(width) } else { Constraint::Length(width) }
     });
     let widget = Widget::new(rows, widths)
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_choose_what_is_seen() {
+    fn keys_change_the_view() {
         let mut look = Look::default();
         assert!(look.follow(Key::Previous) && look.selected == TABLES - 1);
         assert!(look.follow(Key::Next) && look.selected == 0);

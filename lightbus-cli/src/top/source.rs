@@ -1,5 +1,6 @@
-//! The events of `internal.state` and `internal.metrics`, taken from nobody: read from the past that
-//! the broker keeps, or else listened to under a name of its own, which is forgotten at the end.
+//! The events of `internal.state` and `internal.metrics`, without taking them from other listeners:
+//! read from the history that the broker keeps, or else received by a listener of its own, which is
+//! deleted from the broker at the end.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -13,21 +14,20 @@ use lightbus::{Bus, ErrorKind, EventMessage, Name, OnError};
 use super::model::{METRICS, STATE};
 use crate::{context::Context, failure::Failure};
 
-/// The most events that are taken in an interval.
+/// The most events that are read in an interval.
 const MOST_READ: usize = 20_000;
-/// How far back processes are looked for: they tell of themselves once a minute, if nobody said
-/// otherwise.
+/// How far back the state of processes is read: by default they report it once a minute.
 const LOOK_BACK: Duration = Duration::from_secs(600);
-/// An event may be seen this long after others of its time: clocks differ.
+/// How far back the next read overlaps: an event may appear late, because clocks differ.
 const OVERLAP: Duration = Duration::from_secs(2);
 /// The service of the listener.
 const SERVICE: &str = "lightbus-cli";
 
-/// What was fired since it was last asked, oldest first.
+/// The events since the last read, oldest first.
 #[derive(Default)]
 pub(super) struct News {
     pub(super) events: Vec<(EventMessage, SystemTime)>,
-    /// There was more than can be taken.
+    /// Whether there were more than can be read.
     pub(super) left_out: bool,
 }
 
@@ -63,7 +63,7 @@ impl Source {
         }
     }
 
-    /// Leaves nothing behind.
+    /// Removes the listener, if there is one, from the broker.
     pub(super) async fn close(self, bus: &Bus) -> Result<(), Failure> {
         match self {
             Self::Past { .. } => Ok(()),
@@ -72,11 +72,11 @@ impl Source {
     }
 }
 
-/// How far the past of an API was read.
+/// The position in the history of an API.
 pub(super) struct Past {
     api: &'static str,
     from: Option<SystemTime>,
-    /// The ids of those that may be read again.
+    /// The ids of events that the next read may overlap.
     seen: HashSet<Name>,
 }
 
@@ -85,7 +85,7 @@ impl Past {
         Self { api, from, seen: HashSet::new() }
     }
 
-    /// Begins after the newest event: by its time, because the broker's clock is another one.
+    /// Starts after the newest event: by its time, because the clock of the broker differs from ours.
     async fn from_now(bus: &Bus, api: &'static str) -> Result<Self, Failure> {
         let mut past = Self::since(api, None);
         let mut events = bus.admin().history(&format!("{api}.*"), None, None).await?;
@@ -113,7 +113,7 @@ impl Past {
                 news.events.push((event, at));
             }
         }
-        // Those before are older than what is asked for next, but for what was seen just now.
+        // Ids of earlier reads are not needed: the next read starts later than those events.
         self.seen = seen;
         let again = newest.and_then(|newest| newest.checked_sub(OVERLAP));
         self.from = self.from.max(again);
@@ -124,7 +124,7 @@ impl Past {
 
 type Heard = Arc<Mutex<(VecDeque<(EventMessage, SystemTime)>, bool)>>;
 
-/// A consumer group of this process alone.
+/// A listener, with a consumer group that only this process has.
 pub(super) struct Listener {
     bus: Bus,
     name: String,

@@ -1,4 +1,4 @@
-//! The tables that the view and the text show, as cells.
+//! The tables of the view and the text, as cells.
 
 use super::sample::Sample;
 
@@ -17,11 +17,11 @@ pub(super) struct Table {
 
 pub(super) struct Cells {
     pub(super) cells: Vec<String>,
-    /// Something is wrong here: errors, dead letters, a process that was not heard of.
+    /// Whether the row shows a problem: failed calls, retried events, dead letters, calls without a worker.
     pub(super) wrong: bool,
 }
 
-/// The tables, in the order in which they are shown.
+/// The number of tables.
 pub(super) const TABLES: usize = 5;
 
 use Align::{Left, Right};
@@ -157,7 +157,7 @@ fn groups(sample: &Sample) -> Table {
     }
 }
 
-/// The first of some names, and how many more there are.
+/// The first name, and how many more there are.
 fn some(names: &[String]) -> String {
     match names {
         [] => String::new(),

@@ -1,4 +1,4 @@
-//! The terminal: taken at the begin, given back at the end, whatever that is.
+//! The terminal: switched to the view at the start, and restored at the end, after a panic too.
 
 use std::{
     io,
@@ -15,10 +15,10 @@ use ratatui::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
-/// How often it is looked whether keys are still wanted.
+/// How often the reader of keys checks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What a key asks for.
+/// The action of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Quit,
@@ -29,7 +29,7 @@ pub(super) enum Key {
     Down,
     Sort,
     Enlarge,
-    /// The window has another size.
+    /// The window was resized.
     Redraw,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Takes the terminal. A panic gives it back, too, before it is told.
+    /// Switches the terminal to the view. A panic restores it before its message is printed.
     pub(super) fn open() -> io::Result<Self> {
         let inner = ratatui::try_init()?;
         let (sender, keys) = mpsc::channel(32);
@@ -54,11 +54,11 @@ impl Terminal {
                 {
                     Ok(found) => {
                         if let Some(key) = found.as_ref().and_then(meaning) {
-                            // One that comes faster than it is drawn is not missed.
+                            // Keys that come faster than the view is drawn are dropped.
                             let _ = sender.try_send(key);
                         }
                     }
-                    // There is no terminal any more: the channel closes, and with it the view.
+                    // The terminal is gone: the channel closes, and with it the view.
                     Err(_) => return,
                 }
             }
@@ -70,12 +70,12 @@ impl Terminal {
         self.inner.draw(draw).map(drop)
     }
 
-    /// The next key; `None` if there is no terminal any more.
+    /// The next key, or `None` if the terminal is gone.
     pub(super) async fn key(&mut self) -> Option<Key> {
         self.keys.recv().await
     }
 
-    /// Gives it back when no key is waited for any more: the next one belongs to the shell.
+    /// Restores the terminal once no key is being read: the next one belongs to the shell.
     pub(super) async fn close(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(reader) = self.reader.take() {
@@ -99,7 +99,7 @@ fn meaning(event: &Event) -> Option<Key> {
     };
     let KeyEvent { code, modifiers, .. } = key;
     Some(match code {
-        // No signal comes of it: the terminal hands on every key as it is.
+        // In raw mode this is a key, and no signal.
         KeyCode::Char('c' | 'd') if modifiers.contains(KeyModifiers::CONTROL) => Key::Quit,
         KeyCode::Char('q') | KeyCode::Esc => Key::Quit,
         KeyCode::Char('p' | ' ') => Key::Pause,

@@ -1,4 +1,4 @@
-//! What the tool prints, as it is kept in `tests/snapshots`. After a change that is meant,
+//! The output of the tool, compared with the files in `tests/snapshots`. After an intended change,
 //! `UPDATE_EXPECT=1 cargo test -p lightbus-cli --features amqp,kafka snapshots` rewrites the files.
 
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use super::{
     support::{self, RedisServer, eventually},
 };
 
-/// What is different each time, and what stands for it.
+/// What differs in each run, and its replacement.
 const CHANGING: [(&str, &str); 12] = [
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
     (r"\b(redis|amqp|kafka) 127\.0\.0\.1:\d+(/0)?", "BROKER"),
     (r"127\.0\.0\.1:\d+(/(0|%2f))?", "HOST:PORT"),
     (r"test-\d+-\d+-\d+\.|\bt[0-9a-f]{16}\.", "PREFIX."),
-    // RabbitMQ counts what is in a stream a little later.
+    // RabbitMQ updates the count of a stream with a delay.
     (r"(schemas \(a stream\), consumers: \d+): \d+", "$1: N"),
     (
         r#""messages":\d+,"name":"PREFIX.lightbus.schemas""#,
@@ -40,7 +40,7 @@ fn masked(text: &str, tool: &Tool) -> String {
     text
 }
 
-/// Compares what was printed with the file of this name.
+/// Compares the output with the file of this name.
 fn same(name: &str, tool: &Tool, words: &[&str], done: &Done) {
     let words: Vec<_> = words
         .iter()
@@ -59,13 +59,13 @@ async fn check(name: &str, tool: &Tool, words: &[&str]) {
     same(name, tool, words, &tool.run(words).await);
 }
 
-/// Every command and those within it, each with its help.
+/// Every command and subcommand, with its help.
 async fn commands(tool: &Tool) -> Vec<(Vec<String>, Done)> {
     let (mut left, mut found) = (vec![Vec::<String>::new()], Vec::new());
     while let Some(above) = left.pop() {
         let words: Vec<_> = above.iter().map(String::as_str).chain(["--help"]).collect();
         let help = tool.run(&words).await;
-        // Its commands stand under a title, each at the begin of a line.
+        // Subcommands are listed under a title, one per line.
         let text = help.out();
         let lines = text.split("\nCommands:\n").nth(1).unwrap_or_default().lines();
         for line in lines.take_while(|line| line.starts_with("  ")) {
@@ -252,7 +252,7 @@ async fn dead_letters(place: Place) {
     check("dlq-list-empty", &tool, &["dlq", "list", "auth", "fails"]).await;
     bus.fire(UserRegistered { username: "a".into(), age: 1 }).await.unwrap();
     let counted = async || bus.admin().dead_letters("auth", "fails", 2).await.unwrap().len() == 1;
-    eventually("it is set aside", counted).await;
+    eventually("it is dead-lettered", counted).await;
     let kind = kind(&place);
     check(&format!("dlq-list.{kind}"), &tool, &["dlq", "list", "auth", "fails"]).await;
     check(&format!("dlq-show.{kind}"), &tool, &["dlq", "show", "auth", "fails"]).await;

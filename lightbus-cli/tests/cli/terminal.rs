@@ -1,4 +1,4 @@
-//! The tool in a real terminal: `tmux` has one of its own for each session.
+//! The tool in a real terminal, which `tmux` provides.
 
 use std::{
     process::Command,
@@ -11,18 +11,18 @@ use super::{
     top::busy,
 };
 
-/// A real terminal: `tmux` has one of its own for each session.
+/// A session of `tmux`.
 struct Screen {
     tool: Tool,
 }
 
 impl Screen {
-    /// Runs a script of the shell in a terminal of this size; `None`, told loudly, without tmux.
+    /// Runs a shell script in a terminal of this size. Without tmux, prints so and returns `None`.
     fn start(tool: Tool, script: &str, size: (u16, u16)) -> Option<Self> {
         let screen = Self { tool };
         let (width, height) = (size.0.to_string(), size.1.to_string());
         let lightbus = format!("{} --config lightbus.yaml", env!("CARGO_BIN_EXE_lightbus"));
-        // Ctrl-C is for what runs, not for what comes after it.
+        // The trap, so that Ctrl-C ends the tool and not the script.
         let script = format!(
             "trap : INT; stty -a > before; {}; echo $? > code.part; stty -a > after; mv code.part code; sleep 60",
             script.replace("LIGHTBUS", &lightbus)
@@ -59,7 +59,7 @@ impl Screen {
         assert!(self.tmux().arg("send-keys").args(keys).status().unwrap().success());
     }
 
-    /// What is to be seen.
+    /// The text on the screen.
     fn seen(&self) -> String {
         let shown = self.tmux().args(["capture-pane", "-p"]).output().unwrap();
         String::from_utf8_lossy(&shown.stdout).into_owned()
@@ -81,16 +81,12 @@ impl Screen {
         true
     }
 
-    /// The code with which it has ended. The terminal is as it was.
+    /// Waits for the exit code, and checks that the terminal is restored.
     async fn ended(&self) -> i32 {
         let read = |name: &str| std::fs::read_to_string(self.tool.folder.join(name));
         let ended = self.until(|_| read("code").is_ok()).await;
         assert!(ended, "it does not end:\n{}", self.seen());
-        assert_eq!(
-            read("before").unwrap(),
-            read("after").unwrap(),
-            "the terminal is not as it was"
-        );
+        assert_eq!(read("before").unwrap(), read("after").unwrap(), "the terminal is not restored");
         read("code").unwrap().trim().parse().unwrap()
     }
 }
@@ -101,7 +97,7 @@ impl Drop for Screen {
     }
 }
 
-/// A bus with something to see, and the tool at it.
+/// A busy bus, and the tool.
 async fn place() -> Option<(Place, lightbus::Bus, Tool)> {
     let place = Place::Redis(RedisServer::start()?);
     let (bus, tool) = (busy(&place).await, Tool::at(&place));

@@ -1,4 +1,4 @@
-//! `lightbus top`, without a terminal: what it tells on each transport, and that it leaves nothing.
+//! `lightbus top` without a terminal: what it reports on each transport, and that it leaves nothing behind.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ on_shared_transports!(
     without_plugins_it_says_how_to_see_more,
 );
 
-/// A process that tells of itself and of what it does, and a listener that cannot handle events.
+/// A process that reports its state and metrics, and a listener that cannot handle events.
 pub(super) async fn busy(place: &Place) -> Bus {
     let builder = place.builder("auth", "", |config| {
         config.plugins.internal_state.enabled = true;
@@ -85,13 +85,13 @@ async fn a_sample_tells_who_does_what_how_fast_and_what_waits(place: Place) {
         last = sample;
         all
     };
-    eventually("all of it is seen", seen).await;
+    eventually("everything is reported", seen).await;
     assert_eq!(last["notes"], serde_json::json!([]), "{last}");
     assert_eq!(interrupt(top), Some(0));
     if let Place::Redis(server) = &place {
         for api in ["internal.state", "internal.metrics"] {
             let groups = server.command(&["XINFO", "GROUPS", &format!("{api}.*:stream")]);
-            assert_eq!(groups, "", "it has left a group");
+            assert_eq!(groups, "", "it left a consumer group");
         }
     }
     let working = {
@@ -102,7 +102,7 @@ async fn a_sample_tells_who_does_what_how_fast_and_what_waits(place: Place) {
             }
         })
     };
-    // Dead letters are counted at the begin, and seldom after.
+    // Dead letters are counted at the start, and rarely later.
     let counted = async || {
         let json = tool.run(&["top", "--json", "--count", "1", "--interval", "0.5"]).await;
         let sample: Value = serde_json::from_str(json.out().trim()).unwrap();
@@ -115,7 +115,7 @@ async fn a_sample_tells_who_does_what_how_fast_and_what_waits(place: Place) {
         let parts = ["web-1", "auth.check_password", "auth.user_registered", "auth-fails"];
         parts.iter().all(|part| text.out().contains(part))
     };
-    eventually("the sample as text has all of it", text).await;
+    eventually("the sample as text has everything", text).await;
     working.abort();
     bus.shut_down();
 }
