@@ -30,7 +30,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 pub(crate) struct Client {
     endpoint: Endpoint,
     state: Mutex<State>,
-    /// Held by the one who connects, so that a crowd makes one connection.
+    /// InFlight by the one who connects, so that a crowd makes one connection.
     connecting: tokio::sync::Mutex<()>,
     users: AtomicUsize,
 }

@@ -1,19 +1,21 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod batcher;
 mod client;
 #[cfg(feature = "cluster")]
 mod cluster;
-mod collector;
 mod config;
+mod diagnose;
 mod endpoint;
 mod error;
 mod event;
 mod factory;
-#[cfg(feature = "cluster")]
-mod fan;
-mod inspect;
+mod json;
 mod link;
+mod locate;
+#[cfg(feature = "cluster")]
+mod merge;
 mod reader;
 mod result;
 mod rpc;
@@ -23,7 +25,6 @@ mod sentinel;
 #[cfg(feature = "tls")]
 mod tls;
 mod value;
-mod wire;
 
 pub use config::{
     ClusterConfig, ConnectionParameters, EventConfig, ResultConfig, RpcConfig, SchemaConfig,

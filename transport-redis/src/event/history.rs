@@ -5,14 +5,14 @@ use std::{collections::VecDeque, sync::Arc};
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 use lightbus_core::{
-    EventMessage, Name, Result,
-    transport::{EventSelector, HistorySpec, Lag},
+    EventMessage, Result,
+    transport::{EventSelector, HistorySpec},
 };
 use redis::Value;
 
 use super::{
-    entry::{self, EntryId, RawEntry, Read, milliseconds},
-    group,
+    codec::{self, Read},
+    entry::{RawEntry, milliseconds},
 };
 use crate::{
     client::Client,
@@ -22,8 +22,6 @@ use crate::{
 
 /// How many entries are read at once.
 const PAGE: usize = 100;
-const LAG_PAGE: usize = 1000;
-
 struct History {
     client: Arc<Client>,
     stream: String,
@@ -80,9 +78,9 @@ impl History {
                 last = Some(raw.id);
                 let Some(fields) = raw.fields else { continue };
                 let select = |api: &str, event: &str| {
-                    entry::wanted(std::slice::from_ref(&self.events), api, event)
+                    codec::wanted(std::slice::from_ref(&self.events), api, event)
                 };
-                match entry::read(raw.id, fields, 0, select) {
+                match codec::read(raw.id, fields, 0, select) {
                     Read::Event(event) => self.page.push_back(*event),
                     Read::Other => {}
                     Read::Malformed(reason, _) => {
@@ -91,37 +89,6 @@ impl History {
                 }
             }
             self.newest = last.filter(|_| full).map(|last| format!("({last}"));
-        }
-    }
-}
-
-/// How far a group is behind in these streams.
-pub(super) async fn lag(client: &Client, streams: &[(String, Name)], group: &str) -> Result<Lag> {
-    let mut lag = Lag::default();
-    for (stream, _) in streams {
-        let found = group::list(client, stream).await?.into_iter().find(|info| info.name == group);
-        let Some(info) = found else { continue };
-        lag.pending += info.pending;
-        lag.waiting += match info.lag {
-            Some(waiting) => waiting,
-            None => count_after(client, stream, info.last_delivered).await?,
-        };
-    }
-    Ok(lag)
-}
-
-/// Counts entries where Redis cannot tell: before 7, and where some were deleted.
-async fn count_after(client: &Client, stream: &str, last: EntryId) -> Result<u64> {
-    let (mut count, mut last) = (0, last);
-    loop {
-        let mut range = redis::cmd("XRANGE");
-        range.arg(stream).arg(format!("({last}")).arg("+").arg("COUNT").arg(LAG_PAGE);
-        let answer = client.command(&range, Sent::Harmless).await?;
-        let entries = value::items(answer).ok_or_else(|| odd_answer("XRANGE", &Value::Nil))?;
-        count += entries.len() as u64;
-        match entries.into_iter().filter_map(RawEntry::new).last() {
-            Some(entry) if entry.id > last => last = entry.id,
-            _ => return Ok(count),
         }
     }
 }

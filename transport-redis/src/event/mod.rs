@@ -1,12 +1,13 @@
 //! Events: streams with consumer groups.
 
-mod dead;
+mod codec;
+mod dead_letters;
 mod entry;
 mod group;
-mod held;
 mod history;
-mod keep;
-mod retry;
+mod in_flight;
+mod lag;
+mod lease;
 mod send;
 mod source;
 
@@ -17,19 +18,18 @@ use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
     transport::{
-        DeadLetter, DeadLetters, EventSelector, EventTransport, Finding, Group, GroupSpec,
-        HistorySpec, Inspect, Lag, ListenSpec, Location,
+        DeadLetters, EventSelector, EventTransport, Finding, Group, GroupSpec, HistorySpec,
+        Inspect, Lag, ListenSpec, Location,
     },
 };
 
 use crate::{
     EventConfig, NAME, StreamUse,
+    batcher::Batcher,
     client::{Client, Handle},
-    collector::Collector,
-    inspect,
+    diagnose, locate,
 };
-use entry::EntryId;
-use held::Holdings;
+use in_flight::InFlightSets;
 use send::{EventSender, Outgoing};
 use source::{EventSource, Listener, Reclaim, Stream};
 
@@ -39,16 +39,16 @@ const WHAT: &str = "the event transport";
 pub struct RedisEventTransport {
     handle: Handle,
     config: EventConfig,
-    events: Collector<EventSender>,
-    holdings: Holdings,
+    events: Batcher<EventSender>,
+    in_flight: InFlightSets,
 }
 
 impl RedisEventTransport {
     pub(crate) fn new(client: Arc<Client>, config: EventConfig) -> Self {
         Self {
             handle: Handle::new(Arc::clone(&client)),
-            events: Collector::new(EventSender::new(client)),
-            holdings: Holdings::default(),
+            events: Batcher::new(EventSender::new(client)),
+            in_flight: InFlightSets::default(),
             config,
         }
     }
@@ -88,7 +88,7 @@ impl RedisEventTransport {
             StreamUse::PerApi => stream_key(&event.api, "*"),
             StreamUse::PerEvent => stream_key(&event.api, &event.event),
         };
-        entry::xadd(&stream, self.config.max_stream_length, event)
+        codec::xadd(&stream, self.config.max_stream_length, event)
     }
 
     fn reclaim(&self) -> Reclaim {
@@ -152,41 +152,6 @@ impl EventTransport for RedisEventTransport {
     }
 }
 
-#[async_trait]
-impl DeadLetters for RedisEventTransport {
-    async fn list(
-        &self,
-        group: &GroupSpec,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let client = self.handle.client(WHAT)?;
-        let after = match after {
-            Some(id) => Some(EntryId::parse(id).ok_or_else(|| {
-                Error::new(ErrorKind::Invalid, "this is not the id of a dead letter").with("id", id)
-            })?),
-            None => None,
-        };
-        dead::list(client, &self.group(group), after, limit).await
-    }
-
-    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        let client = self.handle.client(WHAT)?;
-        dead::remove(client, &self.group(group), &entry_ids(ids)).await
-    }
-
-    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        let client = self.handle.client(WHAT)?;
-        let after = self.config.acknowledgement_timeout.0;
-        retry::retry(client, &self.group(group), after, &entry_ids(ids)).await
-    }
-}
-
-/// What is no entry's id is not the id of a dead letter, and ignored.
-fn entry_ids(ids: &[Name]) -> Vec<EntryId> {
-    ids.iter().filter_map(|id| EntryId::parse(id)).collect()
-}
-
 impl RedisEventTransport {
     async fn fire(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
         self.handle.client(WHAT)?;
@@ -205,7 +170,7 @@ impl RedisEventTransport {
         let consumer =
             self.config.consumer_name.clone().unwrap_or_else(|| spec.process.to_string());
         let start = group::position(spec.start);
-        let owner = self.holdings.owner();
+        let owner = self.in_flight.owner();
         let mut last = Vec::with_capacity(streams.len());
         let mut listened = Vec::with_capacity(streams.len());
         for (key, _) in streams {
@@ -217,7 +182,7 @@ impl RedisEventTransport {
                     tracing::debug!(%error, stream = key, "consumers that are long idle were not removed");
                 }
             }
-            listened.push(Stream { held: self.holdings.of(&group, &key, owner), key });
+            listened.push(Stream { in_flight: self.in_flight.of(&group, &key, owner), key });
         }
         let mut flow = spec.flow;
         flow.batch = flow.batch.min(self.config.batch_size.max(1));
@@ -232,7 +197,7 @@ impl RedisEventTransport {
                 sources
                     .push(EventSource::start(client, closing, listener, reclaim, &[last]).await?);
             }
-            return Ok(Subscription::spawn(crate::fan::Fan::new(sources), flow));
+            return Ok(Subscription::spawn(crate::merge::MergedSource::new(sources), flow));
         }
         let listener = Listener { group, consumer, events: spec.events, streams: listened };
         let source = EventSource::start(client, closing, listener, reclaim, &last).await?;
@@ -249,7 +214,7 @@ impl RedisEventTransport {
 
     async fn behind(&self, group: &str, events: &[EventSelector]) -> Result<Lag> {
         let client = self.handle.client(WHAT)?;
-        history::lag(client, &self.streams(events)?, group).await
+        lag::lag(client, &self.streams(events)?, group).await
     }
 }
 
@@ -304,13 +269,13 @@ impl Inspect for RedisEventTransport {
         for (stream, _) in self.streams(&[selector])? {
             let groups = group::list(client, &stream).await?.into_iter();
             let groups = groups.map(|group| Group::new(group.name, group.lag, group.pending));
-            places.push(inspect::stream(client, &stream, groups.collect()).await?);
+            places.push(locate::stream(client, &stream, groups.collect()).await?);
         }
         Ok(places)
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        inspect::diagnose(self.handle.client(WHAT)?).await
+        diagnose::diagnose(self.handle.client(WHAT)?).await
     }
 }
 

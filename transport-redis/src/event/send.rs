@@ -6,8 +6,8 @@ use lightbus_core::{Name, Result};
 use redis::{Cmd, Pipeline, Value};
 
 use crate::{
+    batcher::BatchSender,
     client::Client,
-    collector::Carry,
     error::{Sent, odd_answer},
     link, value,
 };
@@ -79,7 +79,7 @@ impl EventSender {
     }
 }
 
-impl Carry for EventSender {
+impl BatchSender for EventSender {
     type Item = Outgoing;
     type Answer = Vec<Name>;
 

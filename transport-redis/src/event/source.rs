@@ -12,18 +12,21 @@ use redis::{Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
 use super::{
-    WHAT, dead,
-    entry::{self, EntryId, RawEntry, Read},
+    WHAT,
+    codec::{self, Read},
+    dead_letters,
+    entry::{EntryId, RawEntry},
     group,
-    held::Held,
-    keep::Keeper,
+    in_flight::InFlight,
+    lease::LeaseRenewer,
 };
 use crate::{
     client::{Client, Closing},
     error::{Sent, from_redis, is_missing_group, odd_answer},
+    json,
     link::{self, Link},
     reader::{BLOCK, Reader},
-    value, wire,
+    value,
 };
 
 /// What a listener listens to, and as whom.
@@ -37,7 +40,7 @@ pub(super) struct Listener {
 /// One of its streams.
 pub(super) struct Stream {
     pub(super) key: String,
-    pub(super) held: Held,
+    pub(super) in_flight: InFlight,
 }
 
 /// When what is abandoned is looked for.
@@ -55,7 +58,7 @@ pub(super) struct EventSource {
     listener: Arc<Listener>,
     reclaim: Reclaim,
     state: Mutex<Option<State>>,
-    _keeper: Keeper,
+    _lease: LeaseRenewer,
 }
 
 /// What is known between one fetch and the next.
@@ -108,7 +111,7 @@ impl EventSource {
             .map(|last| Position { last: *last, own: Some(EntryId::ZERO), abandoned: None })
             .collect();
         Ok(Self {
-            _keeper: Keeper::start(Arc::clone(client), Arc::clone(&listener), reclaim.after),
+            _lease: LeaseRenewer::start(Arc::clone(client), Arc::clone(&listener), reclaim.after),
             reader,
             listener,
             reclaim,
@@ -229,7 +232,7 @@ impl EventSource {
         let attempts = attempts(answers.next());
         let last = entries.iter().rev().find_map(id_of);
         state.streams[index].own = last;
-        self.sort_out(state, index, entries, &attempts, 2).await?;
+        self.classify(state, index, entries, &attempts, 2).await?;
         Ok(Ok(()))
     }
 
@@ -275,7 +278,7 @@ impl EventSource {
             events = entries.len(),
             "events of other processes were taken over"
         );
-        self.sort_out(state, index, entries, &attempts(counts), 2).await?;
+        self.classify(state, index, entries, &attempts(counts), 2).await?;
         Ok(Ok(()))
     }
 
@@ -318,7 +321,7 @@ impl EventSource {
             let index = value::text(&key)
                 .and_then(|key| streams.iter().position(|stream| stream.key == key))
                 .ok_or_else(|| odd_answer("XREADGROUP", &key))?;
-            self.sort_out(state, index, entries, &HashMap::new(), 1).await?;
+            self.classify(state, index, entries, &HashMap::new(), 1).await?;
         }
         Ok(Ok(()))
     }
@@ -342,7 +345,7 @@ impl EventSource {
     }
 
     /// Sorts entries into those to hand out, to skip, and to set aside.
-    async fn sort_out(
+    async fn classify(
         &self,
         state: &mut State,
         index: usize,
@@ -356,12 +359,12 @@ impl EventSource {
         for RawEntry { id, fields } in entries.into_iter().filter_map(RawEntry::new) {
             let token = EventToken { stream: index, id };
             state.streams[index].last = state.streams[index].last.max(id);
-            if !stream.held.take(id, now) {
+            if !stream.in_flight.take(id, now) {
                 continue;
             }
-            let select = |api: &str, event: &str| entry::wanted(&self.listener.events, api, event);
+            let select = |api: &str, event: &str| codec::wanted(&self.listener.events, api, event);
             let attempt = attempts.get(&id).copied().unwrap_or(usual_attempt);
-            match fields.map(|fields| entry::read(id, fields, attempt, select)) {
+            match fields.map(|fields| codec::read(id, fields, attempt, select)) {
                 Some(Read::Event(event)) => {
                     state.ready.push_back((Arc::new(*event), token));
                     continue;
@@ -370,13 +373,13 @@ impl EventSource {
                 Some(Read::Other) | None => state.skipped.push(token),
                 Some(Read::Malformed(reason, fields)) => unreadable.push((id, reason, fields)),
             }
-            stream.held.release([id]);
+            stream.in_flight.release([id]);
         }
         for (id, reason, fields) in unreadable {
             let entry = Value::Array(fields.clone());
-            let entry = wire::excerpt(format!("{entry:?}").as_bytes());
+            let entry = json::excerpt(format!("{entry:?}").as_bytes());
             tracing::warn!(stream = stream.key, group = self.listener.group, %id, reason, entry, "an event cannot be read and is set aside");
-            dead::set_aside(
+            dead_letters::set_aside(
                 self.client(),
                 &stream.key,
                 &self.listener.group,
@@ -486,7 +489,7 @@ impl Source for EventSource {
         for (token, outcome) in settled {
             if let Outcome::Reject(reason) = outcome {
                 let stream = &self.listener.streams[token.stream].key;
-                dead::set_aside(
+                dead_letters::set_aside(
                     self.client(),
                     stream,
                     &self.listener.group,
@@ -499,7 +502,7 @@ impl Source for EventSource {
         }
         for (index, stream) in self.listener.streams.iter().enumerate() {
             let ids = settled.iter().filter(|(token, _)| token.stream == index);
-            stream.held.release(ids.map(|(token, _)| token.id));
+            stream.in_flight.release(ids.map(|(token, _)| token.id));
         }
         Ok(())
     }
@@ -515,7 +518,7 @@ impl Source for EventSource {
         self.release(&mut pipeline, state.ready.iter().map(|(_, token)| *token));
         let settled = self.settle_all(&pipeline).await;
         for (_, token) in &state.ready {
-            self.listener.streams[token.stream].held.release([token.id]);
+            self.listener.streams[token.stream].in_flight.release([token.id]);
         }
         settled
     }

@@ -1,5 +1,6 @@
 //! Results: one list for all results of a process, matched to their calls by id.
 
+mod codec;
 mod receive;
 mod send;
 
@@ -18,10 +19,11 @@ use lightbus_core::{
 
 use crate::{
     NAME, ResultConfig,
+    batcher::Batcher,
     client::{Client, Handle},
-    collector::Collector,
-    wire::{self, RETURN_SCHEME},
+    json,
 };
+pub(crate) use codec::{RETURN_SCHEME, encode_result};
 use receive::Receiver;
 use send::{Outgoing, ResultSender};
 
@@ -30,13 +32,13 @@ const WHAT: &str = "the result transport";
 /// Carries results over Redis lists.
 pub struct RedisResultTransport {
     handle: Handle,
-    results: Collector<ResultSender>,
+    results: Batcher<ResultSender>,
     pending: PendingResults,
     return_key: Name,
     return_path: ReturnPath,
     /// Set while results are received.
     receiver: Mutex<Option<Receiver>>,
-    /// Held by the one who starts to receive.
+    /// InFlight by the one who starts to receive.
     starting: tokio::sync::Mutex<()>,
 }
 
@@ -45,7 +47,7 @@ impl RedisResultTransport {
         let return_key = format!("lightbus:results:{:016x}{:016x}", random(), random());
         Self {
             handle: Handle::new(Arc::clone(&client)),
-            results: Collector::new(ResultSender::new(client, config.result_ttl)),
+            results: Batcher::new(ResultSender::new(client, config.result_ttl)),
             pending: PendingResults::new(),
             return_path: ReturnPath::new(format!("{RETURN_SCHEME}{return_key}")),
             return_key: return_key.into(),
@@ -120,10 +122,10 @@ impl RedisResultTransport {
         self.handle.client(WHAT)?;
         let key = to.as_str().strip_prefix(RETURN_SCHEME).filter(|key| !key.is_empty());
         if key.is_none() {
-            return Err(wire::malformed("the return path is not one of Redis")
-                .with("return path", wire::excerpt(to.as_str().as_bytes())));
+            return Err(json::malformed("the return path is not one of Redis")
+                .with("return path", json::excerpt(to.as_str().as_bytes())));
         }
-        Ok(Outgoing { to: to.clone(), payload: wire::encode_result(result) })
+        Ok(Outgoing { to: to.clone(), payload: codec::encode_result(result) })
     }
 }
 

@@ -7,12 +7,14 @@ use lightbus_core::{Backoff, Name, PendingResults, Result};
 use redis::Value;
 use tokio::task::JoinHandle;
 
+use super::codec;
 use crate::{
     client::{Client, Closing},
     error::{Sent, from_redis, odd_answer},
+    json,
     link::Link,
     reader::{BLOCK, Reader},
-    value, wire,
+    value,
 };
 
 /// The most results taken at once.
@@ -61,7 +63,7 @@ async fn receive(reader: Reader, key: Name, pending: PendingResults) {
                     backoff.succeeded();
                 }
                 for raw in results {
-                    match wire::decode_result(&raw) {
+                    match codec::decode_result(&raw) {
                         Ok(result) => {
                             pending.complete(result);
                         }
@@ -69,7 +71,7 @@ async fn receive(reader: Reader, key: Name, pending: PendingResults) {
                             malformed += 1;
                             tracing::warn!(
                                 %error,
-                                message = wire::excerpt(&raw),
+                                message = json::excerpt(&raw),
                                 total = malformed,
                                 "a result cannot be read"
                             );

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use lightbus_core::{Result, ReturnPath};
 use redis::{Cmd, Pipeline};
 
-use crate::{client::Client, collector::Carry, error::Sent, link, wire::RETURN_SCHEME};
+use super::RETURN_SCHEME;
+use crate::{batcher::BatchSender, client::Client, error::Sent, link};
 
 /// A result, ready to be sent.
 pub(super) struct Outgoing {
@@ -86,7 +87,7 @@ impl ResultSender {
     }
 }
 
-impl Carry for ResultSender {
+impl BatchSender for ResultSender {
     type Item = Outgoing;
     type Answer = ();
 

@@ -1,5 +1,6 @@
 //! Calls: lists as queues, and a key for each call that says whether its caller still waits.
 
+mod codec;
 mod send;
 mod source;
 
@@ -14,9 +15,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
     NAME, RpcConfig,
+    batcher::Batcher,
     client::{Client, Handle},
-    collector::Collector,
-    inspect, wire,
+    diagnose, locate,
 };
 use send::{CallSender, Outgoing};
 use source::CallSource;
@@ -29,14 +30,14 @@ const TRIES: u32 = 3;
 pub struct RedisRpcTransport {
     handle: Handle,
     config: RpcConfig,
-    calls: Collector<CallSender>,
+    calls: Batcher<CallSender>,
 }
 
 impl RedisRpcTransport {
     pub(crate) fn new(client: Arc<Client>, config: RpcConfig) -> Self {
         Self {
             handle: Handle::new(Arc::clone(&client)),
-            calls: Collector::new(CallSender::new(client)),
+            calls: Batcher::new(CallSender::new(client)),
             config,
         }
     }
@@ -68,7 +69,7 @@ impl RedisRpcTransport {
             return Err(send::too_late());
         }
         Ok(Arc::new(Outgoing {
-            payload: wire::encode_call(&call, left),
+            payload: codec::encode_call(&call, left),
             deadline: call.deadline,
             api: call.api,
             id: call.id,
@@ -120,7 +121,7 @@ impl RedisRpcTransport {
                 source.connect().await?;
                 sources.push(source);
             }
-            return Ok(Subscription::spawn(crate::fan::Fan::new(sources), flow));
+            return Ok(Subscription::spawn(crate::merge::MergedSource::new(sources), flow));
         }
         let source = CallSource::new(client, self.handle.closing(), &spec.apis, &self.config);
         source.connect().await?;
@@ -160,11 +161,11 @@ impl Transport for RedisRpcTransport {
 impl Inspect for RedisRpcTransport {
     async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
-        Ok(vec![inspect::queue(client, &queue_key(api)).await?])
+        Ok(vec![locate::queue(client, &queue_key(api)).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        inspect::diagnose(self.handle.client(WHAT)?).await
+        diagnose::diagnose(self.handle.client(WHAT)?).await
     }
 }
 

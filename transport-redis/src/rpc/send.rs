@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{ExpiryKey, queue_key};
 use crate::{
+    batcher::BatchSender,
     client::Client,
-    collector::Carry,
     error::Sent,
     link::{self, Link},
 };
@@ -134,7 +134,7 @@ impl CallSender {
     }
 }
 
-impl Carry for CallSender {
+impl BatchSender for CallSender {
     type Item = Arc<Outgoing>;
     type Answer = ();
 

@@ -16,17 +16,19 @@ use redis::{Pipeline, RedisWrite, Value};
 use tokio::time::Instant;
 
 use super::{
-    ExpiryKey, WHAT, queue_key,
+    ExpiryKey, WHAT,
+    codec::{self, DecodedCall},
+    queue_key,
     send::{milliseconds_until, set_expiry},
 };
 use crate::{
     RpcConfig,
     client::{Client, Closing},
     error::{Sent, from_redis, odd_answer},
+    json,
     link::{self, Link},
     reader::{BLOCK, Reader},
-    value,
-    wire::{self, DecodedCall},
+    result, value,
 };
 
 /// How long the answer to a call that could not be read is kept.
@@ -199,7 +201,7 @@ impl CallSource {
         let mut calls: Vec<(DecodedCall, Raw)> = Vec::with_capacity(batch.len());
         let mut unreadable = Vec::new();
         for raw in batch {
-            match wire::decode_call(&raw.message) {
+            match codec::decode_call(&raw.message) {
                 Ok(call) => calls.push((call, raw)),
                 Err(error) => unreadable.push((raw, error)),
             }
@@ -285,13 +287,13 @@ impl CallSource {
             tracing::warn!(
                 %error,
                 queue = self.queues[raw.queue],
-                message = wire::excerpt(&raw.message),
+                message = json::excerpt(&raw.message),
                 total,
                 "a call cannot be read"
             );
-            let Some((id, path)) = wire::salvage_call(&raw.message) else { continue };
-            let Some(key) = path.as_str().strip_prefix(wire::RETURN_SCHEME) else { continue };
-            let result = wire::encode_result(&ResultMessage {
+            let Some((id, path)) = codec::salvage_call(&raw.message) else { continue };
+            let Some(key) = path.as_str().strip_prefix(result::RETURN_SCHEME) else { continue };
+            let result = result::encode_result(&ResultMessage {
                 id: format!("{id}:malformed").into(),
                 rpc_id: Name::clone(&id),
                 headers: lightbus_core::Headers::new(),

@@ -14,7 +14,7 @@ use super::entry::EntryId;
 
 /// What the subscriptions of a transport hold, by group and stream.
 #[derive(Default)]
-pub(super) struct Holdings {
+pub(super) struct InFlightSets {
     sets: Mutex<HashMap<(String, String), Weak<Set>>>,
     owners: AtomicU64,
 }
@@ -27,30 +27,30 @@ struct Hold {
     refreshed: Instant,
 }
 
-impl Holdings {
+impl InFlightSets {
     /// A number for a subscription.
     pub(super) fn owner(&self) -> u64 {
         self.owners.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What is held of this stream for this group.
-    pub(super) fn of(&self, group: &str, stream: &str, owner: u64) -> Held {
+    pub(super) fn of(&self, group: &str, stream: &str, owner: u64) -> InFlight {
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         sets.retain(|_, set| set.strong_count() > 0);
         let key = (group.to_owned(), stream.to_owned());
         let set = sets.get(&key).and_then(Weak::upgrade).unwrap_or_default();
         sets.insert(key, Arc::downgrade(&set));
-        Held { set, owner }
+        InFlight { set, owner }
     }
 }
 
 /// What is held of a stream for a group, seen by one subscription.
-pub(super) struct Held {
+pub(super) struct InFlight {
     set: Arc<Set>,
     owner: u64,
 }
 
-impl Held {
+impl InFlight {
     /// Holds an entry. `false` if it is held already, by whomever in this process.
     pub(super) fn take(&self, id: EntryId, now: Instant) -> bool {
         let mut set = self.set();
@@ -96,7 +96,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for InFlight {
     fn drop(&mut self) {
         let owner = self.owner;
         self.set().retain(|_, hold| hold.owner != owner);

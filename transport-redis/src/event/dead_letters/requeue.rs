@@ -9,8 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use lightbus_core::{Error, ErrorKind, Result};
 use redis::{Pipeline, Value};
 
-use super::{
-    dead,
+use super::super::{
     entry::{EntryId, RawEntry},
     group,
 };
@@ -36,7 +35,7 @@ struct Letter {
 
 /// Makes the events of letters pending for their group, then removes the letters; gives how many
 /// there were.
-pub(super) async fn retry(
+pub(in crate::event) async fn requeue(
     client: &Client,
     group: &str,
     after: Duration,
@@ -56,7 +55,7 @@ pub(super) async fn retry(
         for (stream, letters) in &streams {
             give_back(client, group, stream, after, letters).await?;
             let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
-            retried += dead::remove(client, group, &ids).await?;
+            retried += super::remove(client, group, &ids).await?;
         }
     }
     Ok(retried)
@@ -64,7 +63,7 @@ pub(super) async fn retry(
 
 /// Reads where the events of letters lie. Those that are gone are left out.
 async fn find(client: &Client, group: &str, ids: &[EntryId]) -> Result<Vec<Letter>> {
-    let key = dead::key(group);
+    let key = super::key(group);
     let mut look = Pipeline::with_capacity(ids.len());
     for id in ids {
         look.cmd("XRANGE").arg(&key).arg(id.to_string()).arg(id.to_string());
@@ -78,7 +77,7 @@ async fn find(client: &Client, group: &str, ids: &[EntryId]) -> Result<Vec<Lette
         };
         let fields = value::pairs(Value::Array(fields)).unwrap_or_default();
         let text = |name| value::get(&fields, name).and_then(value::text);
-        let place = text(dead::STREAM).zip(text(dead::ENTRY).and_then(EntryId::parse));
+        let place = text(super::STREAM).zip(text(super::ENTRY).and_then(EntryId::parse));
         let Some((stream, entry)) = place else {
             return Err(Error::new(
                 ErrorKind::Malformed,

@@ -1,11 +1,20 @@
 //! Dead letters: entries that could not be handled, kept with the reason.
 
+mod requeue;
+
+use async_trait::async_trait;
 use lightbus_core::{
-    Arguments, EventMessage, Headers, Name, Rejection, Result, transport::DeadLetter,
+    Arguments, Error, ErrorKind, EventMessage, Headers, Name, Rejection, Result,
+    transport::{DeadLetter, DeadLetters, GroupSpec},
 };
 use redis::{Cmd, Pipeline, Value};
 
-use super::entry::{self, EntryId, RawEntry, Read};
+use super::{
+    codec::{self, Read},
+    entry::{EntryId, RawEntry},
+};
+
+use super::{RedisEventTransport, WHAT};
 use crate::{
     client::Client,
     error::{Sent, is_missing_group, odd_answer},
@@ -20,19 +29,19 @@ const AT_ONCE: usize = 1000;
 const LONGEST_REASON: usize = 4096;
 
 const REASON: &str = "dead_letter_reason";
-pub(super) const STREAM: &str = "dead_letter_stream";
-pub(super) const ENTRY: &str = "dead_letter_entry";
+pub(in crate::event) const STREAM: &str = "dead_letter_stream";
+pub(in crate::event) const ENTRY: &str = "dead_letter_entry";
 const ATTEMPTS: &str = "dead_letter_attempts";
 const OWN_FIELDS: usize = 4;
 
 /// The stream of a group's dead letters.
-pub(super) fn key(group: &str) -> String {
+pub(in crate::event) fn key(group: &str) -> String {
     format!("{group}:dead_letters")
 }
 
 /// Sets an entry aside and acknowledges it, in one step. Without its fields they are read again;
 /// one that was set aside before, or that another process has settled, is left alone.
-pub(super) async fn set_aside(
+pub(in crate::event) async fn set_aside(
     client: &Client,
     stream: &str,
     group: &str,
@@ -86,7 +95,7 @@ pub(super) async fn set_aside(
 }
 
 /// Removes letters by their ids; gives how many there were.
-pub(super) async fn remove(client: &Client, group: &str, ids: &[EntryId]) -> Result<usize> {
+async fn remove(client: &Client, group: &str, ids: &[EntryId]) -> Result<usize> {
     let mut removed = 0;
     // One command each: it holds up all others for as long as it takes.
     for ids in ids.chunks(AT_ONCE) {
@@ -102,7 +111,7 @@ pub(super) async fn remove(client: &Client, group: &str, ids: &[EntryId]) -> Res
 }
 
 /// What a group set aside, oldest first.
-pub(super) async fn list(
+async fn list(
     client: &Client,
     group: &str,
     after: Option<EntryId>,
@@ -130,7 +139,7 @@ fn read(raw: RawEntry, group: &str) -> Option<DeadLetter> {
     let attempts = u32::try_from(attempts).unwrap_or(0);
     let native = text(ENTRY).and_then(EntryId::parse).unwrap_or_default();
     let names = |api: &str, event: &str| Some((Name::from(api), Name::from(event)));
-    let event = match entry::read(native, original, attempts, names) {
+    let event = match codec::read(native, original, attempts, names) {
         Read::Event(event) => *event,
         Read::Other => unreadable(native, attempts, &[]),
         Read::Malformed(_, fields) => unreadable(native, attempts, &fields),
@@ -175,4 +184,39 @@ fn unreadable(id: EntryId, attempt: u32, fields: &[Value]) -> EventMessage {
             arguments,
         )
     }
+}
+
+#[async_trait]
+impl DeadLetters for RedisEventTransport {
+    async fn list(
+        &self,
+        group: &GroupSpec,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let client = self.handle.client(WHAT)?;
+        let after = match after {
+            Some(id) => Some(EntryId::parse(id).ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, "this is not the id of a dead letter").with("id", id)
+            })?),
+            None => None,
+        };
+        list(client, &self.group(group), after, limit).await
+    }
+
+    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        let client = self.handle.client(WHAT)?;
+        remove(client, &self.group(group), &entry_ids(ids)).await
+    }
+
+    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        let client = self.handle.client(WHAT)?;
+        let after = self.config.acknowledgement_timeout.0;
+        requeue::requeue(client, &self.group(group), after, &entry_ids(ids)).await
+    }
+}
+
+/// What is no entry's id is not the id of a dead letter, and ignored.
+fn entry_ids(ids: &[Name]) -> Vec<EntryId> {
+    ids.iter().filter_map(|id| EntryId::parse(id)).collect()
 }

@@ -23,7 +23,7 @@ const BATCH_BYTES: usize = 1 << 20;
 const QUEUE: usize = 4096;
 
 /// How messages are sent.
-pub(crate) trait Carry: Send + Sync + 'static {
+pub(crate) trait BatchSender: Send + Sync + 'static {
     /// A message.
     type Item: Send + 'static;
     /// What the broker says to a message.
@@ -43,25 +43,26 @@ pub(crate) trait Carry: Send + Sync + 'static {
 }
 
 /// Collects what callers send.
-pub(crate) struct Collector<S: Carry>(Arc<Inner<S>>);
+pub(crate) struct Batcher<S: BatchSender>(Arc<Inner<S>>);
 
-struct Inner<S: Carry> {
+struct Inner<S: BatchSender> {
     sender: S,
     state: Mutex<State<S>>,
     room: Semaphore,
 }
 
-struct State<S: Carry> {
+struct State<S: BatchSender> {
     busy: bool,
     queue: VecDeque<Waiting<S>>,
 }
 
-type Waiting<S> = (<S as Carry>::Item, oneshot::Sender<Result<<S as Carry>::Answer>>);
+type Waiting<S> = (<S as BatchSender>::Item, oneshot::Sender<Result<<S as BatchSender>::Answer>>);
 
-type Batch<S> = (Vec<<S as Carry>::Item>, Vec<oneshot::Sender<Result<<S as Carry>::Answer>>>);
-type Answered<S> = oneshot::Receiver<Result<<S as Carry>::Answer>>;
+type Batch<S> =
+    (Vec<<S as BatchSender>::Item>, Vec<oneshot::Sender<Result<<S as BatchSender>::Answer>>>);
+type Answered<S> = oneshot::Receiver<Result<<S as BatchSender>::Answer>>;
 
-impl<S: Carry> Collector<S> {
+impl<S: BatchSender> Batcher<S> {
     pub(crate) fn new(sender: S) -> Self {
         Self(Arc::new(Inner {
             sender,
@@ -96,7 +97,7 @@ impl<S: Carry> Collector<S> {
     }
 }
 
-impl<S: Carry> Inner<S> {
+impl<S: BatchSender> Inner<S> {
     /// Sends a message by itself, and then lets others have the turn. In a box, so that the future of
     /// those who wait for a batch stays small: under load they are the many.
     fn alone(self: &Arc<Self>, item: S::Item) -> BoxFuture<'_, Result<S::Answer>> {
@@ -197,21 +198,21 @@ impl<S: Carry> Inner<S> {
 }
 
 /// The turn of one who sends directly.
-struct Turn<'a, S: Carry>(&'a Arc<Inner<S>>);
+struct Turn<'a, S: BatchSender>(&'a Arc<Inner<S>>);
 
-impl<S: Carry> Drop for Turn<'_, S> {
+impl<S: BatchSender> Drop for Turn<'_, S> {
     fn drop(&mut self) {
         self.0.pass_on();
     }
 }
 
 /// The turn of the task. If it ends in the middle, with its runtime, nobody waits for ever.
-struct PumpTurn<S: Carry> {
+struct PumpTurn<S: BatchSender> {
     inner: Arc<Inner<S>>,
     over: bool,
 }
 
-impl<S: Carry> Drop for PumpTurn<S> {
+impl<S: BatchSender> Drop for PumpTurn<S> {
     fn drop(&mut self) {
         if !self.over {
             self.inner.give_up();

@@ -14,7 +14,7 @@ use futures_util::{
 use lightbus_core::{Outcome, Result, Source};
 
 /// Reads from all of them at the same time.
-pub(crate) struct Fan<S: Source> {
+pub(crate) struct MergedSource<S: Source> {
     sources: Vec<Arc<S>>,
     state: Mutex<Option<State<S>>>,
 }
@@ -31,7 +31,7 @@ struct State<S: Source> {
 type Ready<S> = (Arc<<S as Source>::Message>, (usize, <S as Source>::Token));
 type Fetched<S> = Result<Vec<(Arc<<S as Source>::Message>, <S as Source>::Token)>>;
 
-impl<S: Source> Fan<S> {
+impl<S: Source> MergedSource<S> {
     pub(crate) fn new(sources: Vec<S>) -> Self {
         Self {
             state: Mutex::new(Some(State {
@@ -61,7 +61,7 @@ fn keep<S: Source>(state: &mut State<S>, (index, fetched): (usize, Fetched<S>)) 
 }
 
 #[async_trait]
-impl<S: Source> Source for Fan<S>
+impl<S: Source> Source for MergedSource<S>
 where
     S::Token: Clone,
 {

@@ -13,8 +13,9 @@ use serde_json::value::RawValue;
 use crate::{
     NAME,
     client::{Client, Handle},
+    diagnose,
     error::{Sent, from_redis, odd_answer},
-    inspect, link, value, wire,
+    json, link, locate, value,
 };
 
 const WHAT: &str = "the schema transport";
@@ -111,7 +112,7 @@ impl RedisSchemaTransport {
                 Err(error) => tracing::warn!(
                     %error,
                     api = name,
-                    schema = wire::excerpt(&raw),
+                    schema = json::excerpt(&raw),
                     "a schema on the bus is not JSON"
                 ),
             }
@@ -152,11 +153,11 @@ impl Transport for RedisSchemaTransport {
 impl Inspect for RedisSchemaTransport {
     async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
-        Ok(vec![inspect::document(client, &schema_key(api)).await?])
+        Ok(vec![locate::document(client, &schema_key(api)).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        inspect::diagnose(self.handle.client(WHAT)?).await
+        diagnose::diagnose(self.handle.client(WHAT)?).await
     }
 }
 

@@ -13,9 +13,9 @@ const PAGE: usize = 1000;
 
 /// The task that does it; dropped, it ends.
 #[derive(Debug)]
-pub(super) struct Keeper(JoinHandle<()>);
+pub(super) struct LeaseRenewer(JoinHandle<()>);
 
-impl Keeper {
+impl LeaseRenewer {
     pub(super) fn start(client: Arc<Client>, listener: Arc<Listener>, timeout: Duration) -> Self {
         let interval = (timeout / 3).max(Duration::from_millis(5));
         Self(tokio::spawn(async move {
@@ -29,7 +29,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for LeaseRenewer {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -40,7 +40,7 @@ async fn refresh(client: &Client, listener: &Listener, interval: Duration) -> Re
         let now = Instant::now();
         // Half an interval early rather than one late.
         let Some(since) = now.checked_sub(interval / 2) else { continue };
-        for ids in stream.held.stale(since).chunks(PAGE) {
+        for ids in stream.in_flight.stale(since).chunks(PAGE) {
             let (Some(first), Some(last)) = (ids.first(), ids.last()) else { continue };
             let mut pending = redis::cmd("XPENDING");
             pending.arg(&stream.key).arg(&listener.group).arg(first.to_string());
@@ -63,7 +63,7 @@ async fn refresh(client: &Client, listener: &Listener, interval: Duration) -> Re
                 }
                 claim.arg("JUSTID");
                 client.command(&claim, Sent::Harmless).await?;
-                stream.held.refreshed(&ours, now);
+                stream.in_flight.refreshed(&ours, now);
             }
         }
     }

@@ -1,0 +1,265 @@
+//! The JSON form of calls.
+//!
+//! Written by hand around arguments that are encoded already, and read into slices of the message, so
+//! that no argument is parsed or copied.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use lightbus_core::{Arguments, Headers, Name, Result, ReturnPath, RpcMessage};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::{
+    json::{HeaderObject, Text, lenient_headers, malformed, parse, slice, string},
+    result::RETURN_SCHEME,
+};
+
+/// Writes a call. `left` is the time until its deadline.
+pub(crate) fn encode_call(call: &RpcMessage, left: Duration) -> Vec<u8> {
+    let mut out = Vec::with_capacity(
+        192 + call.fields.size()
+            + call.fields.len() * 8
+            + call.api.len()
+            + call.procedure.len()
+            + call.id.len()
+            + call.return_path.as_str().len(),
+    );
+    out.extend_from_slice(b"{\"headers\":{");
+    string(&mut out, Headers::TIME_LEFT_MS);
+    out.push(b':');
+    string(&mut out, itoa(&mut [0; 20], left.as_millis()));
+    for (name, value) in call.headers.iter().filter(|(name, _)| &***name != Headers::TIME_LEFT_MS) {
+        out.push(b',');
+        string(&mut out, name);
+        out.push(b':');
+        string(&mut out, value);
+    }
+    out.extend_from_slice(b"},\"kwargs\":{");
+    for (index, (name, value)) in call.fields.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        string(&mut out, name);
+        out.push(b':');
+        out.extend_from_slice(value);
+    }
+    out.extend_from_slice(b"},\"metadata\":{\"api_name\":");
+    string(&mut out, &call.api);
+    out.extend_from_slice(b",\"id\":");
+    string(&mut out, &call.id);
+    out.extend_from_slice(b",\"procedure_name\":");
+    string(&mut out, &call.procedure);
+    out.extend_from_slice(b",\"return_path\":");
+    string(&mut out, call.return_path.as_str());
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// A call as it was read.
+pub(crate) struct DecodedCall {
+    pub(crate) id: Name,
+    pub(crate) api: Name,
+    pub(crate) procedure: Name,
+    pub(crate) return_path: ReturnPath,
+    pub(crate) fields: Arguments,
+    pub(crate) headers: Headers,
+    /// What was left until the deadline when it was sent.
+    pub(crate) left: Option<Duration>,
+}
+
+impl DecodedCall {
+    /// The call as the bus sees it. Without a header that says how long its caller waits, the
+    /// caller waits `usual`.
+    pub(crate) fn into_message(self, now: Instant, usual: Duration) -> RpcMessage {
+        let left = self.left.unwrap_or(usual);
+        RpcMessage {
+            id: self.id,
+            api: self.api,
+            procedure: self.procedure,
+            fields: self.fields,
+            headers: self.headers,
+            return_path: self.return_path,
+            // A caller that waits for years is of no interest to the clock.
+            deadline: now + left.min(Duration::from_secs(365 * 24 * 3600)),
+        }
+    }
+}
+
+/// Reads a call.
+pub(crate) fn decode_call(raw: &Bytes) -> Result<DecodedCall> {
+    let document: CallDocument<'_> = parse(raw)?;
+    let metadata = document.metadata.ok_or_else(|| malformed("it has no metadata"))?;
+    let filled = |value: Option<Text<'_>>, name: &str| match value {
+        Some(text) if !text.0.is_empty() => Ok(Name::from(text)),
+        _ => Err(malformed(format!("its metadata lacks `{name}`"))),
+    };
+    let HeaderObject { headers, left } = document.headers.unwrap_or_default();
+    Ok(DecodedCall {
+        id: filled(metadata.id, "id")?,
+        api: filled(metadata.api_name, "api_name")?,
+        procedure: filled(metadata.procedure_name, "procedure_name")?,
+        return_path: ReturnPath::new(filled(metadata.return_path, "return_path")?),
+        fields: document
+            .kwargs
+            .0
+            .into_iter()
+            .map(|(name, value)| (Name::from(name), slice(raw, value)))
+            .collect(),
+        headers,
+        left,
+    })
+}
+
+/// What of a call that cannot be read is enough to answer it: its id and its return path.
+pub(crate) fn salvage_call(raw: &[u8]) -> Option<(Name, ReturnPath)> {
+    const KEY: &[u8] = b"\"metadata\"";
+    let mut end = raw.len();
+    // From the end, where senders put it; a few only, whatever the message is full of.
+    for _ in 0..8 {
+        let at = raw[..end].windows(KEY.len()).rposition(|window| window == KEY)?;
+        end = at;
+        let rest = raw[at + KEY.len()..].trim_ascii_start();
+        let Some(rest) = rest.strip_prefix(b":") else { continue };
+        let metadata = serde_json::Deserializer::from_slice(rest)
+            .into_iter::<CallMetadata<'_>>()
+            .next()
+            .and_then(std::result::Result::ok);
+        if let Some(CallMetadata { id: Some(id), return_path: Some(path), .. }) = metadata
+            && !id.0.is_empty()
+            && path.0.starts_with(RETURN_SCHEME)
+        {
+            return Some((Name::from(id), ReturnPath::new(Name::from(path))));
+        }
+    }
+    None
+}
+
+/// A number as text, without allocating.
+fn itoa(buffer: &mut [u8; 20], number: u128) -> &str {
+    let mut rest = u64::try_from(number).unwrap_or(u64::MAX);
+    let mut start = buffer.len();
+    loop {
+        start -= 1;
+        buffer[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(&buffer[start..]).unwrap_or("0")
+}
+
+#[derive(Deserialize)]
+struct CallDocument<'a> {
+    #[serde(borrow)]
+    metadata: Option<CallMetadata<'a>>,
+    #[serde(borrow, default)]
+    kwargs: ArgumentList<'a>,
+    #[serde(default, deserialize_with = "lenient_headers")]
+    headers: Option<HeaderObject>,
+}
+
+#[derive(Deserialize)]
+struct CallMetadata<'a> {
+    #[serde(borrow, default)]
+    id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    api_name: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    procedure_name: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    return_path: Option<Text<'a>>,
+}
+
+/// The arguments of a call, each as it stands in the message.
+#[derive(Default)]
+struct ArgumentList<'a>(Vec<(Text<'a>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for ArgumentList<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = ArgumentList<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of arguments")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Self::Value, A::Error> {
+                let mut arguments: Vec<(Text<'de>, &RawValue)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<Text<'de>, &RawValue>()? {
+                    // Of a repeated name `Arguments` gives the last.
+                    arguments.push((name, value));
+                }
+                Ok(ArgumentList(arguments))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn call(fields: &[(&str, &str)]) -> RpcMessage {
+        RpcMessage {
+            id: "id \"1\"".into(),
+            api: "shop.till".into(),
+            procedure: "add".into(),
+            fields: fields
+                .iter()
+                .map(|(name, value)| (Name::from(*name), Bytes::from(value.as_bytes().to_vec())))
+                .collect(),
+            headers: Headers::new(),
+            return_path: ReturnPath::new("redis+key://k\u{e9}"),
+            deadline: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn a_call_reads_back_as_it_was_written_without_copies() {
+        let mut sent = call(&[("a", "1.10"), ("\u{2603}\n", "{\"x\": [1e400]}")]);
+        sent.headers.set("traceparent", "00-\u{1}");
+        let raw = Bytes::from(encode_call(&sent, Duration::from_millis(1234)));
+        let read = decode_call(&raw).unwrap();
+        assert_eq!((&read.id, &read.api, &read.procedure), (&sent.id, &sent.api, &sent.procedure));
+        assert_eq!(read.return_path, sent.return_path);
+        assert_eq!(read.fields, sent.fields);
+        assert_eq!(read.headers.get("traceparent"), Some("00-\u{1}"));
+        let value = read.fields.get("a").unwrap();
+        assert!(raw.as_ptr_range().contains(&value.as_ptr()));
+        let now = Instant::now();
+        let message = read.into_message(now, Duration::from_secs(9));
+        assert_eq!(message.deadline, now + Duration::from_millis(1234));
+    }
+
+    #[test]
+    fn no_cut_of_a_message_panics_and_callers_are_made_out_where_possible() {
+        let whole = encode_call(&call(&[("a", "[1, {\"metadata\": 2}]")]), Duration::from_secs(1));
+        for end in 0..whole.len() {
+            let cut = Bytes::copy_from_slice(&whole[..end]);
+            assert!(decode_call(&cut).is_err());
+            // The metadata is whole but for the last brace.
+            assert_eq!(salvage_call(&cut).is_some(), end + 1 == whole.len(), "{end}");
+        }
+        let mut odd = whole.clone();
+        for index in 0..odd.len() {
+            let byte = std::mem::replace(&mut odd[index], 0xff);
+            assert!(decode_call(&Bytes::copy_from_slice(&odd)).is_err());
+            let _ = salvage_call(&odd);
+            odd[index] = byte;
+        }
+    }
+}
