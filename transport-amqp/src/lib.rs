@@ -4,22 +4,24 @@
 mod client;
 mod config;
 mod delivered;
+mod diagnose;
 mod endpoint;
 mod error;
 mod event;
 mod factory;
-mod greeting;
-mod inspect;
+mod header;
+mod json;
 mod link;
+mod locate;
 mod publisher;
 mod result;
 mod rpc;
 mod schema;
+mod server_properties;
 mod session;
 mod stream;
 mod tls;
 mod topology;
-mod wire;
 
 pub use config::{
     EventConfig, HistoryConfig, QueueType, ResultConfig, RpcConfig, SchemaConfig, TlsConfig,

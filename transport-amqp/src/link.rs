@@ -77,20 +77,20 @@ impl Link {
 
     /// A channel of its own; dropped, it is closed.
     pub(crate) async fn channel(&self) -> Result<Channel> {
-        self.answered(self.connection.create_channel(), Sent::No).await
+        self.request(self.connection.create_channel(), Sent::No).await
     }
 
     /// Waits for an answer of the broker, as long as one may take.
-    pub(crate) async fn answered<T>(
+    pub(crate) async fn request<T>(
         &self,
         work: impl Future<Output = lapin::Result<T>>,
         sent: Sent,
     ) -> Result<T> {
-        self.asked(work).await?.map_err(|error| self.explain(error, sent))
+        self.with_timeout(work).await?.map_err(|error| self.explain(error, sent))
     }
 
     /// The same, with the client's own error, to look at.
-    pub(crate) async fn asked<T>(
+    pub(crate) async fn with_timeout<T>(
         &self,
         work: impl Future<Output = lapin::Result<T>>,
     ) -> Result<lapin::Result<T>> {

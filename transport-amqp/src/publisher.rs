@@ -73,13 +73,13 @@ pub(crate) struct Publisher {
     client: Arc<Client>,
     confirms: bool,
     room: Semaphore,
-    outlet: Mutex<Option<Arc<Outlet>>>,
+    out: Mutex<Option<Arc<PublishChannel>>>,
     /// Held by the one who opens a channel.
     opening: tokio::sync::Mutex<()>,
 }
 
 /// A channel to publish on, and what is known to be declared.
-pub(crate) struct Outlet {
+pub(crate) struct PublishChannel {
     pub(crate) link: Arc<Link>,
     pub(crate) channel: Channel,
     known: Mutex<HashSet<Box<str>>>,
@@ -99,7 +99,7 @@ impl Publisher {
             client,
             confirms: true,
             room: Semaphore::new(ROOM),
-            outlet: Mutex::new(None),
+            out: Mutex::new(None),
             opening: tokio::sync::Mutex::new(()),
         }
     }
@@ -119,21 +119,21 @@ impl Publisher {
     }
 
     /// The channel to publish on: the one there is, or a new one.
-    pub(crate) async fn outlet(&self) -> Result<Arc<Outlet>> {
-        if let Some(outlet) = self.live() {
-            return Ok(outlet);
+    pub(crate) async fn channel(&self) -> Result<Arc<PublishChannel>> {
+        if let Some(out) = self.live() {
+            return Ok(out);
         }
         let _turn = self.opening.lock().await;
-        if let Some(outlet) = self.live() {
-            return Ok(outlet);
+        if let Some(out) = self.live() {
+            return Ok(out);
         }
         let link = self.client.sends().await?;
         let channel = link.channel().await?;
         if self.confirms {
             let select = channel.confirm_select(ConfirmSelectOptions::default());
-            link.answered(select, Sent::No).await?;
+            link.request(select, Sent::No).await?;
         }
-        let outlet = Arc::new(Outlet {
+        let out = Arc::new(PublishChannel {
             link,
             channel,
             known: Mutex::default(),
@@ -143,22 +143,22 @@ impl Publisher {
             opened: Instant::now(),
             retired: AtomicBool::new(false),
         });
-        *self.state() = Some(Arc::clone(&outlet));
-        Ok(outlet)
+        *self.state() = Some(Arc::clone(&out));
+        Ok(out)
     }
 
-    fn live(&self) -> Option<Arc<Outlet>> {
+    fn live(&self) -> Option<Arc<PublishChannel>> {
         let state = self.state();
-        state.as_ref().filter(|outlet| outlet.is_alive()).map(Arc::clone)
+        state.as_ref().filter(|out| out.is_alive()).map(Arc::clone)
     }
 
-    fn state(&self) -> MutexGuard<'_, Option<Arc<Outlet>>> {
+    fn state(&self) -> MutexGuard<'_, Option<Arc<PublishChannel>>> {
         // Nothing panics while it is locked.
-        self.outlet.lock().unwrap_or_else(PoisonError::into_inner)
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the channel that was used last is no more.
-    pub(crate) fn outlet_is_lost(&self) -> bool {
+    pub(crate) fn channel_is_lost(&self) -> bool {
         self.live().is_none()
     }
 
@@ -170,18 +170,18 @@ impl Publisher {
     /// Publishes a message.
     pub(crate) async fn publish(
         &self,
-        outlet: &Outlet,
+        out: &PublishChannel,
         message: Message,
         deadline: Instant,
     ) -> Result<Published> {
-        let _room = self.room(outlet, message.cost(), deadline).await?;
-        outlet.publish(message, deadline).await
+        let _room = self.room(out, message.cost(), deadline).await?;
+        out.publish(message, deadline).await
     }
 
     /// Publishes messages in this order, and says of each what became of it.
     pub(crate) async fn publish_all(
         &self,
-        outlet: &Outlet,
+        out: &PublishChannel,
         messages: Vec<Message>,
         deadline: Instant,
     ) -> Vec<Result<Published>> {
@@ -194,11 +194,10 @@ impl Publisher {
             }
             let count = batch.len();
             let cost = batch.iter().map(|message| message.cost()).sum::<usize>().min(ROOM);
-            match self.room(outlet, cost, deadline).await {
+            match self.room(out, cost, deadline).await {
                 // Each is handed to the client when it is first polled: in their order.
                 Ok(_room) => results.extend(
-                    join_all(batch.into_iter().map(|message| outlet.publish(message, deadline)))
-                        .await,
+                    join_all(batch.into_iter().map(|message| out.publish(message, deadline))).await,
                 ),
                 Err(error) => results.extend((0..count).map(|_| Err(error.clone()))),
             }
@@ -208,31 +207,31 @@ impl Publisher {
     /// Waits for room, and for a broker that takes messages.
     async fn room(
         &self,
-        outlet: &Outlet,
+        out: &PublishChannel,
         cost: usize,
         deadline: Instant,
     ) -> Result<tokio::sync::SemaphorePermit<'_>> {
         let cost = u32::try_from(cost.min(ROOM)).unwrap_or(u32::MAX);
         // Nearly always there is: without a timer.
         if let Ok(room) = self.room.try_acquire_many(cost)
-            && outlet.link.is_blocked().is_none()
+            && out.link.is_blocked().is_none()
         {
             return Ok(room);
         }
         let room = match timeout_at(deadline, self.room.acquire_many(cost)).await {
             Ok(Ok(room)) => room,
             Ok(Err(_)) => return Err(Error::closed("the connection")),
-            Err(_) if outlet.link.is_blocked().is_some() => {
-                return Err(outlet.link.blocked_error());
+            Err(_) if out.link.is_blocked().is_some() => {
+                return Err(out.link.blocked_error());
             }
-            Err(_) => return Err(outlet.link.silent().retry(Retry::Safe)),
+            Err(_) => return Err(out.link.silent().retry(Retry::Safe)),
         };
-        outlet.link.unblocked(deadline).await?;
+        out.link.unblocked(deadline).await?;
         Ok(room)
     }
 }
 
-impl Outlet {
+impl PublishChannel {
     pub(crate) fn is_alive(&self) -> bool {
         self.link.is_alive()
             && self.channel.status().connected()
@@ -272,7 +271,7 @@ impl Outlet {
                 Some(Err(error)) => Err(self.link.explain(error, Sent::No)),
             };
         }
-        let mut waited = Waited { outlet: self, over: false };
+        let mut waited = Waited { out: self, over: false };
         let publish = async {
             self.channel.basic_publish(exchange, key, options, &body, properties).await?.await
         };
@@ -306,7 +305,7 @@ impl Outlet {
 
 /// Counts a confirm that was not waited for to its end: the client keeps those until it is asked.
 struct Waited<'a> {
-    outlet: &'a Outlet,
+    out: &'a PublishChannel,
     over: bool,
 }
 
@@ -315,11 +314,11 @@ impl Drop for Waited<'_> {
         if self.over {
             return;
         }
-        let abandoned = self.outlet.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
+        let abandoned = self.out.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
         if abandoned.is_multiple_of(ABANDONED)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let channel = self.outlet.channel.clone();
+            let channel = self.out.channel.clone();
             runtime.spawn(async move { channel.wait_for_confirms().await.map(drop) });
         }
     }

@@ -49,7 +49,7 @@ impl Session {
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
-        let consumer = self.link.answered(consume, Sent::Harmless).await?;
+        let consumer = self.link.request(consume, Sent::Harmless).await?;
         let tag = consumer.tag();
         let end = stream::once(std::future::ready(None));
         inbox.push(
@@ -66,7 +66,7 @@ impl Session {
     pub(crate) async fn cancel(&self, tags: &[ShortString]) {
         for tag in tags {
             let cancel = self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
-            if let Err(error) = self.link.answered(cancel, Sent::Harmless).await {
+            if let Err(error) = self.link.request(cancel, Sent::Harmless).await {
                 tracing::debug!(%error, "a consumer was not ended, its connection is");
                 return;
             }
@@ -122,7 +122,7 @@ impl Session {
             return;
         }
         let all = async { join_all(sending).await.into_iter().collect::<lapin::Result<()>>() };
-        match self.link.asked(all).await {
+        match self.link.with_timeout(all).await {
             Ok(Ok(())) => {}
             // With the connection the broker forgets who had what.
             Ok(Err(error)) => {
@@ -153,7 +153,7 @@ impl Session {
 /// A frame on its way.
 type Sending<'a> = BoxFuture<'a, lapin::Result<()>>;
 
-/// Hands frames to the client, in this order, without waiting for them to be written. Gives those
+/// QueueDrain frames to the client, in this order, without waiting for them to be written. Gives those
 /// that are not written yet.
 fn handed_over<'a>(
     frames: impl Iterator<Item = impl Future<Output = lapin::Result<()>> + Send + 'a>,

@@ -21,10 +21,10 @@ use crate::{
     client::Client,
     error::Sent,
     event::Raw,
+    header,
     link::Link,
-    publisher::{Message, Outlet, Publisher},
+    publisher::{Message, PublishChannel, Publisher},
     topology::short,
-    wire,
 };
 
 /// How many entries the broker sends ahead.
@@ -36,12 +36,12 @@ const AHEAD: u16 = 200;
 /// none.
 pub(crate) async fn publish_mark(
     publisher: &Publisher,
-    outlet: &Outlet,
+    out: &PublishChannel,
     stream: &str,
 ) -> Result<String> {
     let name = unique();
     let mut headers = FieldTable::default();
-    headers.insert(wire::MARK.into(), wire::text(&name));
+    headers.insert(header::MARK.into(), header::text(&name));
     let message = Message {
         exchange: "".into(),
         key: short("the name of a stream", stream)?,
@@ -49,10 +49,10 @@ pub(crate) async fn publish_mark(
         properties: BasicProperties::default().with_headers(headers),
         body: bytes::Bytes::new(),
     };
-    match publisher.publish(outlet, message, publisher.deadline()).await {
+    match publisher.publish(out, message, publisher.deadline()).await {
         Ok(None) => Ok(name),
         Ok(Some(_)) => {
-            outlet.forget(stream);
+            out.forget(stream);
             Err(Error::new(ErrorKind::Unavailable, "the stream has vanished")
                 .with("stream", stream))
         }
@@ -79,7 +79,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Whether it only marks a place, and the name of the mark.
     pub(crate) fn mark(&self) -> Option<&str> {
-        wire::string(self.raw.properties.headers().as_ref()?, wire::MARK)
+        header::string(self.raw.properties.headers().as_ref()?, header::MARK)
     }
 }
 
@@ -108,7 +108,7 @@ impl Reader {
         let link = client.consumes().await?;
         let channel = link.channel().await?;
         let limit = channel.basic_qos(AHEAD, BasicQosOptions { global: false });
-        link.answered(limit, Sent::Harmless).await?;
+        link.request(limit, Sent::Harmless).await?;
         let mut arguments = FieldTable::default();
         arguments.insert("x-stream-offset".into(), offset);
         let consume = channel.basic_consume(
@@ -117,7 +117,7 @@ impl Reader {
             BasicConsumeOptions::default(),
             arguments,
         );
-        let consumer = link.answered(consume, Sent::Harmless).await?;
+        let consumer = link.request(consume, Sent::Harmless).await?;
         Ok(Self { link, channel, consumer, unacknowledged: (0, 0) })
     }
 
@@ -127,7 +127,7 @@ impl Reader {
         let (count, last) = &mut self.unacknowledged;
         if *count >= AHEAD / 2 {
             let ack = self.channel.basic_ack(*last, BasicAckOptions { multiple: true });
-            self.link.answered(ack, Sent::Harmless).await?;
+            self.link.request(ack, Sent::Harmless).await?;
             *count = 0;
         }
         let limit = self.link.response_timeout();
@@ -146,7 +146,7 @@ impl Reader {
         let raw = Raw::new(delivery);
         let headers = raw.properties.headers().as_ref();
         let offset = headers
-            .and_then(|table| wire::int(table, "x-stream-offset"))
+            .and_then(|table| header::int(table, "x-stream-offset"))
             .and_then(|offset| u64::try_from(offset).ok())
             .ok_or_else(|| {
                 Error::new(ErrorKind::Unexpected, "an entry of a stream has no offset")

@@ -135,7 +135,7 @@ impl QueueSpec {
             let (name, arguments) = (name.clone(), self.arguments.clone());
             async move { channel.queue_declare(name, options, arguments).await }
         };
-        let error = match link.asked(declare(channel.clone(), self.durable)).await? {
+        let error = match link.with_timeout(declare(channel.clone(), self.durable)).await? {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
@@ -160,7 +160,7 @@ pub(crate) async fn counts(link: &Link, queue: &str) -> Result<Option<(u32, u32)
     let channel = link.channel().await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let name = short("the name of a queue", queue)?;
-    match link.asked(channel.queue_declare(name, options, FieldTable::default())).await? {
+    match link.with_timeout(channel.queue_declare(name, options, FieldTable::default())).await? {
         Ok(found) => Ok(Some((found.message_count(), found.consumer_count()))),
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(link.explain(error, Sent::Harmless).with("queue", queue)),
@@ -175,7 +175,7 @@ pub(crate) async fn has_exchange(link: &Link, name: &str) -> Result<bool> {
     let exchange = short("the name of the exchange", name)?;
     let kind = lapin::ExchangeKind::Topic;
     let found = channel.exchange_declare(exchange, kind, options, FieldTable::default());
-    match link.asked(found).await? {
+    match link.with_timeout(found).await? {
         Ok(()) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(link.explain(error, Sent::Harmless).with("exchange", name)),
@@ -192,7 +192,7 @@ pub(crate) async fn declare_exchange(link: &Link, channel: &Channel, name: &str)
         options,
         FieldTable::default(),
     );
-    link.answered(declare, Sent::Harmless).await
+    link.request(declare, Sent::Harmless).await
 }
 
 /// Lets a queue have what is published with these keys.
@@ -210,7 +210,7 @@ pub(crate) async fn bind(
         QueueBindOptions::default(),
         FieldTable::default(),
     );
-    link.answered(bind, Sent::Harmless).await
+    link.request(bind, Sent::Harmless).await
 }
 
 /// The key of an event, or of all events of an API.

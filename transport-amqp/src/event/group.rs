@@ -13,18 +13,18 @@ use lightbus_core::{
 };
 
 use super::{
+    codec::{Read, wanted},
     history,
-    raw::{Read, wanted},
 };
 use crate::{
     EventConfig,
     client::Client,
     error::Sent,
+    header,
     link::Link,
     publisher::{Message, Publisher},
     stream::{Entry, Reader},
     topology::{self, QueueSpec, history_of, queue_of, routing_key, short},
-    wire,
 };
 
 /// How many past events are published in one go.
@@ -55,7 +55,7 @@ pub(super) async fn remove(client: &Client, config: &EventConfig, group: &str) -
     for queue in [queue_of(config, group), topology::dead_letters_of(config, group)] {
         let name = short("the name of a queue", &queue)?;
         let delete = channel.queue_delete(name, QueueDeleteOptions::default());
-        link.answered(delete, Sent::Harmless).await?;
+        link.request(delete, Sent::Harmless).await?;
     }
     Ok(())
 }
@@ -106,16 +106,16 @@ async fn fill(
     let lock = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let name = short("the name of a queue", &format!("{queue}.lock"))?;
     let locked = channel.queue_declare(name.clone(), lock, FieldTable::default());
-    link.answered(locked, Sent::Harmless).await?;
+    link.request(locked, Sent::Harmless).await?;
     let filled = async {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let mark = short("the name of a queue", &mark)?;
         let marked = channel.queue_declare(mark.clone(), durable, FieldTable::default());
-        link.answered(marked, Sent::Harmless).await?;
+        link.request(marked, Sent::Harmless).await?;
         if is_there {
             let delete = channel
                 .queue_delete(short("the name of a queue", &queue)?, QueueDeleteOptions::default());
-            link.answered(delete, Sent::Harmless).await?;
+            link.request(delete, Sent::Harmless).await?;
         }
         declare(link, &channel, config, &group).await?;
         let mut places = Vec::new();
@@ -129,12 +129,12 @@ async fn fill(
             copy(client, publisher, config, spec, &api, end).await?;
         }
         let delete = channel.queue_delete(mark, QueueDeleteOptions::default());
-        link.answered(delete, Sent::Harmless).await.map(drop)
+        link.request(delete, Sent::Harmless).await.map(drop)
     };
     let filled = filled.await;
     if channel.status().connected() {
         let unlock = channel.queue_delete(name, QueueDeleteOptions::default());
-        let _ = link.answered(unlock, Sent::Harmless).await;
+        let _ = link.request(unlock, Sent::Harmless).await;
     }
     filled
 }
@@ -181,9 +181,9 @@ async fn copy(
             });
         }
         if batch.len() >= BATCH || (over && !batch.is_empty()) {
-            let outlet = publisher.outlet().await?;
+            let out = publisher.channel().await?;
             let messages = std::mem::take(&mut batch);
-            for published in publisher.publish_all(&outlet, messages, publisher.deadline()).await {
+            for published in publisher.publish_all(&out, messages, publisher.deadline()).await {
                 if published?.is_some() {
                     return Err(Error::new(ErrorKind::Unavailable, "the queue has vanished")
                         .with("queue", &queue));
@@ -196,11 +196,11 @@ async fn copy(
     }
 }
 
-fn is_wanted(spec: &ListenSpec, raw: &super::raw::Raw, since: Option<SystemTime>) -> bool {
+fn is_wanted(spec: &ListenSpec, raw: &super::codec::Raw, since: Option<SystemTime>) -> bool {
     let select = |api: &str, event: &str| wanted(&spec.events, api, event);
     match raw.read(0, select) {
         Read::Event(event) => since.is_none_or(|since| {
-            event.time.is_some_and(|time| wire::epoch_ms(time) >= wire::epoch_ms(since))
+            event.time.is_some_and(|time| header::epoch_ms(time) >= header::epoch_ms(since))
         }),
         Read::Other | Read::Malformed(_) => false,
     }

@@ -10,14 +10,14 @@ use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 use lightbus_core::{EventMessage, Result, transport::HistorySpec};
 
-use super::raw::{Read, wanted};
+use super::codec::{Read, wanted};
 use crate::{
     EventConfig,
     client::Client,
+    header,
     publisher::Publisher,
     stream::{Entry, Reader, publish_mark},
     topology::{self, history_of},
-    wire,
 };
 
 /// How many entries are read at once.
@@ -35,11 +35,11 @@ pub(super) async fn mark(
     publisher: &Publisher,
     stream: &str,
 ) -> Result<Option<u64>> {
-    let outlet = publisher.outlet().await?;
-    if topology::waiting(&outlet.link, stream).await?.is_none() {
+    let out = publisher.channel().await?;
+    if topology::waiting(&out.link, stream).await?.is_none() {
         return Ok(None);
     }
-    let name = publish_mark(publisher, &outlet, stream).await?;
+    let name = publish_mark(publisher, &out, stream).await?;
     let mut reader = Reader::open_near_end(client, stream).await?;
     loop {
         let entry = reader.next().await?;
@@ -135,9 +135,9 @@ impl History {
             Read::Event(event) => {
                 *newest = event.time.max(*newest);
                 // As exactly as events have a time.
-                let time = event.time.map_or(0, wire::epoch_ms);
-                let late = self.spec.from.is_none_or(|from| time >= wire::epoch_ms(from));
-                let early = self.spec.until.is_none_or(|until| time <= wire::epoch_ms(until));
+                let time = event.time.map_or(0, header::epoch_ms);
+                let late = self.spec.from.is_none_or(|from| time >= header::epoch_ms(from));
+                let early = self.spec.until.is_none_or(|until| time <= header::epoch_ms(until));
                 if late && early {
                     self.page.push_back(*event);
                 }

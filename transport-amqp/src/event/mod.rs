@@ -1,37 +1,34 @@
 //! Events: a topic exchange, a queue for each listener, and streams that keep the past.
 
-mod dead;
+mod codec;
+mod dead_letters;
 mod group;
 mod history;
-mod letters;
-mod raw;
+mod lag;
 mod send;
 mod source;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
-};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
     Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
     transport::{
-        DeadLetter, DeadLetters, EventSelector, EventTransport, Finding, GroupSpec, HistorySpec,
-        Inspect, Lag, ListenSpec, Location, Start,
+        DeadLetters, EventSelector, EventTransport, Finding, GroupSpec, HistorySpec, Inspect, Lag,
+        ListenSpec, Location, Start,
     },
 };
 
 use crate::{
     EventConfig, NAME, QueueType,
     client::{Client, Handle},
-    inspect,
+    diagnose, locate,
     publisher::Publisher,
     topology,
 };
-pub(crate) use raw::Raw;
+pub(crate) use codec::Raw;
+use lag::InFlightCounts;
 use source::EventSource;
 
 const WHAT: &str = "the event transport";
@@ -42,19 +39,8 @@ pub struct AmqpEventTransport {
     config: Arc<EventConfig>,
     publisher: Arc<Publisher>,
     /// On a channel of its own: what comes back there is surely a dead letter.
-    aside: Arc<Publisher>,
-    held: Held,
-}
-
-/// How many events this process holds, by group: the broker tells only what waits.
-#[derive(Debug, Default)]
-struct Held(Mutex<HashMap<Name, Arc<AtomicU64>>>);
-
-impl Held {
-    fn of(&self, group: &Name) -> Arc<AtomicU64> {
-        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(groups.entry(Name::clone(group)).or_default())
-    }
+    dead_letter_publisher: Arc<Publisher>,
+    in_flight: InFlightCounts,
 }
 
 impl AmqpEventTransport {
@@ -62,9 +48,9 @@ impl AmqpEventTransport {
         Self {
             handle: Handle::new(Arc::clone(&client)),
             publisher: Arc::new(Publisher::new(Arc::clone(&client))),
-            aside: Arc::new(Publisher::new(client)),
+            dead_letter_publisher: Arc::new(Publisher::new(client)),
             config: Arc::new(config),
-            held: Held::default(),
+            in_flight: InFlightCounts::default(),
         }
     }
 
@@ -82,9 +68,9 @@ impl AmqpEventTransport {
             client,
             self.handle.closing(),
             &self.publisher,
-            &self.aside,
+            &self.dead_letter_publisher,
             &self.config,
-            self.held.of(&group),
+            self.in_flight.of(&group),
             &spec,
         );
         source.start().await?;
@@ -97,18 +83,6 @@ impl AmqpEventTransport {
             return Err(no_history());
         }
         history::history(client, &self.publisher, &self.config, spec).await
-    }
-
-    async fn behind(&self, group: &Name) -> Result<Lag> {
-        let client = self.handle.client(WHAT)?;
-        let link = client.consumes().await?;
-        let Some(waiting) =
-            topology::waiting(&link, &topology::queue_of(&self.config, group)).await?
-        else {
-            return Ok(Lag::default());
-        };
-        let pending = self.held.of(group).load(std::sync::atomic::Ordering::Relaxed);
-        Ok(Lag { waiting: waiting.into(), pending })
     }
 }
 
@@ -145,9 +119,11 @@ impl EventTransport for AmqpEventTransport {
     }
 
     async fn lag(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<Lag> {
-        self.behind(&group.name())
-            .await
-            .map_err(|error| error.during(format!("measuring the lag of {group}")))
+        let measured = async {
+            let client = self.handle.client(WHAT)?;
+            lag::lag(client, &self.config, &self.in_flight, &group.name()).await
+        };
+        measured.await.map_err(|error| error.during(format!("measuring the lag of {group}")))
     }
 
     async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
@@ -158,28 +134,6 @@ impl EventTransport for AmqpEventTransport {
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         Some(self)
-    }
-}
-
-#[async_trait]
-impl DeadLetters for AmqpEventTransport {
-    async fn list(
-        &self,
-        group: &GroupSpec,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let client = self.handle.client(WHAT)?;
-        letters::list(client, &self.config, &group.name(), after, limit).await
-    }
-
-    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        letters::remove(self.handle.client(WHAT)?, &self.config, &group.name(), ids).await
-    }
-
-    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        let client = self.handle.client(WHAT)?;
-        letters::retry(client, &self.publisher, &self.config, &group.name(), ids).await
     }
 }
 
@@ -208,7 +162,7 @@ impl Transport for AmqpEventTransport {
     async fn close(&self) -> Result<()> {
         self.handle.close();
         self.publisher.close();
-        self.aside.close();
+        self.dead_letter_publisher.close();
         Ok(())
     }
 }
@@ -218,19 +172,19 @@ impl Inspect for AmqpEventTransport {
     async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         let exchange = topology::exchange_of(&self.config);
-        let mut places = vec![inspect::exchange(client, &exchange, api).await?];
+        let mut places = vec![locate::exchange(client, &exchange, api).await?];
         if self.config.history.is_some() {
             let stream = topology::history_of(&self.config, api);
-            places.push(inspect::queue(client, "past events (a stream)", &stream).await?);
+            places.push(locate::queue(client, "past events (a stream)", &stream).await?);
         }
         Ok(places)
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
         let client = self.handle.client(WHAT)?;
-        let mut findings = inspect::diagnose(client, &self.publisher).await?;
+        let mut findings = diagnose::diagnose(client, &self.publisher).await?;
         let exchange = topology::exchange_of(&self.config);
-        findings.push(inspect::has_exchange(client, &exchange).await?);
+        findings.push(diagnose::has_exchange(client, &exchange).await?);
         if self.config.queue_type == QueueType::Classic {
             findings.push(Finding::warning(
                 "listeners have classic queues (`queue_type: classic`)",

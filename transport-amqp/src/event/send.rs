@@ -5,11 +5,11 @@ use std::time::SystemTime;
 use lightbus_core::{Error, ErrorKind, EventMessage, Name, Result, Retry};
 use tokio::time::Instant;
 
+use super::codec;
 use crate::{
     EventConfig,
-    publisher::{Message, Outlet, Publisher},
+    publisher::{Message, PublishChannel, Publisher},
     topology::{self, QueueSpec, routing_key, short},
-    wire,
 };
 
 /// How often events are published whose confirmation was lost with the connection. A listener can
@@ -31,7 +31,7 @@ pub(super) async fn send(
     let exchange = short("the name of the exchange", &topology::exchange_of(config))?;
     // Made anew for each try: mostly there is one.
     let encode = |event: &EventMessage| {
-        let (properties, body) = wire::encode_event(event, now)?;
+        let (properties, body) = codec::encode_event(event, now)?;
         let key = routing_key(&event.api, Some(&event.event));
         let key = short("the name of an event, with its API,", &key)?;
         Ok(Message { exchange: exchange.clone(), key, mandatory: false, properties, body })
@@ -64,7 +64,7 @@ pub(super) async fn send(
             }
             Err(error) => error,
         };
-        let lost = error.retryable() == Retry::MayDuplicate && publisher.outlet_is_lost();
+        let lost = error.retryable() == Retry::MayDuplicate && publisher.channel_is_lost();
         tries += 1;
         if !lost || tries > TRIES || Instant::now() >= deadline {
             return Err(if maybe_stored && error.is_temporary() {
@@ -85,29 +85,29 @@ async fn attempt(
     deadline: Instant,
 ) -> Result<Vec<Result<()>>> {
     let prepare = async {
-        let outlet = publisher.outlet().await?;
-        ensure(&outlet, config, events).await?;
-        Ok(outlet)
+        let out = publisher.channel().await?;
+        ensure(&out, config, events).await?;
+        Ok(out)
     };
-    let outlet = tokio::time::timeout_at(deadline, prepare)
+    let out = tokio::time::timeout_at(deadline, prepare)
         .await
         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "RabbitMQ did not answer")))?;
     if messages.len() == 1
         && let Some(message) = messages.pop()
     {
-        return Ok(vec![publisher.publish(&outlet, message, deadline).await.map(drop)]);
+        return Ok(vec![publisher.publish(&out, message, deadline).await.map(drop)]);
     }
-    let published = publisher.publish_all(&outlet, messages, deadline).await;
+    let published = publisher.publish_all(&out, messages, deadline).await;
     Ok(published.into_iter().map(|result| result.map(drop)).collect())
 }
 
 /// Makes what events are published to, once for each channel.
-async fn ensure(outlet: &Outlet, config: &EventConfig, events: &[EventMessage]) -> Result<()> {
-    if !outlet.knows(EXCHANGE) {
-        let channel = outlet.link.channel().await?;
+async fn ensure(out: &PublishChannel, config: &EventConfig, events: &[EventMessage]) -> Result<()> {
+    if !out.knows(EXCHANGE) {
+        let channel = out.link.channel().await?;
         let exchange = topology::exchange_of(config);
-        topology::declare_exchange(&outlet.link, &channel, &exchange).await?;
-        outlet.learn(EXCHANGE);
+        topology::declare_exchange(&out.link, &channel, &exchange).await?;
+        out.learn(EXCHANGE);
     }
     let Some(history) = &config.history else { return Ok(()) };
     let mut last: Option<&Name> = None;
@@ -117,16 +117,16 @@ async fn ensure(outlet: &Outlet, config: &EventConfig, events: &[EventMessage]) 
             continue;
         }
         last = Some(&event.api);
-        if outlet.knows(&event.api) {
+        if out.knows(&event.api) {
             continue;
         }
-        let channel = outlet.link.channel().await?;
+        let channel = out.link.channel().await?;
         let spec = QueueSpec::history(&event.api, config, history);
-        spec.declare(&outlet.link, &channel).await?;
+        spec.declare(&out.link, &channel).await?;
         let key = routing_key(&event.api, None);
         let exchange = topology::exchange_of(config);
-        topology::bind(&outlet.link, &channel, &exchange, spec.name(), &key).await?;
-        outlet.learn(&event.api);
+        topology::bind(&out.link, &channel, &exchange, spec.name(), &key).await?;
+        out.learn(&event.api);
     }
     Ok(())
 }

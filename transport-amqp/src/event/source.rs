@@ -17,8 +17,9 @@ use lightbus_core::{
 };
 
 use super::{
-    WHAT, dead, group,
-    raw::{Raw, Read, wanted},
+    WHAT,
+    codec::{Raw, Read, wanted},
+    dead_letters, group,
 };
 use crate::{
     EventConfig, QueueType,
@@ -35,27 +36,27 @@ pub(super) struct EventToken {
     tag: u64,
     raw: Raw,
     attempt: u32,
-    _held: Holding,
+    _in_flight: InFlightGuard,
 }
 
 /// Counts as held until it is dropped.
-struct Holding(Arc<AtomicU64>);
+struct InFlightGuard(Arc<AtomicU64>);
 
-impl Holding {
-    fn new(held: &Arc<AtomicU64>) -> Self {
-        held.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(held))
+impl InFlightGuard {
+    fn new(in_flight: &Arc<AtomicU64>) -> Self {
+        in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(in_flight))
     }
 }
 
-impl Drop for Holding {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A message that is to be set aside.
-struct Aside {
+struct Rejected {
     session: Arc<Session>,
     tag: u64,
     raw: Raw,
@@ -67,15 +68,15 @@ pub(super) struct EventSource {
     client: Arc<Client>,
     closing: Arc<Closing>,
     publisher: Arc<Publisher>,
-    aside: Arc<Publisher>,
+    dead_letter_publisher: Arc<Publisher>,
     config: Arc<EventConfig>,
     spec: ListenSpec,
     group: Name,
     prefetch: u16,
-    held: Arc<AtomicU64>,
+    in_flight: Arc<AtomicU64>,
     active: tokio::sync::Mutex<Option<Active>>,
     /// What cannot be read and is not among the dead letters yet.
-    asides: Mutex<VecDeque<Aside>>,
+    rejected: Mutex<VecDeque<Rejected>>,
 }
 
 struct Active {
@@ -89,24 +90,24 @@ impl EventSource {
         client: &Arc<Client>,
         closing: &Arc<Closing>,
         publisher: &Arc<Publisher>,
-        aside: &Arc<Publisher>,
+        dead_letter_publisher: &Arc<Publisher>,
         config: &Arc<EventConfig>,
-        held: Arc<AtomicU64>,
+        in_flight: Arc<AtomicU64>,
         spec: &ListenSpec,
     ) -> Self {
         Self {
             client: Arc::clone(client),
             closing: Arc::clone(closing),
             publisher: Arc::clone(publisher),
-            aside: Arc::clone(aside),
+            dead_letter_publisher: Arc::clone(dead_letter_publisher),
             config: Arc::clone(config),
             group: spec.group.name(),
             // None would be no limit.
             prefetch: u16::try_from(spec.flow.max_in_flight).unwrap_or(u16::MAX).max(1),
             spec: spec.clone(),
-            held,
+            in_flight,
             active: tokio::sync::Mutex::new(None),
-            asides: Mutex::default(),
+            rejected: Mutex::default(),
         }
     }
 
@@ -121,7 +122,7 @@ impl EventSource {
         let link = self.client.consumes().await?;
         let channel = link.channel().await?;
         let limit = channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
-        link.answered(limit, Sent::Harmless).await?;
+        link.request(limit, Sent::Harmless).await?;
         let session = Arc::new(Session::new(link, channel));
         let mut inbox = Inbox::new();
         let queue = queue_of(&self.config, &self.group);
@@ -152,8 +153,8 @@ impl EventSource {
         match raw.read(attempt, |api, event| wanted(self.events(), api, event)) {
             Read::Event(event) => {
                 let session = Arc::clone(session);
-                let held = Holding::new(&self.held);
-                Some((Arc::from(event), EventToken { session, tag, raw, attempt, _held: held }))
+                let _in_flight = InFlightGuard::new(&self.in_flight);
+                Some((Arc::from(event), EventToken { session, tag, raw, attempt, _in_flight }))
             }
             // Bound by an earlier version of the listener, which wanted more.
             Read::Other => {
@@ -164,10 +165,15 @@ impl EventSource {
                 tracing::warn!(
                     listener = &*self.group,
                     reason,
-                    message = crate::wire::excerpt(&raw.body),
+                    message = crate::json::excerpt(&raw.body),
                     "an event cannot be read, and is set aside"
                 );
-                self.asides().push_back(Aside { session: Arc::clone(session), tag, raw, reason });
+                self.rejected().push_back(Rejected {
+                    session: Arc::clone(session),
+                    tag,
+                    raw,
+                    reason,
+                });
                 None
             }
         }
@@ -212,33 +218,33 @@ impl EventSource {
     }
 
     /// Sets aside what cannot be read.
-    async fn clear_asides(&self) -> Result<()> {
+    async fn publish_rejected(&self) -> Result<()> {
         loop {
-            let Some(aside) = self.asides().pop_front() else { return Ok(()) };
-            if !aside.session.is_alive() {
+            let Some(rejected) = self.rejected().pop_front() else { return Ok(()) };
+            if !rejected.session.is_alive() {
                 // It comes again.
                 continue;
             }
-            let attempt = aside.raw.attempt(true);
-            let set = dead::set_aside(
-                &self.aside,
+            let attempt = rejected.raw.attempt(true);
+            let set = dead_letters::set_aside(
+                &self.dead_letter_publisher,
                 &self.config,
                 &self.group,
-                &aside.reason,
+                &rejected.reason,
                 attempt,
-                &aside.raw,
+                &rejected.raw,
             );
             if let Err(error) = set.await {
-                self.asides().push_front(aside);
+                self.rejected().push_front(rejected);
                 return Err(error);
             }
-            aside.session.acknowledge(std::iter::once(aside.tag)).await;
+            rejected.session.acknowledge(std::iter::once(rejected.tag)).await;
         }
     }
 
-    fn asides(&self) -> MutexGuard<'_, VecDeque<Aside>> {
+    fn rejected(&self) -> MutexGuard<'_, VecDeque<Rejected>> {
         // Nothing panics while it is locked.
-        self.asides.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the consumer, so that what is given back does not come back here. Gives the tags of what
@@ -291,8 +297,8 @@ impl Source for EventSource {
                 *active = None;
             }
             let taken = taken?;
-            if !self.asides().is_empty()
-                && let Err(error) = self.clear_asides().await
+            if !self.rejected().is_empty()
+                && let Err(error) = self.publish_rejected().await
             {
                 // Tried again with the next that come; what was taken must not be lost for it.
                 tracing::warn!(%error, "what cannot be read could not be set aside yet");
@@ -318,8 +324,8 @@ impl Source for EventSource {
                 Outcome::Reject(_) if !token.session.is_alive() => {}
                 Outcome::Reject(reason) if !token.session.is_settled(token.tag) => {
                     let (raw, attempts) = (&token.raw, reason.attempts(token.attempt));
-                    let set = dead::set_aside(
-                        &self.aside,
+                    let set = dead_letters::set_aside(
+                        &self.dead_letter_publisher,
                         &self.config,
                         &self.group,
                         reason,
@@ -360,7 +366,7 @@ impl Source for EventSource {
         let Some(active) = self.active.lock().await.take() else { return Ok(()) };
         if active.session.is_alive() {
             let close = active.session.channel.close(200, "the listener has closed".into());
-            active.session.link.answered(close, Sent::Harmless).await?;
+            active.session.link.request(close, Sent::Harmless).await?;
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Results: direct reply-to, one consumer for all results of a process, matched to their calls by id.
 
+mod codec;
 mod receive;
+mod send;
 
 use std::{
     fmt,
@@ -16,10 +18,9 @@ use lightbus_core::{
 use crate::{
     NAME, ResultConfig,
     client::{Client, Handle},
-    publisher::{Message, Publisher},
-    topology::short,
-    wire::{self, RETURN_PREFIX},
+    publisher::Publisher,
 };
+pub(crate) use codec::{RETURN_PREFIX, encode_result};
 use receive::Receiver;
 
 const WHAT: &str = "the result transport";
@@ -80,20 +81,6 @@ impl AmqpResultTransport {
         };
         self.pending.register(Name::clone(id), path)
     }
-
-    async fn publish(&self, to: &ReturnPath, result: &ResultMessage) -> Result<()> {
-        self.handle.client(WHAT)?;
-        if to.as_str().strip_prefix(RETURN_PREFIX).is_none_or(str::is_empty) {
-            return Err(wire::malformed("the return path is not one of RabbitMQ")
-                .with("return path", wire::excerpt(to.as_str().as_bytes())));
-        }
-        let (properties, body) = wire::encode_result(result)?;
-        let key = short("the return path", to.as_str())?;
-        let outlet = self.publisher.outlet().await?;
-        // Not mandatory: that nobody waits any more is no error.
-        let message = Message { exchange: "".into(), key, mandatory: false, properties, body };
-        self.publisher.publish(&outlet, message, self.publisher.deadline()).await.map(drop)
-    }
 }
 
 #[async_trait]
@@ -105,7 +92,11 @@ impl ResultTransport for AmqpResultTransport {
     }
 
     async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
-        self.publish(to, &result).await.map_err(|error| {
+        let sent = async {
+            self.handle.client(WHAT)?;
+            send::send(&self.publisher, to, &result).await
+        };
+        sent.await.map_err(|error| {
             error.during(format!("sending the result of the call {}", result.rpc_id))
         })
     }

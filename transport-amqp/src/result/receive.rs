@@ -17,12 +17,8 @@ use lapin::{
 use lightbus_core::{Error, ErrorKind, PendingResults, Result, ReturnPath};
 use tokio::task::JoinHandle;
 
-use crate::{
-    client::Client,
-    error::Sent,
-    link::Link,
-    wire::{self, RETURN_PREFIX},
-};
+use super::codec::{self, RETURN_PREFIX};
+use crate::{client::Client, error::Sent, json, link::Link};
 
 /// The queue by which a channel asks for its results, in the words of the broker.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -46,7 +42,7 @@ impl Receiver {
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consume =
             channel.basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default());
-        let consumer = link.answered(consume, Sent::Harmless).await?;
+        let consumer = link.request(consume, Sent::Harmless).await?;
         let path = ReturnPath::new(own_name(&link, &channel).await?);
         let task = tokio::spawn(receive(consumer, pending));
         Ok(Self { task, channel, path })
@@ -75,7 +71,7 @@ async fn own_name(link: &Link, channel: &Channel) -> Result<String> {
         ..QueueDeclareOptions::default()
     };
     let declare = channel.queue_declare("".into(), options, FieldTable::default());
-    let queue = link.answered(declare, Sent::Harmless).await?.name().clone();
+    let queue = link.request(declare, Sent::Harmless).await?.name().clone();
     let properties = BasicProperties::default().with_reply_to(REPLY_TO.into());
     let publish = channel.basic_publish(
         "".into(),
@@ -84,18 +80,18 @@ async fn own_name(link: &Link, channel: &Channel) -> Result<String> {
         &[],
         properties,
     );
-    link.answered(publish, Sent::Harmless).await?;
+    link.request(publish, Sent::Harmless).await?;
     let mut name = None;
     // There at once, as the broker keeps the order of a channel.
     for _ in 0..LOOKS {
         let get = channel.basic_get(queue.clone(), BasicGetOptions { no_ack: true });
-        if let Some(message) = link.answered(get, Sent::Harmless).await? {
+        if let Some(message) = link.request(get, Sent::Harmless).await? {
             name = message.delivery.properties.reply_to().as_ref().map(ShortString::to_string);
             break;
         }
     }
     let delete = channel.queue_delete(queue, QueueDeleteOptions::default());
-    link.answered(delete, Sent::Harmless).await?;
+    link.request(delete, Sent::Harmless).await?;
     name.filter(|name| name.starts_with(RETURN_PREFIX)).ok_or_else(|| {
         Error::new(ErrorKind::Unexpected, "RabbitMQ did not say where results are to go")
             .with("broker", format_args!("rabbitmq {}", link.broker()))
@@ -119,7 +115,7 @@ async fn receive(mut consumer: Consumer, pending: PendingResults) {
             }
         };
         let body = Bytes::from(delivery.data);
-        match wire::decode_result(&delivery.properties, body.clone()) {
+        match codec::decode_result(&delivery.properties, body.clone()) {
             Ok(result) => {
                 pending.complete(result);
             }
@@ -127,7 +123,7 @@ async fn receive(mut consumer: Consumer, pending: PendingResults) {
                 malformed += 1;
                 tracing::warn!(
                     %error,
-                    message = wire::excerpt(&body),
+                    message = json::excerpt(&body),
                     total = malformed,
                     "a result cannot be read"
                 );

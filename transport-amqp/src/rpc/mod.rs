@@ -1,5 +1,6 @@
 //! Calls: a queue for each API, whose messages expire.
 
+mod codec;
 mod send;
 mod source;
 
@@ -14,7 +15,7 @@ use lightbus_core::{
 use crate::{
     NAME, RpcConfig,
     client::{Client, Handle},
-    inspect,
+    diagnose, locate,
     publisher::Publisher,
     topology,
 };
@@ -104,11 +105,11 @@ impl Inspect for AmqpRpcTransport {
     async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let queue = topology::calls_of(&self.config, api);
         let client = self.handle.client(WHAT)?;
-        Ok(vec![inspect::queue(client, "calls that wait for a worker (a queue)", &queue).await?])
+        Ok(vec![locate::queue(client, "calls that wait for a worker (a queue)", &queue).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        inspect::diagnose(self.handle.client(WHAT)?, &self.publisher).await
+        diagnose::diagnose(self.handle.client(WHAT)?, &self.publisher).await
     }
 }
 

@@ -6,12 +6,12 @@ use lapin::message::BasicReturnMessage;
 use lightbus_core::{Backoff, Error, ErrorKind, Result, Retry, RpcMessage};
 use tokio::time::{Instant, sleep_until};
 
+use super::codec;
 use crate::{
     RpcConfig, UnknownApi,
     client::Closing,
-    publisher::{Message, Outlet, Publisher},
+    publisher::{Message, PublishChannel, Publisher},
     topology::{self, QueueSpec, calls_of, short},
-    wire,
 };
 
 /// The waits before a call that could not be sent is tried again.
@@ -52,12 +52,12 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
             .with("broker", format_args!("rabbitmq {}", publisher.client().broker()))
     };
     let prepare = async {
-        let outlet = publisher.outlet().await?;
-        ensure(&outlet, config, &call.api).await?;
-        outlet.link.unblocked(call.deadline).await?;
-        Ok(outlet)
+        let out = publisher.channel().await?;
+        ensure(&out, config, &call.api).await?;
+        out.link.unblocked(call.deadline).await?;
+        Ok(out)
     };
-    let outlet = tokio::time::timeout_at(call.deadline, prepare).await.unwrap_or_else(|_| {
+    let out = tokio::time::timeout_at(call.deadline, prepare).await.unwrap_or_else(|_| {
         Err(late("RabbitMQ could not be reached before the deadline of the call"))
     })?;
     let left = call.deadline.saturating_duration_since(Instant::now());
@@ -65,13 +65,13 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
     if left < Duration::from_millis(1) {
         return Err(refused());
     }
-    let (properties, body) = wire::encode_call(call, left)?;
+    let (properties, body) = codec::encode_call(call, left)?;
     let queue = short("the name of the API", &calls_of(config, &call.api))?;
     let message = Message { exchange: "".into(), key: queue, mandatory: true, properties, body };
     let deadline = call.deadline.min(publisher.deadline());
-    match publisher.publish(&outlet, message, deadline).await {
+    match publisher.publish(&out, message, deadline).await {
         Ok(None) => Ok(()),
-        Ok(Some(returned)) => returned_call(publisher, &outlet, config, call, returned).await,
+        Ok(Some(returned)) => returned_call(publisher, &out, config, call, returned).await,
         Err(_) if Instant::now() >= call.deadline => {
             Err(late("RabbitMQ did not confirm the call before its deadline"))
         }
@@ -80,26 +80,26 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
 }
 
 /// Makes the queue of an API, or finds that it is there, once for each channel.
-async fn ensure(outlet: &Outlet, config: &RpcConfig, api: &str) -> Result<()> {
-    if outlet.knows(api) {
+async fn ensure(out: &PublishChannel, config: &RpcConfig, api: &str) -> Result<()> {
+    if out.knows(api) {
         return Ok(());
     }
     match config.unknown_api {
-        UnknownApi::Wait => declare(outlet, config, api).await?,
+        UnknownApi::Wait => declare(out, config, api).await?,
         UnknownApi::Refuse => {
-            if topology::waiting(&outlet.link, &calls_of(config, api)).await?.is_none() {
+            if topology::waiting(&out.link, &calls_of(config, api)).await?.is_none() {
                 return Err(unknown(config, api));
             }
         }
     }
-    outlet.learn(api);
+    out.learn(api);
     Ok(())
 }
 
-async fn declare(outlet: &Outlet, config: &RpcConfig, api: &str) -> Result<()> {
+async fn declare(out: &PublishChannel, config: &RpcConfig, api: &str) -> Result<()> {
     // On a channel of its own: a conflict ends it, and others are sending.
-    let channel = outlet.link.channel().await?;
-    QueueSpec::calls(api, config).declare(&outlet.link, &channel).await
+    let channel = out.link.channel().await?;
+    QueueSpec::calls(api, config).declare(&out.link, &channel).await
 }
 
 fn unknown(config: &RpcConfig, api: &str) -> Error {
@@ -109,10 +109,10 @@ fn unknown(config: &RpcConfig, api: &str) -> Error {
 }
 
 /// A call came back: its queue has vanished since it was known. Perhaps not this call's: the client
-/// hands out what came back with the next confirmation, and that of several may be another's.
+/// drain out what came back with the next confirmation, and that of several may be another's.
 async fn returned_call(
     publisher: &Publisher,
-    outlet: &Outlet,
+    out: &PublishChannel,
     config: &RpcConfig,
     call: &RpcMessage,
     returned: BasicReturnMessage,
@@ -121,14 +121,14 @@ async fn returned_call(
     let name = queue.as_str();
     let api = name.strip_suffix(".rpc_queue").unwrap_or(name);
     let api = api.strip_prefix(config.prefix.as_str()).unwrap_or(api).to_owned();
-    outlet.forget(&api);
+    out.forget(&api);
     let properties = returned.delivery.properties.clone();
     let is_own = properties.message_id().as_ref().is_some_and(|id| id.as_str() == &*call.id);
     if config.unknown_api == UnknownApi::Refuse {
         return if is_own { Err(unknown(config, &api)) } else { Ok(()) };
     }
-    declare(outlet, config, &api).await?;
-    outlet.learn(&api);
+    declare(out, config, &api).await?;
+    out.learn(&api);
     let message = Message {
         exchange: "".into(),
         key: queue,
@@ -136,5 +136,5 @@ async fn returned_call(
         properties,
         body: returned.delivery.data.into(),
     };
-    publisher.publish(outlet, message, publisher.deadline()).await.map(drop)
+    publisher.publish(out, message, publisher.deadline()).await.map(drop)
 }

@@ -1,6 +1,6 @@
 //! Taking calls from the queues of their APIs.
 //!
-//! A call is acknowledged when it has been handled, so that the broker hands out no more than there
+//! A call is acknowledged when it has been handled, so that the broker drain out no more than there
 //! are free slots for. That it runs at most once comes from another rule: one that the broker
 //! delivers a second time may have run, and is dropped. So what nobody has seen is not given back to
 //! the broker but published anew; and what came before a connection broke, and nobody has seen, is
@@ -24,15 +24,16 @@ use lightbus_core::{
 };
 use tokio::time::Instant;
 
-use super::WHAT;
+use super::{WHAT, codec};
 use crate::{
     RpcConfig,
     client::{Client, Closing},
     error::{Sent, refuses_channel_limit},
+    header, json,
     publisher::{Message, Publisher},
+    result,
     session::{Inbox, Session, at_hand},
     topology::{QueueSpec, calls_of, short},
-    wire,
 };
 
 /// What a call needs to be settled, or published anew.
@@ -116,7 +117,7 @@ impl CallSource {
         // Of several queues all together, where the broker can.
         let global = self.apis.len() > 1 && !self.limit_each.load(Ordering::Relaxed);
         let limit = channel.basic_qos(self.prefetch, BasicQosOptions { global });
-        if let Err(error) = link.asked(limit).await? {
+        if let Err(error) = link.with_timeout(limit).await? {
             if global && refuses_channel_limit(&error) {
                 self.limit_each.store(true, Ordering::Relaxed);
             }
@@ -152,7 +153,7 @@ impl CallSource {
             session.acknowledge(std::iter::once(tag)).await;
             return None;
         }
-        match wire::decode_call(api, &properties, &body, self.config.clock_tolerance.0) {
+        match codec::decode_call(api, &properties, &body, self.config.clock_tolerance.0) {
             Ok(call) if call.deadline > Instant::now() => {
                 let deadline = call.deadline;
                 let token = CallToken {
@@ -172,7 +173,7 @@ impl CallSource {
                 None
             }
             Err(error) => {
-                tracing::warn!(%error, %api, message = wire::excerpt(&body), "a call cannot be read");
+                tracing::warn!(%error, %api, message = json::excerpt(&body), "a call cannot be read");
                 self.refuse(&properties, &error).await;
                 session.acknowledge(std::iter::once(tag)).await;
                 None
@@ -182,8 +183,8 @@ impl CallSource {
 
     /// Tells the caller of a call that cannot be read, if it can be made out.
     async fn refuse(&self, properties: &BasicProperties, error: &Error) {
-        let Some((id, path)) = wire::salvage_call(properties) else { return };
-        if !path.as_str().starts_with(wire::RETURN_PREFIX) {
+        let Some((id, path)) = codec::salvage_call(properties) else { return };
+        if !path.as_str().starts_with(result::RETURN_PREFIX) {
             return;
         }
         let result = ResultMessage {
@@ -196,11 +197,11 @@ impl CallSource {
             }),
         };
         let sent = async {
-            let (properties, body) = wire::encode_result(&result)?;
+            let (properties, body) = result::encode_result(&result)?;
             let key = short("the return path", path.as_str())?;
             let message = Message { exchange: "".into(), key, mandatory: false, properties, body };
-            let outlet = self.publisher.outlet().await?;
-            self.publisher.publish(&outlet, message, self.publisher.deadline()).await
+            let out = self.publisher.channel().await?;
+            self.publisher.publish(&out, message, self.publisher.deadline()).await
         };
         if let Err(error) = sent.await {
             tracing::debug!(%error, "the caller of a call that cannot be read was not told");
@@ -257,7 +258,7 @@ impl CallSource {
         }
         let millis = left.as_millis().to_string();
         let mut headers = token.properties.headers().clone().unwrap_or_default();
-        headers.insert(Headers::TIME_LEFT_MS.into(), wire::text(&millis));
+        headers.insert(Headers::TIME_LEFT_MS.into(), header::text(&millis));
         let properties =
             token.properties.clone().with_expiration(millis.into()).with_headers(headers);
         let message = Message {
@@ -267,8 +268,8 @@ impl CallSource {
             properties,
             body: token.body.clone(),
         };
-        let outlet = self.publisher.outlet().await?;
-        let published = self.publisher.publish(&outlet, message, self.publisher.deadline()).await;
+        let out = self.publisher.channel().await?;
+        let published = self.publisher.publish(&out, message, self.publisher.deadline()).await;
         match published {
             Err(error) if error.retryable() == Retry::Safe => Err(error),
             // Once more might be once too often.

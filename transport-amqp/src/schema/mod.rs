@@ -1,6 +1,6 @@
 //! Schemas: a stream that all write to and read, in which the last of each API counts.
 
-mod view;
+mod store;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -14,11 +14,11 @@ use serde_json::value::RawValue;
 use crate::{
     NAME, SchemaConfig,
     client::{Client, Handle},
-    inspect,
+    diagnose, locate,
     publisher::Publisher,
     topology::QueueSpec,
 };
-use view::View;
+use store::SchemaStore;
 
 const WHAT: &str = "the schema transport";
 
@@ -28,7 +28,7 @@ pub struct AmqpSchemaTransport {
     publisher: Publisher,
     stream: String,
     /// What has been read; held while it is read on.
-    view: tokio::sync::Mutex<View>,
+    store: tokio::sync::Mutex<SchemaStore>,
 }
 
 impl AmqpSchemaTransport {
@@ -37,7 +37,7 @@ impl AmqpSchemaTransport {
         Self {
             handle: Handle::new(Arc::clone(&client)),
             publisher: Publisher::new(client),
-            view: tokio::sync::Mutex::new(View::new(stream.clone())),
+            store: tokio::sync::Mutex::new(SchemaStore::new(stream.clone())),
             stream,
         }
     }
@@ -48,7 +48,7 @@ impl SchemaTransport for AmqpSchemaTransport {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
         let store = async {
             self.handle.client(WHAT)?;
-            view::store(&self.publisher, &self.stream, api, schema, ttl).await
+            store::store(&self.publisher, &self.stream, api, schema, ttl).await
         };
         store.await.map_err(|error| error.during(format!("storing the schema of {api}")))
     }
@@ -56,10 +56,10 @@ impl SchemaTransport for AmqpSchemaTransport {
     async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
         let ping = async {
             let client = self.handle.client(WHAT)?;
-            let mut view = self.view.lock().await;
-            view.catch_up(client, &self.publisher).await?;
-            let Some(schema) = view.get(api) else { return Ok(false) };
-            view::store(&self.publisher, &self.stream, api, &schema, ttl).await?;
+            let mut store = self.store.lock().await;
+            store.catch_up(client, &self.publisher).await?;
+            let Some(schema) = store.get(api) else { return Ok(false) };
+            store::store(&self.publisher, &self.stream, api, &schema, ttl).await?;
             Ok(true)
         };
         ping.await.map_err(|error: lightbus_core::Error| {
@@ -70,9 +70,9 @@ impl SchemaTransport for AmqpSchemaTransport {
     async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
         let load = async {
             let client = self.handle.client(WHAT)?;
-            let mut view = self.view.lock().await;
-            view.catch_up(client, &self.publisher).await?;
-            Ok(view.all())
+            let mut store = self.store.lock().await;
+            store.catch_up(client, &self.publisher).await?;
+            Ok(store.all())
         };
         load.await.map_err(|error: lightbus_core::Error| error.during("loading the schemas"))
     }
@@ -111,13 +111,13 @@ impl Transport for AmqpSchemaTransport {
 impl Inspect for AmqpSchemaTransport {
     async fn locate(&self, _api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
-        Ok(vec![inspect::queue(client, "all schemas (a stream)", &self.stream).await?])
+        Ok(vec![locate::queue(client, "all schemas (a stream)", &self.stream).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
         let client = self.handle.client(WHAT)?;
-        let mut findings = inspect::diagnose(client, &self.publisher).await?;
-        findings.push(inspect::declared(client, &QueueSpec::schemas(&self.stream)).await?);
+        let mut findings = diagnose::diagnose(client, &self.publisher).await?;
+        findings.push(diagnose::declared(client, &QueueSpec::schemas(&self.stream)).await?);
         Ok(findings)
     }
 }

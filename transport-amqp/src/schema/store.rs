@@ -15,14 +15,14 @@ use serde_json::value::RawValue;
 
 use crate::{
     client::Client,
-    publisher::{Message, Outlet, Publisher},
+    header, json,
+    publisher::{Message, PublishChannel, Publisher},
     stream::{self, Entry, Reader},
     topology::{QueueSpec, short},
-    wire,
 };
 
 /// What has been read of the stream.
-pub(super) struct View {
+pub(super) struct SchemaStore {
     stream: String,
     /// The place from which to read on.
     next: u64,
@@ -35,7 +35,7 @@ struct Known {
     until: SystemTime,
 }
 
-impl View {
+impl SchemaStore {
     pub(super) fn new(stream: String) -> Self {
         Self { stream, next: 0, schemas: HashMap::new() }
     }
@@ -51,9 +51,9 @@ impl View {
     }
 
     async fn read_on(&mut self, client: &Client, publisher: &Publisher) -> Result<()> {
-        let outlet = publisher.outlet().await?;
-        ensure(&outlet, &self.stream).await?;
-        let name = stream::publish_mark(publisher, &outlet, &self.stream).await?;
+        let out = publisher.channel().await?;
+        ensure(&out, &self.stream).await?;
+        let name = stream::publish_mark(publisher, &out, &self.stream).await?;
         let mut reader = Reader::open(client, &self.stream, self.next).await?;
         loop {
             let entry = reader.next().await?;
@@ -72,9 +72,9 @@ impl View {
     fn take(&mut self, entry: Entry) {
         let none = FieldTable::default();
         let headers = entry.raw.properties.headers().as_ref().unwrap_or(&none);
-        let Some(api) = wire::string(headers, wire::API).map(str::to_owned) else { return };
-        let time = wire::int(headers, wire::TIME).and_then(wire::time_of);
-        let ttl = wire::int(headers, wire::TTL).and_then(|ttl| u64::try_from(ttl).ok());
+        let Some(api) = header::string(headers, header::API).map(str::to_owned) else { return };
+        let time = header::int(headers, header::TIME).and_then(header::time_of);
+        let ttl = header::int(headers, header::TTL).and_then(|ttl| u64::try_from(ttl).ok());
         let (Some(time), Some(ttl)) = (time, ttl) else { return };
         let Some(until) = time.checked_add(Duration::from_millis(ttl)) else { return };
         if until <= SystemTime::now() {
@@ -88,7 +88,7 @@ impl View {
             Err(error) => tracing::warn!(
                 %error,
                 api,
-                schema = wire::excerpt(&entry.raw.body),
+                schema = json::excerpt(&entry.raw.body),
                 "a schema on the bus is not JSON"
             ),
         }
@@ -107,11 +107,11 @@ impl View {
 }
 
 /// Makes the stream, once for each channel.
-async fn ensure(outlet: &Outlet, stream: &str) -> Result<()> {
-    if !outlet.knows(stream) {
-        let channel = outlet.link.channel().await?;
-        QueueSpec::schemas(stream).declare(&outlet.link, &channel).await?;
-        outlet.learn(stream);
+async fn ensure(out: &PublishChannel, stream: &str) -> Result<()> {
+    if !out.knows(stream) {
+        let channel = out.link.channel().await?;
+        QueueSpec::schemas(stream).declare(&out.link, &channel).await?;
+        out.learn(stream);
     }
     Ok(())
 }
@@ -124,13 +124,13 @@ pub(super) async fn store(
     schema: &RawValue,
     ttl: Duration,
 ) -> Result<()> {
-    let outlet = publisher.outlet().await?;
-    ensure(&outlet, stream).await?;
+    let out = publisher.channel().await?;
+    ensure(&out, stream).await?;
     let mut headers = FieldTable::default();
-    headers.insert(wire::API.into(), wire::text(api));
-    let now = wire::epoch_ms(SystemTime::now());
-    headers.insert(wire::TIME.into(), AMQPValue::LongLongInt(now));
-    headers.insert(wire::TTL.into(), AMQPValue::LongLongInt(wire::clamp_ms(ttl)));
+    headers.insert(header::API.into(), header::text(api));
+    let now = header::epoch_ms(SystemTime::now());
+    headers.insert(header::TIME.into(), AMQPValue::LongLongInt(now));
+    headers.insert(header::TTL.into(), AMQPValue::LongLongInt(header::clamp_ms(ttl)));
     let message = Message {
         exchange: "".into(),
         key: short("the name of a stream", stream)?,
@@ -141,11 +141,11 @@ pub(super) async fn store(
             .with_headers(headers),
         body: bytes::Bytes::copy_from_slice(schema.get().as_bytes()),
     };
-    let published = publisher.publish(&outlet, message, publisher.deadline()).await;
+    let published = publisher.publish(&out, message, publisher.deadline()).await;
     match published.map_err(safe)? {
         None => Ok(()),
         Some(_) => {
-            outlet.forget(stream);
+            out.forget(stream);
             Err(Error::new(lightbus_core::ErrorKind::Unavailable, "the stream has vanished")
                 .with("stream", stream))
         }

@@ -1,20 +1,18 @@
-//! Looking at RabbitMQ, as far as AMQP lets a client: queues and exchanges by their names, the
-//! greeting of each node, what is refused, and alarms.
+//! Whether RabbitMQ is set up to keep what the bus promises, as far as AMQP shows it: the properties of
+//! each node, what is refused, and alarms.
 
 use std::time::Duration;
 
 use lapin::{BasicProperties, uri::AMQPUri};
-use lightbus_core::{
-    Error, ErrorKind, Result,
-    transport::{Finding, Location},
-};
+use lightbus_core::{Error, ErrorKind, Result, transport::Finding};
 use tokio::time::{Instant, timeout};
 
 use crate::{
     client::Client,
-    greeting::Greeting,
     link::Link,
+    locate::{allowed, vhost},
     publisher::{Message, Publisher},
+    server_properties::ServerProperties,
     topology::{self, QueueSpec},
 };
 
@@ -22,72 +20,6 @@ use crate::{
 const OLDEST: (u16, u16) = (3, 10);
 /// How long to wait for a confirmation before an alarm is what holds it up.
 const PROMPT: Duration = Duration::from_secs(3);
-
-/// A word as it can be given to a shell.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-fn vhost(client: &Client) -> String {
-    quoted(client.endpoint().uris.first().map_or("/", |uri| uri.vhost.as_str()))
-}
-
-/// What RabbitMQ forbids is an answer too, and what there is not.
-fn allowed<T>(asked: Result<T>) -> Result<std::result::Result<T, Error>> {
-    match asked {
-        Err(error) if error.is_temporary() => Err(error),
-        other => Ok(other),
-    }
-}
-
-/// A queue or a stream.
-pub(crate) async fn queue(client: &Client, what: &str, name: &str) -> Result<Location> {
-    let link = client.consumes().await?;
-    let (what, messages) = match allowed(topology::counts(&link, name).await)? {
-        Ok(Some((messages, consumers))) => {
-            (format!("{what}, consumers: {consumers}"), Some(messages.into()))
-        }
-        Ok(None) => (format!("{what}, not there yet"), None),
-        Err(refused) => {
-            (format!("{what}, which may not be looked at: {}", refused.message()), None)
-        }
-    };
-    let mut place = Location::new(what, name);
-    place.messages = messages;
-    let vhost = vhost(client);
-    place.look = vec![
-        format!(
-            "rabbitmqctl list_queues -p {vhost} name type messages_ready messages_unacknowledged consumers | grep -F {}",
-            quoted(name)
-        ),
-        format!("rabbitmqctl list_consumers -p {vhost} | grep -F {}", quoted(name)),
-    ];
-    Ok(place)
-}
-
-/// The exchange of events.
-pub(crate) async fn exchange(client: &Client, name: &str, api: &str) -> Result<Location> {
-    const WHAT: &str = "events on their way to the queue of each listener (a topic exchange)";
-    let link = client.consumes().await?;
-    let what = match allowed(topology::has_exchange(&link, name).await)? {
-        Ok(true) => WHAT.to_owned(),
-        Ok(false) => format!("{WHAT}, not there yet"),
-        Err(refused) => format!("{WHAT}, which may not be looked at: {}", refused.message()),
-    };
-    let mut place = Location::new(what, name);
-    let vhost = vhost(client);
-    place.look = vec![
-        // Who listens, AMQP tells nobody.
-        format!(
-            "rabbitmqctl list_bindings -p {vhost} source_name routing_key destination_name | grep -F {}",
-            quoted(&format!("{api}."))
-        ),
-        format!(
-            "rabbitmqctl list_queues -p {vhost} name messages_ready messages_unacknowledged consumers"
-        ),
-    ];
-    Ok(place)
-}
 
 /// What can be told of the broker itself, whatever is carried over it.
 pub(crate) async fn diagnose(client: &Client, publisher: &Publisher) -> Result<Vec<Finding>> {
@@ -106,18 +38,19 @@ pub(crate) async fn diagnose(client: &Client, publisher: &Publisher) -> Result<V
     Ok(findings)
 }
 
-/// Each node, by its greeting.
+/// Each node, by its properties.
 async fn nodes(client: &Client) -> Vec<Finding> {
     let endpoint = client.endpoint();
     let mut findings = Vec::new();
     let mut clusters: Vec<String> = Vec::new();
     for uri in &endpoint.uris {
-        let greeting = timeout(endpoint.connect_timeout, Greeting::of(endpoint, uri)).await;
-        match greeting.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
-            Ok(greeting) => {
-                findings.push(judge(uri, &greeting));
-                if !clusters.contains(&greeting.cluster) {
-                    clusters.push(greeting.cluster);
+        let properties =
+            timeout(endpoint.connect_timeout, ServerProperties::of(endpoint, uri)).await;
+        match properties.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
+            Ok(properties) => {
+                findings.push(judge(uri, &properties));
+                if !clusters.contains(&properties.cluster) {
+                    clusters.push(properties.cluster);
                 }
             }
             Err(why) => findings.push(Finding::warning(
@@ -148,8 +81,8 @@ fn place(uri: &AMQPUri) -> String {
     format!("{}:{}", uri.authority.host, uri.authority.port)
 }
 
-fn judge(uri: &AMQPUri, greeting: &Greeting) -> Finding {
-    let Greeting { product, version, cluster, lacks } = greeting;
+fn judge(uri: &AMQPUri, properties: &ServerProperties) -> Finding {
+    let ServerProperties { product, version, cluster, lacks } = properties;
     let what = format!("{product} {version} at {}, of the cluster {cluster}", place(uri));
     let mut numbers = version.split('.').map(|number| number.parse::<u16>().unwrap_or(0));
     let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -172,7 +105,7 @@ fn judge(uri: &AMQPUri, greeting: &Greeting) -> Finding {
 
 /// Publishes a message that no queue can get: RabbitMQ tells of an alarm only to who publishes.
 async fn takes_messages(client: &Client, publisher: &Publisher) -> Result<Vec<Finding>> {
-    let outlet = publisher.outlet().await?;
+    let out = publisher.channel().await?;
     let nobody =
         format!("lightbus.doctor.{}.{:?}", std::process::id(), std::thread::current().id());
     let message = Message {
@@ -183,8 +116,8 @@ async fn takes_messages(client: &Client, publisher: &Publisher) -> Result<Vec<Fi
         body: bytes::Bytes::new(),
     };
     let deadline = Instant::now() + client.response_timeout().min(PROMPT);
-    let published = publisher.publish(&outlet, message, deadline).await;
-    let blocked = outlet.link.is_blocked();
+    let published = publisher.publish(&out, message, deadline).await;
+    let blocked = out.link.is_blocked();
     Ok(vec![match (published, blocked) {
         (_, Some(reason)) => Finding::problem(
             format!("RabbitMQ takes no messages because of an alarm: {reason}"),
@@ -263,7 +196,8 @@ mod tests {
         let uri: AMQPUri = "amqp://here:1/%2f".parse().unwrap_or_default();
         let of = |version: &str, lacks| {
             let (product, version) = ("RabbitMQ".to_owned(), version.to_owned());
-            judge(&uri, &Greeting { product, version, cluster: "c".to_owned(), lacks }).severity
+            judge(&uri, &ServerProperties { product, version, cluster: "c".to_owned(), lacks })
+                .severity
         };
         assert_eq!(of("3.10.0", vec![]), Severity::Good);
         assert_eq!(of("4.2.1", vec![]), Severity::Good);

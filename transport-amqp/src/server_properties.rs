@@ -9,11 +9,11 @@ use lapin::{
     uri::AMQPUri,
 };
 
-use crate::{endpoint::Endpoint, wire};
+use crate::{endpoint::Endpoint, header};
 
 /// The protocol that is spoken: AMQP 0-9-1.
 const HELLO: &[u8; 8] = b"AMQP\0\0\x09\x01";
-/// The largest greeting that is read.
+/// The largest properties that is read.
 const MOST: usize = 64 << 10;
 /// What lightbus relies on, by the names that brokers give it.
 const NEEDED: [&str; 4] =
@@ -21,7 +21,7 @@ const NEEDED: [&str; 4] =
 
 /// A node, by its own words.
 #[derive(Debug, Default)]
-pub(crate) struct Greeting {
+pub(crate) struct ServerProperties {
     pub(crate) product: String,
     pub(crate) version: String,
     pub(crate) cluster: String,
@@ -29,7 +29,7 @@ pub(crate) struct Greeting {
     pub(crate) lacks: Vec<&'static str>,
 }
 
-impl Greeting {
+impl ServerProperties {
     /// Asks a node. The caller limits how long that may take.
     pub(crate) async fn of(endpoint: &Endpoint, uri: &AMQPUri) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| error.to_string();
@@ -59,7 +59,7 @@ impl Greeting {
     }
 
     fn read(properties: &FieldTable) -> Self {
-        let text = |name| wire::string(properties, name).unwrap_or_default().to_owned();
+        let text = |name| header::string(properties, name).unwrap_or_default().to_owned();
         let can = |name: &str| match properties.inner().get("capabilities") {
             Some(AMQPValue::FieldTable(can)) => {
                 matches!(can.inner().get(name), Some(AMQPValue::Boolean(true)))

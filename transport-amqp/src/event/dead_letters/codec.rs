@@ -11,12 +11,11 @@ use lapin::{
 };
 use lightbus_core::{Arguments, Error, EventMessage, Name, Result, transport::DeadLetter};
 
-use super::raw::{Raw, Read};
+use super::super::codec::{Raw, Read, event_names};
 use crate::{
-    EventConfig,
+    EventConfig, header,
     publisher::{Message, Publisher},
     topology::{dead_letters_of, short},
-    wire,
 };
 
 /// The most bytes of a reason that are kept.
@@ -37,7 +36,7 @@ const EXCHANGE: &str = "lightbus-dead-exchange";
 const ROUTING_KEY: &str = "lightbus-dead-routing-key";
 
 /// Puts a message among the dead letters of a group. Done twice it is there twice.
-pub(super) async fn set_aside(
+pub(in crate::event) async fn set_aside(
     publisher: &Publisher,
     config: &EventConfig,
     group: &str,
@@ -46,14 +45,14 @@ pub(super) async fn set_aside(
     raw: &Raw,
 ) -> Result<()> {
     let mut headers = raw.properties.headers().clone().unwrap_or_default();
-    headers.insert(ID.into(), wire::text(&new_id(raw)));
-    headers.insert(REASON.into(), wire::text(shortened(reason)));
+    headers.insert(ID.into(), header::text(&new_id(raw)));
+    headers.insert(REASON.into(), header::text(shortened(reason)));
     headers.insert(ATTEMPTS.into(), AMQPValue::LongLongInt(attempts.into()));
-    headers.insert(GROUP.into(), wire::text(group));
-    let now = wire::epoch_ms(SystemTime::now());
+    headers.insert(GROUP.into(), header::text(group));
+    let now = header::epoch_ms(SystemTime::now());
     headers.insert(TIME.into(), AMQPValue::LongLongInt(now));
-    headers.insert(EXCHANGE.into(), wire::text(raw.exchange.as_str()));
-    headers.insert(ROUTING_KEY.into(), wire::text(raw.key.as_str()));
+    headers.insert(EXCHANGE.into(), header::text(raw.exchange.as_str()));
+    headers.insert(ROUTING_KEY.into(), header::text(raw.key.as_str()));
     let message = Message {
         exchange: "".into(),
         key: short("the name of a queue", &dead_letters_of(config, group))?,
@@ -61,8 +60,8 @@ pub(super) async fn set_aside(
         properties: raw.properties.clone().with_delivery_mode(2).with_headers(headers),
         body: raw.body.clone(),
     };
-    let outlet = publisher.outlet().await?;
-    match publisher.publish(&outlet, message, publisher.deadline()).await? {
+    let out = publisher.channel().await?;
+    match publisher.publish(&out, message, publisher.deadline()).await? {
         None => Ok(()),
         Some(_) => Err(Error::new(
             lightbus_core::ErrorKind::Unavailable,
@@ -122,7 +121,7 @@ fn tables(raw: &Raw) -> (Option<&FieldTable>, Option<&FieldTable>) {
 /// broker did it. One that was put there by hand has the name of its message.
 pub(super) fn id(raw: &Raw) -> Name {
     let (headers, death) = tables(raw);
-    let own = headers.and_then(|headers| wire::string(headers, ID)).map(Name::from);
+    let own = headers.and_then(|headers| header::string(headers, ID)).map(Name::from);
     own.unwrap_or_else(|| match death.and_then(died) {
         Some(time) => id_of(micros(time), &raw.properties).into(),
         None => raw.properties.message_id().as_ref().map_or("", ShortString::as_str).into(),
@@ -130,14 +129,14 @@ pub(super) fn id(raw: &Raw) -> Name {
 }
 
 fn died(death: &FieldTable) -> Option<SystemTime> {
-    let seconds = u64::try_from(wire::int(death, "time")?).ok()?;
+    let seconds = u64::try_from(header::int(death, "time")?).ok()?;
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// The routing key with which the event was fired.
 fn fired_with(raw: &Raw) -> Option<ShortString> {
     let (headers, death) = tables(raw);
-    let own = headers.and_then(|headers| wire::string(headers, ROUTING_KEY));
+    let own = headers.and_then(|headers| header::string(headers, ROUTING_KEY));
     let of_broker = || match death?.inner().get("routing-keys")? {
         AMQPValue::FieldArray(keys) => match keys.as_slice().first()? {
             AMQPValue::LongString(key) => std::str::from_utf8(key.as_bytes()).ok(),
@@ -157,18 +156,19 @@ pub(super) fn read(mut raw: Raw, group: &str) -> DeadLetter {
     let (headers, death) = tables(&raw);
     let none = FieldTable::default();
     let headers = headers.unwrap_or(&none);
-    let number = |name| wire::int(headers, name);
+    let number = |name| header::int(headers, name);
     let attempts = number(ATTEMPTS)
         .or_else(|| number("x-delivery-count"))
         .and_then(|attempts| u32::try_from(attempts).ok())
         .unwrap_or(0);
     // What the broker set aside by itself, it says in its own way.
-    let reason = wire::string(headers, REASON).map(str::to_owned).unwrap_or_else(|| {
-        let why = wire::string(headers, "x-first-death-reason").unwrap_or("for an unknown reason");
+    let reason = header::string(headers, REASON).map(str::to_owned).unwrap_or_else(|| {
+        let why =
+            header::string(headers, "x-first-death-reason").unwrap_or("for an unknown reason");
         format!("RabbitMQ set it aside: {why}")
     });
     let names = |api: &str, event: &str| Some((Name::from(api), Name::from(event)));
-    let time = number(TIME).and_then(wire::time_of).or_else(|| died(death?));
+    let time = number(TIME).and_then(header::time_of).or_else(|| died(death?));
     let event = match raw.read(attempts, names) {
         Read::Event(event) => *event,
         Read::Other | Read::Malformed(_) => unreadable(&raw, attempts),
@@ -195,9 +195,9 @@ pub(super) fn revived(raw: Raw, queue: ShortString) -> Message {
         headers.insert(name.clone(), value.clone());
     }
     // On its way to the queue itself it loses its routing key, which may be all that names it.
-    if let Some((api, event)) = wire::event_names(&raw.properties, key.as_str()) {
-        headers.insert(wire::API.into(), wire::text(api));
-        headers.insert(wire::EVENT.into(), wire::text(event));
+    if let Some((api, event)) = event_names(&raw.properties, key.as_str()) {
+        headers.insert(header::API.into(), header::text(api));
+        headers.insert(header::EVENT.into(), header::text(event));
     }
     Message {
         exchange: "".into(),
@@ -210,7 +210,7 @@ pub(super) fn revived(raw: Raw, queue: ShortString) -> Message {
 
 /// An event of which only parts can be read.
 fn unreadable(raw: &Raw, attempt: u32) -> EventMessage {
-    let (api, event) = wire::event_names(&raw.properties, raw.key.as_str()).unwrap_or_default();
+    let (api, event) = event_names(&raw.properties, raw.key.as_str()).unwrap_or_default();
     let id = raw.properties.message_id().as_ref().map(|id| Name::from(id.as_str()));
     let id = id.unwrap_or_else(|| Name::from(""));
     EventMessage {
