@@ -15,23 +15,22 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _},
-    error::RDKafkaErrorCode as Code,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
 use crate::{
     context::{Logging, Refusals},
     diagnose::Cluster,
+    endpoint::Endpoint,
     error::{Sent, code, from_code, from_kafka, is_unknown_topic},
-    produce::{Outgoing, Placed, Producer},
-    range::{Quiet, Reader},
-    settings::Settings,
+    producer::{Outgoing, Placed, Producer},
+    reader::{Reader, ReaderContext},
     topic::{self, TopicSpec, Topics},
 };
 
 /// A cluster, as a process sees it. Connects when it is used.
 pub(crate) struct Client {
-    settings: Settings,
+    endpoint: Endpoint,
     state: Mutex<State>,
     users: AtomicUsize,
     topics: Topics,
@@ -46,12 +45,12 @@ struct State {
     asker: Option<Arc<Asker>>,
 }
 
-type Asker = BaseConsumer<Quiet>;
+type Asker = BaseConsumer<ReaderContext>;
 
 impl Client {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
         Self {
-            settings,
+            endpoint,
             state: Mutex::default(),
             users: AtomicUsize::new(0),
             topics: Topics::default(),
@@ -59,12 +58,12 @@ impl Client {
         }
     }
 
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     pub(crate) fn broker(&self) -> &str {
-        &self.settings.broker
+        &self.endpoint.broker
     }
 
     /// The producer: the same for all, until it goes wrong for good.
@@ -73,19 +72,19 @@ impl Client {
         if let Some(producer) = state.producer.as_ref().filter(|producer| !producer.is_broken()) {
             return Ok(Arc::clone(producer));
         }
-        let made = Producer::new(&self.settings.producer(), &self.refusals)
+        let made = Producer::new(&self.endpoint.producer(), &self.refusals)
             .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
         let made = Arc::new(made);
         discard(state.producer.replace(Arc::clone(&made)));
         Ok(made)
     }
 
-    fn admin(&self) -> Result<Arc<AdminClient<Logging>>> {
+    pub(crate) fn admin(&self) -> Result<Arc<AdminClient<Logging>>> {
         let mut state = self.state();
         if let Some(admin) = &state.admin {
             return Ok(Arc::clone(admin));
         }
-        let made = AdminClient::from_config_and_context(&self.settings.admin(), self.logging())
+        let made = AdminClient::from_config_and_context(&self.endpoint.admin(), self.logging())
             .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
         Ok(Arc::clone(state.admin.insert(Arc::new(made))))
     }
@@ -95,23 +94,23 @@ impl Client {
         if let Some(asker) = &state.asker {
             return Ok(Arc::clone(asker));
         }
-        let mut config = self.settings.admin();
+        let mut config = self.endpoint.admin();
         config.set("allow.auto.create.topics", "false");
-        let made = BaseConsumer::from_config_and_context(&config, self.quiet())
+        let made = BaseConsumer::from_config_and_context(&config, self.context())
             .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
         Ok(Arc::clone(state.asker.insert(Arc::new(made))))
     }
 
     /// A consumer that reads in the name of this group without being a member, or asks about it.
     pub(crate) fn reader(&self, group: &str) -> Result<Reader> {
-        let mut config = self.settings.consumer(group);
+        let mut config = self.endpoint.consumer(group);
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "100");
-        let consumer = BaseConsumer::from_config_and_context(&config, self.quiet())
+        let consumer = BaseConsumer::from_config_and_context(&config, self.context())
             .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
         Ok(Reader {
             consumer,
-            timeout: self.settings.timeout,
-            broker: self.settings.broker.clone(),
+            timeout: self.endpoint.timeout,
+            broker: self.endpoint.broker.clone(),
         })
     }
 
@@ -119,8 +118,8 @@ impl Client {
         Logging(Arc::clone(&self.refusals))
     }
 
-    pub(crate) fn quiet(&self) -> Quiet {
-        Quiet(Arc::clone(&self.refusals))
+    pub(crate) fn context(&self) -> ReaderContext {
+        ReaderContext(Arc::clone(&self.refusals))
     }
 
     /// Says why, where it is that brokers refuse us.
@@ -148,13 +147,13 @@ impl Client {
     async fn find_or_make(&self, name: &str, spec: &TopicSpec) -> Result<i32> {
         let refused = if spec.creates() {
             let admin = self.admin()?;
-            topic::create(&admin, name, spec, self.settings.timeout, self.broker()).await?
+            topic::create(&admin, name, spec, self.endpoint.timeout, self.broker()).await?
         } else {
             None
         };
         let producer = self.producer()?;
         let (owned, broker) = (name.to_owned(), self.broker().to_owned());
-        let timeout = self.settings.timeout;
+        let timeout = self.endpoint.timeout;
         let made = spec.creates() && refused.is_none();
         let found = blocking(move || {
             if made {
@@ -188,7 +187,7 @@ impl Client {
         let began = std::time::Instant::now();
         let asker = self.asker()?;
         let (owned, broker, timeout) =
-            (name.to_owned(), self.broker().to_owned(), self.settings.timeout);
+            (name.to_owned(), self.broker().to_owned(), self.endpoint.timeout);
         blocking(move || {
             let found = topic::partitions(asker.client(), &owned, timeout, &broker);
             drain(&asker);
@@ -201,7 +200,7 @@ impl Client {
     /// The brokers, and all topics.
     pub(crate) async fn cluster(&self) -> Result<Cluster> {
         let asker = self.asker()?;
-        let (broker, timeout) = (self.broker().to_owned(), self.settings.timeout);
+        let (broker, timeout) = (self.broker().to_owned(), self.endpoint.timeout);
         blocking(move || {
             let found = asker.client().fetch_metadata(None, timeout);
             drain(&asker);
@@ -211,9 +210,9 @@ impl Client {
         .await?
     }
 
-    /// The settings of a topic or a broker.
+    /// Returns the settings of a topic or a broker.
     pub(crate) async fn describe(&self, of: &ResourceSpecifier<'_>) -> Result<ConfigResource> {
-        let options = AdminOptions::new().request_timeout(Some(self.settings.timeout));
+        let options = AdminOptions::new().request_timeout(Some(self.endpoint.timeout));
         let mut answers = self
             .admin()?
             .describe_configs([of], &options)
@@ -222,35 +221,7 @@ impl Client {
         match answers.pop() {
             Some(Ok(settings)) => Ok(settings),
             Some(Err(code)) => Err(from_code(code, self.broker(), Sent::Harmless)),
-            None => Err(Error::new(ErrorKind::Unexpected, "Kafka did not say its settings")),
-        }
-    }
-
-    /// Removes a consumer group and how far it was; one with members not before they have left.
-    pub(crate) async fn forget_group(&self, group: &str) -> Result<()> {
-        let admin = self.admin()?;
-        let options = AdminOptions::new().request_timeout(Some(self.settings.timeout));
-        let until = Instant::now() + self.settings.timeout;
-        loop {
-            let mut answers = admin
-                .delete_groups(&[group], &options)
-                .await
-                .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
-            match answers.pop() {
-                None | Some(Ok(_)) | Some(Err((_, Code::GroupIdNotFound))) => return Ok(()),
-                Some(Err((
-                    _,
-                    Code::NonEmptyGroup
-                    | Code::NotCoordinator
-                    | Code::CoordinatorNotAvailable
-                    | Code::CoordinatorLoadInProgress,
-                ))) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
-                Some(Err((_, code))) => {
-                    return Err(from_code(code, self.broker(), Sent::Harmless)
-                        .with("group", group)
-                        .hint("Are all processes of this listener stopped?"));
-                }
-            }
+            None => Err(Error::new(ErrorKind::Unexpected, "Kafka did not return the settings")),
         }
     }
 
@@ -261,10 +232,10 @@ impl Client {
         let error = |error| from_kafka(error, self.broker(), Sent::Harmless);
         list.add_partition_offset(topic, 0, Offset::Offset(before)).map_err(error)?;
         let options = AdminOptions::new()
-            .request_timeout(Some(self.settings.timeout))
-            .operation_timeout(Some(self.settings.timeout));
+            .request_timeout(Some(self.endpoint.timeout))
+            .operation_timeout(Some(self.endpoint.timeout));
         let answer = admin.delete_records(&list, &options).await.map_err(error)?;
-        crate::range::check(&answer).map_err(error)
+        crate::reader::check(&answer).map_err(error)
     }
 
     /// Sends records, and waits until all are confirmed.
@@ -291,9 +262,6 @@ impl Client {
 fn drain(asker: &Asker) {
     while asker.poll(Duration::ZERO).is_some() {}
 }
-
-/// A group that has members, or no coordinator, is tried again after this.
-const AGAIN: Duration = Duration::from_millis(50);
 
 /// A topic to ask about, to learn whether anybody answers.
 const PROBE: &str = "lightbus.probe";

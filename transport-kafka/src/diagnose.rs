@@ -8,7 +8,7 @@ use lightbus_core::{
 };
 use rdkafka::admin::{ConfigResource, ResourceSpecifier};
 
-use crate::{client::Client, inspect::quoted};
+use crate::{client::Client, locate::quoted};
 
 /// The most topics whose settings are asked for.
 const MOST_TOPICS: usize = 200;
@@ -34,7 +34,7 @@ pub(crate) struct Topic {
     pub(crate) refused: Option<String>,
 }
 
-type Settings = BTreeMap<String, String>;
+type Endpoint = BTreeMap<String, String>;
 
 /// Looks at the cluster, and at the topics whose names begin so.
 pub(crate) async fn diagnose(client: &Arc<Client>, prefix: &str) -> Result<Vec<Finding>> {
@@ -86,7 +86,7 @@ fn is_ours(name: &str, prefix: &str) -> bool {
     })
 }
 
-fn read(resource: &ConfigResource) -> Settings {
+fn read(resource: &ConfigResource) -> Endpoint {
     let value =
         |entry: &rdkafka::admin::ConfigEntry| Some((entry.name.clone(), entry.value.clone()?));
     resource.entries.iter().filter_map(value).collect()
@@ -163,7 +163,7 @@ fn judge_copies(cluster: &Cluster, broker: &str) -> Vec<Finding> {
     findings
 }
 
-fn judge_broker(settings: &Settings, broker: &str) -> Vec<Finding> {
+fn judge_broker(settings: &Endpoint, broker: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     if settings.get("auto.create.topics.enable").map(String::as_str) == Some("true") {
         findings.push(Finding::warning(
@@ -184,11 +184,11 @@ fn judge_broker(settings: &Settings, broker: &str) -> Vec<Finding> {
     findings
 }
 
-fn judge_topics(topics: &[(&Topic, Settings)], broker: &str) -> Vec<Finding> {
-    let number = |settings: &Settings, name: &str| -> Option<u64> {
+fn judge_topics(topics: &[(&Topic, Endpoint)], broker: &str) -> Vec<Finding> {
+    let number = |settings: &Endpoint, name: &str| -> Option<u64> {
         settings.get(name).and_then(|text| text.parse().ok())
     };
-    let those = |which: &dyn Fn(&Topic, &Settings) -> bool| {
+    let those = |which: &dyn Fn(&Topic, &Endpoint) -> bool| {
         some(
             topics
                 .iter()

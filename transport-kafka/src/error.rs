@@ -41,7 +41,7 @@ pub(crate) fn code(error: &KafkaError) -> Option<Code> {
 
 /// Asks about a topic, again and again while its partitions are being made or change their leader.
 /// Blocks.
-pub(crate) fn insist<T>(
+pub(crate) fn retry_transient<T>(
     timeout: Duration,
     mut ask: impl FnMut() -> Result<T, KafkaError>,
 ) -> Result<T, KafkaError> {

@@ -13,7 +13,7 @@ use lightbus_core::{
 use crate::{
     EventConfig, KafkaEventTransport, KafkaResultTransport, KafkaRpcTransport,
     KafkaSchemaTransport, NAME, ResultConfig, RpcConfig, SchemaConfig, client::Client,
-    config::ConnectionConfig, settings::Settings,
+    config::ConnectionConfig, endpoint::Endpoint,
 };
 
 /// Makes Kafka transports. Those whose options about the connection are equal share one producer.
@@ -28,7 +28,7 @@ impl KafkaFactory {
         if let Some(client) = clients.get(&config).and_then(Weak::upgrade) {
             return Ok(client);
         }
-        let client = Arc::new(Client::new(Settings::new(section.path(), &config)?));
+        let client = Arc::new(Client::new(Endpoint::new(section.path(), &config)?));
         clients.retain(|_, client| client.strong_count() > 0);
         clients.insert(config, Arc::downgrade(&client));
         Ok(client)

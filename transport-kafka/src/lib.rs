@@ -5,21 +5,20 @@ mod client;
 mod config;
 mod context;
 mod diagnose;
+mod endpoint;
 mod error;
 mod event;
 mod factory;
 mod group;
 mod header;
-mod inspect;
-mod lag;
-mod produce;
-mod range;
+mod json;
+mod locate;
+mod producer;
+mod reader;
 mod result;
 mod rpc;
 mod schema;
-mod settings;
 mod topic;
-mod wire;
 
 pub use config::{
     Brokers, EventConfig, ResultConfig, RpcConfig, SaslConfig, SaslMechanism, SchemaConfig,

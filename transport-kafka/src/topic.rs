@@ -20,8 +20,8 @@ use crate::{
     config::TopicConfig,
     context::Logging,
     diagnose::{Cluster, Topic},
+    endpoint::ms,
     error::{Sent, from_code, from_kafka, is_refusal, is_unknown_topic, text},
-    settings::ms,
 };
 
 /// While a topic that was made is not seen by all, it is looked for again after this.

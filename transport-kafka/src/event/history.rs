@@ -10,10 +10,10 @@ use lightbus_core::{
 };
 use rdkafka::Message as _;
 
-use super::record::{self, Read};
+use super::codec::{self, Read};
 use crate::{
     client::{Client, blocking},
-    range::{Reader, time_of},
+    reader::{Reader, time_of},
 };
 
 /// How many offsets of a partition are read at once, from the end.
@@ -159,9 +159,9 @@ impl Part {
             {
                 return;
             }
-            match record::read(found, selectors, None) {
+            match codec::read(found, selectors, None) {
                 Read::Event(message) => {
-                    let order = (time, record::sent_at(found), found.offset());
+                    let order = (time, codec::sent_at(found), found.offset());
                     events.push(Event { order, message: *message });
                 }
                 Read::Other => {}
@@ -178,7 +178,7 @@ impl Part {
 
 /// The millisecond in which a moment is: records know no finer time.
 fn truncated(time: SystemTime) -> SystemTime {
-    let ms = crate::range::milliseconds(time);
+    let ms = crate::reader::milliseconds(time);
     SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 

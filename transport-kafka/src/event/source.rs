@@ -11,20 +11,20 @@ use rdkafka::Message;
 
 use super::{
     WHAT,
-    dead::{self, Raw},
-    record,
+    codec::{self, Read},
+    dead_letters::{self, Raw},
 };
 use crate::{
     client::{Client, Closing, User},
-    group::{Desk, Member, MemberSpec, Place, Reading},
+    group::{Handoff, Member, MemberSpec, Reading, RecordPosition},
+    json,
     topic::TopicSpec,
-    wire,
 };
 
 /// What was taken.
 pub(super) enum Taken {
-    Event(Place, Box<EventMessage>),
-    Malformed(Place, String, Raw),
+    Event(RecordPosition, Box<EventMessage>),
+    Malformed(RecordPosition, String, Raw),
 }
 
 /// Reads events that somebody asked for.
@@ -41,17 +41,17 @@ impl Reading for Events {
     fn read<M: Message<Headers = rdkafka::message::BorrowedHeaders>>(
         &mut self,
         record: &M,
-        place: Place,
+        place: RecordPosition,
     ) -> Option<Taken> {
-        match record::read(record, &self.selectors, Some(&self.group)) {
-            record::Read::Event(event) => Some(Taken::Event(place, event)),
-            record::Read::Other => None,
-            record::Read::Malformed(reason) => {
+        match codec::read(record, &self.selectors, Some(&self.group)) {
+            Read::Event(event) => Some(Taken::Event(place, event)),
+            Read::Other => None,
+            Read::Malformed(reason) => {
                 let raw = Raw::of(record);
                 tracing::warn!(
                     origin = raw.origin,
                     reason,
-                    event = wire::excerpt(&raw.payload),
+                    event = json::excerpt(&raw.payload),
                     "an event cannot be read and is set aside"
                 );
                 Some(Taken::Malformed(place, reason, raw))
@@ -70,13 +70,13 @@ pub(super) struct DeadLetterTopic {
 pub(super) struct EventSource {
     client: Arc<Client>,
     closing: Arc<Closing>,
-    desk: Arc<Desk<Taken>>,
+    handoff: Arc<Handoff<Taken>>,
     member: Member<Taken>,
     dead: DeadLetterTopic,
     /// Cannot be read, and not set aside yet.
-    spoiled: Mutex<Vec<(Place, String, Raw)>>,
+    malformed: Mutex<Vec<(RecordPosition, String, Raw)>>,
     /// Set aside, and their settlement not confirmed yet: not to be set aside twice.
-    buried: Mutex<HashSet<(u64, i64)>>,
+    dead_lettered: Mutex<HashSet<(u64, i64)>>,
     /// The producer lives as long as the listener, which sets aside also when the transport closes.
     _user: User,
 }
@@ -90,38 +90,42 @@ impl EventSource {
         dead: DeadLetterTopic,
     ) -> Result<Self> {
         let user = User::new(Arc::clone(client));
-        let desk = Arc::new(Desk::new());
+        let handoff = Arc::new(Handoff::new());
         let group = spec.group.clone();
-        let member = Member::join(spec, Events { selectors, group }, &desk).await?;
+        let member = Member::join(spec, Events { selectors, group }, &handoff).await?;
         Ok(Self {
             client: Arc::clone(client),
             closing: Arc::clone(closing),
-            desk,
+            handoff,
             member,
             dead,
-            spoiled: Mutex::default(),
-            buried: Mutex::default(),
+            malformed: Mutex::default(),
+            dead_lettered: Mutex::default(),
             _user: user,
         })
     }
 
     /// Sets aside what cannot be read. What fails is tried again with the next.
-    async fn set_aside_spoiled(&self) {
-        let spoiled = std::mem::take(&mut *self.spoiled());
-        if spoiled.is_empty() {
+    async fn dead_letter_malformed(&self) {
+        let malformed = std::mem::take(&mut *self.malformed());
+        if malformed.is_empty() {
             return;
         }
-        let records =
-            spoiled.iter().map(|(_, reason, raw)| raw.outgoing(&self.dead.topic, reason)).collect();
+        let records = malformed
+            .iter()
+            .map(|(_, reason, raw)| raw.outgoing(&self.dead.topic, reason))
+            .collect();
         let sent = async {
             self.client.topic(&self.dead.topic, &self.dead.spec).await?;
             self.client.send(records).await
         };
         match sent.await {
-            Ok(_) => self.member.book().settle(spoiled.into_iter().map(|(place, ..)| place)),
+            Ok(_) => {
+                self.member.assignments().settle(malformed.into_iter().map(|(place, ..)| place))
+            }
             Err(error) => {
                 tracing::error!(%error, "events that cannot be read could not be set aside yet");
-                self.spoiled().extend(spoiled);
+                self.malformed().extend(malformed);
             }
         }
     }
@@ -129,14 +133,14 @@ impl EventSource {
     /// Sets aside what the listener rejected, once.
     async fn set_aside(&self, settled: &[(Token, Outcome)]) -> Result<()> {
         let rejected: Vec<_> = {
-            let buried = self.buried.lock().unwrap_or_else(PoisonError::into_inner);
+            let dead_lettered = self.dead_lettered.lock().unwrap_or_else(PoisonError::into_inner);
             settled
                 .iter()
                 .filter_map(|(token, outcome)| match outcome {
                     Outcome::Reject(reason) => Some((token, reason)),
                     _ => None,
                 })
-                .filter(|(token, _)| !buried.contains(&token.key()))
+                .filter(|(token, _)| !dead_lettered.contains(&token.key()))
                 .collect()
         };
         if rejected.is_empty() {
@@ -144,23 +148,23 @@ impl EventSource {
         }
         let records = rejected
             .iter()
-            .map(|(token, reason)| dead::outgoing(&self.dead.topic, &token.event, reason))
+            .map(|(token, reason)| dead_letters::outgoing(&self.dead.topic, &token.event, reason))
             .collect();
         self.client.topic(&self.dead.topic, &self.dead.spec).await?;
         self.client.send(records).await?;
-        let mut buried = self.buried.lock().unwrap_or_else(PoisonError::into_inner);
-        buried.extend(rejected.iter().map(|(token, _)| token.key()));
+        let mut dead_lettered = self.dead_lettered.lock().unwrap_or_else(PoisonError::into_inner);
+        dead_lettered.extend(rejected.iter().map(|(token, _)| token.key()));
         Ok(())
     }
 
-    fn spoiled(&self) -> std::sync::MutexGuard<'_, Vec<(Place, String, Raw)>> {
-        self.spoiled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn malformed(&self) -> std::sync::MutexGuard<'_, Vec<(RecordPosition, String, Raw)>> {
+        self.malformed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// An event that was handed out: where it came from, and itself, should it be set aside.
 pub(super) struct Token {
-    place: Place,
+    place: RecordPosition,
     event: Arc<EventMessage>,
 }
 
@@ -176,10 +180,10 @@ impl Source for EventSource {
     type Token = Token;
 
     async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, Token)>> {
-        self.set_aside_spoiled().await;
+        self.dead_letter_malformed().await;
         let taken = tokio::select! {
             biased;
-            taken = self.desk.fetch(max) => taken?,
+            taken = self.handoff.fetch(max) => taken?,
             () = self.closing.closed() => return Err(Error::closed(WHAT)),
         };
         let mut events = Vec::with_capacity(taken.len());
@@ -189,7 +193,7 @@ impl Source for EventSource {
                     let event: Arc<EventMessage> = event.into();
                     events.push((Arc::clone(&event), Token { place, event }));
                 }
-                Taken::Malformed(place, reason, raw) => self.spoiled().push((place, reason, raw)),
+                Taken::Malformed(place, reason, raw) => self.malformed().push((place, reason, raw)),
             }
         }
         Ok(events)
@@ -199,23 +203,25 @@ impl Source for EventSource {
         self.set_aside(settled).await?;
         let done = settled.iter().filter(|(_, outcome)| *outcome != Outcome::Retry);
         let mut any = false;
-        self.member.book().settle(done.map(|(token, _)| token.place).inspect(|_| any = true));
+        self.member
+            .assignments()
+            .settle(done.map(|(token, _)| token.place).inspect(|_| any = true));
         if !any {
             // Given back: the next owner reads it again, as the group's offset is before it.
             return Ok(());
         }
-        self.member.book().commit().await?;
-        let mut buried = self.buried.lock().unwrap_or_else(PoisonError::into_inner);
+        self.member.assignments().commit().await?;
+        let mut dead_lettered = self.dead_lettered.lock().unwrap_or_else(PoisonError::into_inner);
         for (token, _) in settled {
-            buried.remove(&token.key());
+            dead_lettered.remove(&token.key());
         }
         Ok(())
     }
 
     async fn close(&self) -> Result<()> {
-        self.set_aside_spoiled().await;
+        self.dead_letter_malformed().await;
         self.member.leave().await;
-        self.desk.clear();
+        self.handoff.clear();
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
 };
 
-use super::context::Membership;
+use super::membership::Membership;
 
 type Consumer = BaseConsumer<Membership>;
 

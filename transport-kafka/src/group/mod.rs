@@ -1,14 +1,14 @@
 //! Being a member of a consumer group: a thread for each, that does what librdkafka wants done in
 //! time, takes records when the driver asks, and gives partitions up in an orderly way.
 
-mod book;
-mod commit;
+mod assignments;
+mod commits;
 mod committer;
-mod context;
-mod desk;
-mod run;
+mod handoff;
+mod membership;
+mod offset_tracker;
 mod start;
-mod track;
+mod worker;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,9 +19,9 @@ use lightbus_core::{Error, ErrorKind, Name, Result};
 use rdkafka::{ClientConfig, Message, message::BorrowedHeaders};
 use tokio::sync::oneshot;
 
-pub(crate) use book::{Book, Place};
-pub(crate) use desk::Desk;
-pub(crate) use track::Committed;
+pub(crate) use assignments::{Assignments, RecordPosition};
+pub(crate) use handoff::Handoff;
+pub(crate) use offset_tracker::Committed;
 
 use lightbus_core::transport::Start;
 
@@ -40,7 +40,7 @@ pub(crate) trait Reading: Send + 'static {
     fn read<M: Message<Headers = BorrowedHeaders>>(
         &mut self,
         record: &M,
-        place: Place,
+        place: RecordPosition,
     ) -> Option<Self::Item>;
 }
 
@@ -63,8 +63,8 @@ pub(crate) struct MemberSpec {
 
 /// A member of a group. Dropped, it leaves.
 pub(crate) struct Member<I> {
-    book: Arc<Book>,
-    desk: Arc<Desk<I>>,
+    assignments: Arc<Assignments>,
+    handoff: Arc<Handoff<I>>,
     left: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
@@ -73,19 +73,24 @@ impl<I: Send + 'static> Member<I> {
     pub(crate) async fn join<R: Reading<Item = I>>(
         spec: MemberSpec,
         reading: R,
-        desk: &Arc<Desk<I>>,
+        handoff: &Arc<Handoff<I>>,
     ) -> Result<Self> {
         let (joined, wait) = oneshot::channel();
         let (ended, left) = oneshot::channel();
-        let consumer = run::consumer(&spec)?;
-        let book = Arc::new(Book::new(&spec.broker, spec.timeout));
-        let member =
-            Self { book: Arc::clone(&book), desk: Arc::clone(desk), left: Mutex::new(Some(left)) };
+        let consumer = worker::consumer(&spec)?;
+        let assignments = Arc::new(Assignments::new(&spec.broker, spec.timeout));
+        let member = Self {
+            assignments: Arc::clone(&assignments),
+            handoff: Arc::clone(handoff),
+            left: Mutex::new(Some(left)),
+        };
         let name = "lightbus-kafka".to_owned();
-        let desk = Arc::clone(desk);
+        let handoff = Arc::clone(handoff);
         std::thread::Builder::new()
             .name(name)
-            .spawn(move || run::run(spec, consumer, book, desk, reading, joined, ended))
+            .spawn(move || {
+                worker::run(spec, consumer, assignments, handoff, reading, joined, ended)
+            })
             .map_err(|error| {
                 Error::new(ErrorKind::Unavailable, "no thread could be started for the consumer")
                     .because(error)
@@ -96,13 +101,13 @@ impl<I: Send + 'static> Member<I> {
         Ok(member)
     }
 
-    pub(crate) fn book(&self) -> &Arc<Book> {
-        &self.book
+    pub(crate) fn assignments(&self) -> &Arc<Assignments> {
+        &self.assignments
     }
 
     /// Leaves the group, and waits until that is done, for a while.
     pub(crate) async fn leave(&self) {
-        self.desk.close();
+        self.handoff.close();
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(left) = left
             && tokio::time::timeout(LEAVE_LIMIT, left).await.is_err()
@@ -114,6 +119,6 @@ impl<I: Send + 'static> Member<I> {
 
 impl<I> Drop for Member<I> {
     fn drop(&mut self) {
-        self.desk.close();
+        self.handoff.close();
     }
 }

@@ -12,10 +12,10 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 
-use super::{MemberSpec, committer::Committer, context::Membership};
+use super::{MemberSpec, committer::Committer, membership::Membership};
 use crate::{
-    error::{Sent, from_kafka, insist},
-    range::check,
+    error::{Sent, from_kafka, retry_transient},
+    reader::check,
     topic,
 };
 
@@ -47,7 +47,7 @@ pub(super) fn establish(
         // Never refused: no other topics than those just asked about.
         let _ = list.add_partition_offset(topic, *partition, Offset::Offset(*position));
     }
-    match insist(spec.timeout, || committer.commit(&list, spec.timeout)) {
+    match retry_transient(spec.timeout, || committer.commit(&list, spec.timeout)) {
         Ok(()) => Ok(Positions::new()),
         // It has members, and they only may tell it.
         Err(KafkaError::ConsumerCommit(
@@ -75,7 +75,7 @@ fn without_position(
     spec: &MemberSpec,
     all: TopicPartitionList,
 ) -> Result<TopicPartitionList> {
-    let found = insist(spec.timeout, || {
+    let found = retry_transient(spec.timeout, || {
         let found = consumer.committed_offsets(all.clone(), spec.timeout)?;
         check(&found)?;
         Ok(found)
@@ -100,7 +100,7 @@ fn find(
     let ask = |what: Offset| -> std::result::Result<Vec<(Name, i32, Offset)>, KafkaError> {
         let mut list = of.clone();
         list.set_all_offsets(what)?;
-        let found = insist(timeout, || {
+        let found = retry_transient(timeout, || {
             let found = consumer.offsets_for_times(list.clone(), timeout)?;
             check(&found)?;
             Ok(found)

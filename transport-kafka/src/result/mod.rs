@@ -1,8 +1,9 @@
 //! Results: a reply topic, of which a process reads one partition, matched to their calls by id.
 
+mod codec;
 mod path;
 mod receive;
-mod record;
+mod send;
 
 use std::{
     collections::hash_map::RandomState,
@@ -22,9 +23,9 @@ use crate::{
     client::{Client, Handle},
     topic::TopicSpec,
 };
+pub(crate) use codec::outgoing;
 pub(crate) use path::ReplyPath;
 use receive::Receiver;
-pub(crate) use record::outgoing;
 
 const WHAT: &str = "the result transport";
 
@@ -102,9 +103,11 @@ impl ResultTransport for KafkaResultTransport {
 
     async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
         let id = Name::clone(&result.rpc_id);
-        self.push(to, result)
-            .await
-            .map_err(|error| error.during(format!("sending the result of the call {id}")))
+        let sent = async {
+            let client = self.handle.client(WHAT)?;
+            send::send(client, &self.topic, to, &result).await
+        };
+        sent.await.map_err(|error| error.during(format!("sending the result of the call {id}")))
     }
 }
 
@@ -116,12 +119,6 @@ impl KafkaResultTransport {
             None => self.start(client).await?,
         };
         self.pending.register(Name::clone(id), path)
-    }
-
-    async fn push(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
-        let client = self.handle.client(WHAT)?;
-        let path = ReplyPath::parse(to, &self.topic)?;
-        client.send(vec![record::outgoing(&path, &result)]).await.map(drop)
     }
 }
 

@@ -16,13 +16,13 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{ReplyPath, record};
+use super::{ReplyPath, codec};
 use crate::{
     client::{Client, blocking},
-    error::{Sent, from_kafka, insist},
-    range::Quiet,
-    settings::ms,
-    wire,
+    endpoint::ms,
+    error::{Sent, from_kafka, retry_transient},
+    json,
+    reader::ReaderContext,
 };
 
 /// The thread looks whether it is to end this often.
@@ -45,12 +45,12 @@ impl Receiver {
         pending: PendingResults,
     ) -> Result<Self> {
         let return_path = path.to_return_path();
-        let mut config = client.settings().consumer(group);
+        let mut config = client.endpoint().consumer(group);
         config.set("fetch.wait.max.ms", ms(fetch_wait));
-        let (timeout, broker) = (client.settings().timeout, client.broker().to_owned());
-        let quiet = client.quiet();
+        let (timeout, broker) = (client.endpoint().timeout, client.broker().to_owned());
+        let context = client.context();
         let consumer = blocking(move || {
-            assign(&config, quiet, &path, timeout)
+            assign(&config, context, &path, timeout)
                 .map_err(|error| from_kafka(error, &broker, Sent::Harmless))
         })
         .await??;
@@ -80,25 +80,26 @@ impl Drop for Receiver {
 /// A consumer of one partition, from its end on.
 fn assign(
     config: &rdkafka::ClientConfig,
-    quiet: Quiet,
+    context: ReaderContext,
     path: &ReplyPath,
     timeout: Duration,
-) -> std::result::Result<BaseConsumer<Quiet>, KafkaError> {
-    let consumer = BaseConsumer::from_config_and_context(config, quiet)?;
+) -> std::result::Result<BaseConsumer<ReaderContext>, KafkaError> {
+    let consumer = BaseConsumer::from_config_and_context(config, context)?;
     // A position rather than "the end", which would be looked up later than a call is sent.
-    let (_, end) =
-        insist(timeout, || consumer.fetch_watermarks(&path.topic, path.partition, timeout))?;
+    let (_, end) = retry_transient(timeout, || {
+        consumer.fetch_watermarks(&path.topic, path.partition, timeout)
+    })?;
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&path.topic, path.partition, Offset::Offset(end))?;
     consumer.assign(&list)?;
     Ok(consumer)
 }
 
-fn receive(consumer: &BaseConsumer<Quiet>, running: &AtomicBool, pending: &PendingResults) {
+fn receive(consumer: &BaseConsumer<ReaderContext>, running: &AtomicBool, pending: &PendingResults) {
     let mut malformed = 0_u64;
     while running.load(Ordering::Relaxed) {
         match consumer.poll(LOOK) {
-            Some(Ok(record)) => match record::read(&record) {
+            Some(Ok(record)) => match codec::read(&record) {
                 Ok(result) => {
                     // That of nobody is counted: it may be another process'.
                     pending.complete(result);
@@ -107,7 +108,7 @@ fn receive(consumer: &BaseConsumer<Quiet>, running: &AtomicBool, pending: &Pendi
                     malformed += 1;
                     tracing::warn!(
                         %error,
-                        message = wire::excerpt(record.payload().unwrap_or_default()),
+                        message = json::excerpt(record.payload().unwrap_or_default()),
                         total = malformed,
                         "a result cannot be read"
                     );

@@ -1,19 +1,14 @@
 //! Calls: a topic for each API, read by one consumer group of its workers.
 
-mod record;
+mod codec;
+mod send;
 mod source;
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Error, ErrorKind, Name, Result, RpcMessage, Subscription, Transport,
+    Capabilities, Error, ErrorKind, Result, RpcMessage, Subscription, Transport,
     transport::{Finding, Inspect, Location, RpcTransport, ServeSpec},
 };
 use tokio::time::{Instant, timeout_at};
@@ -22,11 +17,11 @@ use crate::{
     NAME, RpcConfig,
     client::{Client, Handle},
     diagnose,
-    inspect::{self, Readers},
-    produce::cut_short,
-    topic::{TopicSpec, legal},
+    locate::{self, Readers},
+    producer::cut_short,
 };
-use source::{CallSource, Queues};
+use send::{Queues, too_late};
+use source::CallSource;
 
 const WHAT: &str = "the RPC transport";
 
@@ -39,47 +34,8 @@ pub struct KafkaRpcTransport {
 
 impl KafkaRpcTransport {
     pub(crate) fn new(client: Arc<Client>, config: RpcConfig) -> Self {
-        let topics = config.topics();
-        let queues = Queues {
-            prefix: topics.prefix.clone(),
-            spec: TopicSpec::new(&topics).kept_for(Some(config.retention.0)),
-            client: Arc::clone(&client),
-            turn: AtomicUsize::new(rand()),
-        };
+        let queues = Queues::new(Arc::clone(&client), &config);
         Self { handle: Handle::new(client), config, queues: Arc::new(queues) }
-    }
-}
-
-/// Somewhere, so that callers do not all begin with the same partition.
-fn rand() -> usize {
-    use std::hash::{BuildHasher, Hasher};
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    usize::try_from(random & 0xffff).unwrap_or(0)
-}
-
-impl Queues {
-    /// The topic in which the calls to an API wait.
-    fn topic(&self, api: &str) -> Name {
-        format!("{}{}.rpc_queue", self.prefix, legal(api)).into()
-    }
-
-    /// The group of an API's workers.
-    fn group(&self, api: &str) -> String {
-        format!("{}{}.workers", self.prefix, legal(api))
-    }
-
-    /// Sends a call to the next partition of its topic.
-    async fn send(&self, call: &RpcMessage) -> Result<()> {
-        let topic = self.topic(&call.api);
-        let count = self.client.topic(&topic, &self.spec).await?;
-        let left = call.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(too_late());
-        }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let partition =
-            i32::try_from(turn % usize::try_from(count).unwrap_or(1).max(1)).unwrap_or(0);
-        self.client.send(vec![record::outgoing(&topic, partition, call, left)]).await.map(drop)
     }
 }
 
@@ -124,10 +80,6 @@ impl KafkaRpcTransport {
     }
 }
 
-fn too_late() -> Error {
-    Error::new(ErrorKind::Timeout, "the deadline passed before the call could be sent")
-}
-
 #[async_trait]
 impl Transport for KafkaRpcTransport {
     fn name(&self) -> &'static str {
@@ -162,7 +114,7 @@ impl Inspect for KafkaRpcTransport {
         let (client, topic) = (self.handle.client(WHAT)?, self.queues.topic(api));
         let workers = Readers::One(self.queues.group(api), self.queues.prefix.clone());
         let what = "calls that wait for a worker (a topic)";
-        Ok(vec![inspect::topic(client, what, &topic, workers).await?])
+        Ok(vec![locate::topic(client, what, &topic, workers).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {

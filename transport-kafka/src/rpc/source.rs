@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,24 +17,18 @@ use lightbus_core::{
 use rdkafka::{Message, message::BorrowedHeaders};
 use tokio::time::Instant;
 
-use super::{WHAT, record};
+use super::{
+    WHAT,
+    codec::{self, Read},
+    send::Queues,
+};
 use crate::{
     RpcConfig,
-    client::{Client, Closing, User},
-    group::{Desk, Member, MemberSpec, Place, Reading},
+    client::{Closing, User},
+    group::{Handoff, Member, MemberSpec, Reading, RecordPosition},
+    json,
     result::{ReplyPath, outgoing},
-    topic::TopicSpec,
-    wire,
 };
-
-/// The topics of calls.
-pub(super) struct Queues {
-    pub(super) prefix: String,
-    pub(super) spec: TopicSpec,
-    pub(super) client: Arc<Client>,
-    /// Calls go to the partitions in turn.
-    pub(super) turn: AtomicUsize,
-}
 
 /// What was taken.
 pub(super) enum Taken {
@@ -59,11 +53,11 @@ impl Reading for Calls {
     fn read<M: Message<Headers = BorrowedHeaders>>(
         &mut self,
         record: &M,
-        _: Place,
+        _: RecordPosition,
     ) -> Option<Taken> {
-        match record::read(record, &self.api, self.usual) {
-            record::Read::Call(call) => Some(Taken::Call(call)),
-            record::Read::Expired => {
+        match codec::read(record, &self.api, self.usual) {
+            Read::Call(call) => Some(Taken::Call(call)),
+            Read::Expired => {
                 let total = self.expired.fetch_add(1, Ordering::Relaxed) + 1;
                 tracing::debug!(
                     api = &*self.api,
@@ -72,11 +66,11 @@ impl Reading for Calls {
                 );
                 None
             }
-            record::Read::Malformed(reason, from) => {
+            Read::Malformed(reason, from) => {
                 tracing::warn!(
                     api = &*self.api,
                     reason,
-                    call = wire::excerpt(record.payload().unwrap_or_default()),
+                    call = json::excerpt(record.payload().unwrap_or_default()),
                     "a call cannot be read"
                 );
                 from.map(|(id, path)| Taken::Malformed(reason, id, path))
@@ -89,7 +83,7 @@ impl Reading for Calls {
 pub(super) struct CallSource {
     queues: Arc<Queues>,
     closing: Arc<Closing>,
-    desk: Arc<Desk<Taken>>,
+    handoff: Arc<Handoff<Taken>>,
     members: Vec<Member<Taken>>,
     /// What nobody has seen is sent again after the transport is closed.
     _user: User,
@@ -102,10 +96,10 @@ impl CallSource {
         apis: &[Name],
         config: &RpcConfig,
     ) -> Result<Self> {
-        let desk = Arc::new(Desk::new());
+        let handoff = Arc::new(Handoff::new());
         let expired = Arc::new(AtomicU64::new(0));
         let joins = apis.iter().map(|api| {
-            let (desk, expired) = (Arc::clone(&desk), Arc::clone(&expired));
+            let (handoff, expired) = (Arc::clone(&handoff), Arc::clone(&expired));
             async move {
                 let topic = queues.topic(api);
                 let count = queues.client.topic(&topic, &queues.spec).await?;
@@ -117,14 +111,14 @@ impl CallSource {
                      `kafka-topics --alter --partitions` makes more of them"
                 );
                 let calls = Calls { api: Name::clone(api), usual: config.rpc_timeout.0, expired };
-                Member::join(queues.member(api, topic, config), calls, &desk).await
+                Member::join(queues.member(api, topic, config), calls, &handoff).await
             }
         });
         let members = try_join_all(joins).await?;
         Ok(Self {
             queues: Arc::clone(queues),
             closing: Arc::clone(closing),
-            desk,
+            handoff,
             members,
             _user: User::new(Arc::clone(&queues.client)),
         })
@@ -169,14 +163,14 @@ impl CallSource {
 impl Queues {
     fn member(&self, api: &str, topic: Name, config: &RpcConfig) -> MemberSpec {
         let group = self.group(api);
-        let settings = self.client.settings();
+        let endpoint = self.client.endpoint();
         MemberSpec {
-            config: settings.member(&group, config.session_timeout.0, config.fetch_wait.0),
-            broker: settings.broker.clone(),
+            config: endpoint.member(&group, config.session_timeout.0, config.fetch_wait.0),
+            broker: endpoint.broker.clone(),
             group,
             topics: vec![topic],
             start: Start::Earliest,
-            timeout: settings.timeout,
+            timeout: endpoint.timeout,
             revoke_timeout: Duration::ZERO,
             release_after: Some(config.release_after.0).filter(|after| !after.is_zero()),
         }
@@ -194,7 +188,7 @@ impl Source for CallSource {
     async fn fetch(&self, max: usize) -> Result<Vec<(Arc<RpcMessage>, Arc<RpcMessage>)>> {
         let taken = tokio::select! {
             biased;
-            taken = self.desk.fetch(max) => taken?,
+            taken = self.handoff.fetch(max) => taken?,
             () = self.closing.closed() => return Err(Error::closed(WHAT)),
         };
         let now = Instant::now();
@@ -221,7 +215,7 @@ impl Source for CallSource {
     async fn close(&self) -> Result<()> {
         join_all(self.members.iter().map(Member::leave)).await;
         let left: Vec<_> = self
-            .desk
+            .handoff
             .clear()
             .into_iter()
             .filter_map(|taken| match taken {

@@ -1,10 +1,12 @@
 //! Schemas: a compacted topic, read to its end.
 
+mod store;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -12,47 +14,28 @@ use lightbus_core::{
     Capabilities, Name, Result, Transport,
     transport::{Finding, Inspect, Location, SchemaTransport},
 };
-use rdkafka::{Message, message::OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 use serde_json::value::RawValue;
 
 use crate::{
     NAME, SchemaConfig,
     client::{Client, Handle, blocking, discard},
-    diagnose,
-    header::{self, Found},
-    inspect::{self, Readers},
-    produce::Outgoing,
-    range::{Reader, time_of},
+    diagnose, header, json,
+    locate::{self, Readers},
+    producer::Outgoing,
     topic::TopicSpec,
-    wire,
 };
+use store::{ALIVE, Ended, Entry, SchemaStore};
 
 const WHAT: &str = "the schema transport";
 const TOPIC: &str = "lightbus.schemas";
-/// What the key of a record begins with that only lets a schema live longer. No API is called so.
-const ALIVE: &str = "alive:";
-
 /// Shares schemas over a compacted topic.
 pub struct KafkaSchemaTransport {
     handle: Handle,
     topic: Name,
     group: String,
     spec: TopicSpec,
-    table: Arc<Mutex<Table>>,
-}
-
-/// What was read of the topic so far.
-#[derive(Default)]
-struct Table {
-    reader: Option<Reader>,
-    next: i64,
-    schemas: HashMap<String, Entry>,
-}
-
-#[derive(Default)]
-struct Entry {
-    schema: Option<Vec<u8>>,
-    expires: Option<SystemTime>,
+    table: Arc<Mutex<SchemaStore>>,
 }
 
 impl KafkaSchemaTransport {
@@ -108,55 +91,6 @@ impl KafkaSchemaTransport {
     }
 }
 
-impl Table {
-    fn catch_up(&mut self, client: &Client, topic: &str, group: &str) -> Result<()> {
-        let reader = match self.reader.take() {
-            Some(reader) => reader,
-            None => client.reader(group)?,
-        };
-        let reader = self.reader.insert(reader);
-        let (low, high) = reader.bounds(topic, 0)?;
-        if high < self.next {
-            // The topic was made anew.
-            self.schemas.clear();
-            self.next = 0;
-        }
-        let schemas = &mut self.schemas;
-        let mut next = self.next;
-        let read = reader.read(topic, 0, self.next.max(low), high, |record| {
-            next = record.offset() + 1;
-            note(schemas, record);
-        });
-        self.next = if read.is_ok() { high } else { next };
-        read
-    }
-}
-
-fn note<M: Message>(schemas: &mut HashMap<String, Entry>, record: &M) {
-    let Some(key) = record.key().and_then(|key| std::str::from_utf8(key).ok()) else { return };
-    let (api, stored) = match key.strip_prefix(ALIVE) {
-        Some(api) => (api, false),
-        None => (key, true),
-    };
-    let ttl = Found::read(record, [header::TTL_MS])
-        .get(header::TTL_MS)
-        .and_then(|text| text.parse().ok())
-        .map(Duration::from_millis);
-    let expires = ttl.and_then(|ttl| time_of(record).checked_add(ttl));
-    let entry = schemas.entry(api.to_owned()).or_default();
-    entry.expires = expires;
-    if stored {
-        entry.schema = record.payload().map(<[u8]>::to_vec);
-    }
-}
-
-impl Entry {
-    fn living(&self) -> Option<&[u8]> {
-        let lives = self.expires.is_none_or(|expires| expires > SystemTime::now());
-        self.schema.as_deref().filter(|_| lives)
-    }
-}
-
 #[async_trait]
 impl SchemaTransport for KafkaSchemaTransport {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
@@ -198,7 +132,7 @@ impl SchemaTransport for KafkaSchemaTransport {
                     Err(error) => tracing::warn!(
                         %error,
                         api,
-                        schema = wire::excerpt(raw),
+                        schema = json::excerpt(raw),
                         "a schema on the bus is not JSON"
                     ),
                 }
@@ -241,15 +175,6 @@ impl Transport for KafkaSchemaTransport {
     }
 }
 
-/// Ends the reader when it is dropped.
-struct Ended(Arc<Mutex<Table>>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).reader.take());
-    }
-}
-
 impl Drop for KafkaSchemaTransport {
     fn drop(&mut self) {
         discard(Ended(Arc::clone(&self.table)));
@@ -261,7 +186,7 @@ impl Inspect for KafkaSchemaTransport {
     async fn locate(&self, _api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         let what = "all schemas (a compacted topic)";
-        Ok(vec![inspect::topic(client, what, &self.topic, Readers::None).await?])
+        Ok(vec![locate::topic(client, what, &self.topic, Readers::None).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {

@@ -1,4 +1,4 @@
-//! The JSON forms of arguments and of errors.
+//! Payloads of records: arguments as one JSON object.
 //!
 //! Written by hand around arguments that are encoded already; read into slices of the record, so
 //! that no argument is parsed or copied.
@@ -6,7 +6,7 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use lightbus_core::{Arguments, Error, ErrorKind, Name, RemoteError, Result};
+use lightbus_core::{Arguments, Error, ErrorKind, Name, Result};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -39,48 +39,6 @@ pub(crate) fn decode_fields(raw: &Bytes) -> Result<Arguments> {
     Ok(arguments.0.into_iter().map(|(name, value)| (Name::from(name), slice(value))).collect())
 }
 
-/// Writes what went wrong.
-pub(crate) fn encode_error(error: &RemoteError) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64 + error.message.len());
-    out.extend_from_slice(b"{\"message\":");
-    string(&mut out, &error.message);
-    if let Some(trace) = &error.trace {
-        out.extend_from_slice(b",\"trace\":");
-        string(&mut out, trace);
-    }
-    if let Some(name) = &error.name {
-        out.extend_from_slice(b",\"name\":");
-        string(&mut out, name);
-    }
-    if let Some(detail) = &error.detail {
-        out.extend_from_slice(b",\"detail\":");
-        out.extend_from_slice(detail);
-    }
-    out.push(b'}');
-    out
-}
-
-/// Reads what went wrong.
-pub(crate) fn decode_error(raw: &Bytes) -> Result<RemoteError> {
-    #[derive(Deserialize)]
-    struct Document<'a> {
-        message: String,
-        #[serde(default)]
-        trace: Option<String>,
-        #[serde(default)]
-        name: Option<String>,
-        #[serde(borrow, default)]
-        detail: Option<&'a RawValue>,
-    }
-    let document: Document<'_> = parse(raw)?;
-    Ok(RemoteError {
-        message: document.message,
-        trace: document.trace,
-        name: document.name.map(Name::from),
-        detail: document.detail.map(|detail| raw.slice_ref(detail.get().as_bytes())),
-    })
-}
-
 /// Whether this is JSON.
 pub(crate) fn check_json(raw: &[u8]) -> Result<()> {
     parse::<&RawValue>(raw).map(drop)
@@ -101,7 +59,7 @@ pub(crate) fn malformed(why: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Malformed, why)
 }
 
-fn parse<'a, T: Deserialize<'a>>(raw: &'a [u8]) -> Result<T> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(raw: &'a [u8]) -> Result<T> {
     // Checked once, rather than string by string.
     let text =
         std::str::from_utf8(raw).map_err(|error| malformed(format!("it is not UTF-8: {error}")))?;
@@ -110,7 +68,7 @@ fn parse<'a, T: Deserialize<'a>>(raw: &'a [u8]) -> Result<T> {
 }
 
 /// Writes a JSON string.
-fn string(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
     let plain = text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
     if plain {
         out.push(b'"');
@@ -181,19 +139,6 @@ mod tests {
     }
 
     #[test]
-    fn an_error_reads_back_as_it_was_written() {
-        let sent = RemoteError {
-            message: "no \"way\"".into(),
-            trace: Some("line 1\nline 2".into()),
-            name: Some("Refused".into()),
-            detail: Some(Bytes::from_static(b"{\"code\":1}")),
-        };
-        assert_eq!(decode_error(&Bytes::from(encode_error(&sent))).unwrap(), sent);
-        let plain = RemoteError { message: "no".into(), ..RemoteError::default() };
-        assert_eq!(decode_error(&Bytes::from(encode_error(&plain))).unwrap(), plain);
-    }
-
-    #[test]
     fn no_cut_panics() {
         let fields: Arguments =
             [(Name::from("a\u{e9}"), Bytes::from("[1, {\"b\": 2}]"))].into_iter().collect();
@@ -201,7 +146,6 @@ mod tests {
         for end in 0..whole.len() {
             let cut = Bytes::copy_from_slice(&whole[..end]);
             assert!(decode_fields(&cut).is_err());
-            assert!(decode_error(&cut).is_err());
             let _ = excerpt(&cut);
         }
     }

@@ -8,9 +8,9 @@ use rdkafka::{Message, message::OwnedHeaders};
 
 use crate::{
     header::{self, Found},
-    produce::{Outgoing, Placed},
-    range::time_of,
-    wire,
+    json,
+    producer::{Outgoing, Placed},
+    reader::time_of,
 };
 
 const OWN: [&str; 7] = [
@@ -40,7 +40,7 @@ pub(super) fn outgoing(topic: &Name, event: &EventMessage) -> Outgoing {
         topic: Name::clone(topic),
         partition: None,
         key: event.key.clone(),
-        payload: Some(wire::encode_fields(&event.fields)),
+        payload: Some(json::encode_fields(&event.fields)),
         headers: Some(header::add_all(headers, &event.headers, "")),
     }
 }
@@ -88,7 +88,7 @@ pub(super) fn read<M: Message>(
         return Read::Malformed(format!("the version `{version}` is not a whole number"));
     };
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-    let fields = match wire::decode_fields(&payload) {
+    let fields = match json::decode_fields(&payload) {
         Ok(fields) => fields,
         Err(error) => return Read::Malformed(error.message().to_owned()),
     };
@@ -114,7 +114,7 @@ pub(super) fn unreadable<M: Message>(record: &M) -> EventMessage {
     let found = Found::read(record, OWN);
     let text = |name| found.get(name).unwrap_or_default();
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-    let fields = wire::decode_fields(&payload).unwrap_or_else(|_| Arguments::new());
+    let fields = json::decode_fields(&payload).unwrap_or_else(|_| Arguments::new());
     let version = text(header::VERSION).parse().unwrap_or(0);
     EventMessage {
         key: key(record),

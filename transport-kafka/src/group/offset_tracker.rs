@@ -10,7 +10,7 @@ const MARK: &str = "lightbus:";
 
 /// What was taken of a partition, in order, and what of it is settled.
 #[derive(Debug, Default)]
-pub(crate) struct Track {
+pub(crate) struct OffsetTracker {
     taken: VecDeque<(i64, bool)>,
     /// The offset after the last that was taken.
     next: i64,
@@ -29,7 +29,7 @@ pub(crate) struct Committed {
     pub(crate) done: Vec<(i64, i64)>,
 }
 
-impl Track {
+impl OffsetTracker {
     /// Goes on where the group was. `known` says whether the group remembers it already.
     pub(crate) fn new(from: Committed, known: bool) -> Self {
         let Committed { position, done, .. } = from.clone();
@@ -77,13 +77,13 @@ impl Track {
     }
 
     /// What the group is to remember, if it is not what it remembers.
-    pub(crate) fn news(&self) -> Option<Committed> {
+    pub(crate) fn uncommitted(&self) -> Option<Committed> {
         let now = self.now();
         (self.committed.as_ref() != Some(&now)).then_some(now)
     }
 
     /// What the group is to remember when the partition is given up: nobody holds anything then.
-    pub(crate) fn farewell(&self) -> Option<Committed> {
+    pub(crate) fn final_position(&self) -> Option<Committed> {
         let mut now = self.now();
         now.taken = now.position;
         (self.committed.as_ref() != Some(&now)).then_some(now)
@@ -158,8 +158,8 @@ impl Committed {
 mod tests {
     use super::*;
 
-    fn track() -> Track {
-        Track::new(Committed { position: 10, taken: 10, done: Vec::new() }, true)
+    fn track() -> OffsetTracker {
+        OffsetTracker::new(Committed { position: 10, taken: 10, done: Vec::new() }, true)
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
         for offset in [12, 13, 15] {
             track.settle(offset);
         }
-        let news = track.news().unwrap();
+        let news = track.uncommitted().unwrap();
         assert_eq!(news, Committed { position: 10, taken: 16, done: vec![(12, 14), (15, 16)] });
         assert_eq!(news.pending(), 3);
         track.settle(10);
@@ -198,30 +198,33 @@ mod tests {
         assert!((10..15).all(|offset| first.take(offset)));
         first.settle(11);
         first.settle(13);
-        let left = first.farewell().unwrap();
+        let left = first.final_position().unwrap();
         assert_eq!((left.position, left.pending()), (10, 0));
         let read = Committed::from_text(left.position, &left.to_text());
         assert_eq!(read, left);
 
-        let mut second = Track::new(read, true);
+        let mut second = OffsetTracker::new(read, true);
         let again: Vec<_> = (10..16).filter(|offset| second.take(*offset)).collect();
         assert_eq!(again, [10, 12, 14, 15]);
         for offset in again {
             second.settle(offset);
         }
         assert_eq!(second.position(), 16);
-        assert_eq!(second.news().unwrap(), Committed { position: 16, taken: 16, done: vec![] });
+        assert_eq!(
+            second.uncommitted().unwrap(),
+            Committed { position: 16, taken: 16, done: vec![] }
+        );
     }
 
     #[test]
     fn what_is_remembered_is_no_news() {
         let mut track = track();
-        assert!(track.news().is_none());
+        assert!(track.uncommitted().is_none());
         track.take(10);
-        let news = track.news().unwrap();
+        let news = track.uncommitted().unwrap();
         track.committed(news);
-        assert!(track.news().is_none());
-        assert!(track.farewell().is_some(), "nobody holds it any more");
+        assert!(track.uncommitted().is_none());
+        assert!(track.final_position().is_some(), "nobody holds it any more");
     }
 
     #[test]

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::{
     header::{self, Found},
-    produce::Outgoing,
-    range::time_of,
-    wire,
+    json,
+    producer::Outgoing,
+    reader::time_of,
 };
 
 /// A caller that waits for years is of no interest to the clock.
@@ -41,7 +41,7 @@ pub(super) fn outgoing(
         topic: Name::clone(topic),
         partition: Some(partition),
         key: None,
-        payload: Some(wire::encode_fields(&call.fields)),
+        payload: Some(json::encode_fields(&call.fields)),
         headers: Some(header::add_all(headers, &call.headers, Headers::TIME_LEFT_MS)),
     }
 }
@@ -84,7 +84,7 @@ pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read 
         Err(reason) => return Read::Malformed(reason, None),
     };
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-    let fields = match wire::decode_fields(&payload) {
+    let fields = match json::decode_fields(&payload) {
         Ok(fields) => fields,
         Err(error) => {
             return Read::Malformed(error.message().to_owned(), Some((id, return_path)));

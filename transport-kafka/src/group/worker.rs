@@ -18,13 +18,13 @@ use rdkafka::{
 use tokio::sync::oneshot;
 
 use super::{
-    Book, Desk, MemberSpec, Place, Reading,
-    book::Part,
-    commit::Commits,
+    Assignments, Handoff, MemberSpec, Reading, RecordPosition,
+    assignments::Partition,
+    commits::Commits,
     committer::Committer,
-    context::{self, Change, Membership},
+    membership::{self, Change, Membership},
+    offset_tracker::{Committed, OffsetTracker},
     start::{self, Positions},
-    track::{Committed, Track},
 };
 use crate::error::{Sent, code, from_kafka, is_refusal};
 
@@ -37,9 +37,9 @@ const BUSY: Duration = Duration::from_millis(10);
 /// How long to wait for partitions before joining counts as done: others may have all of them.
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
 /// How long a member that leaves waits for the group to know how far it came.
-const FAREWELL: Duration = Duration::from_secs(3);
+const FINAL_COMMIT_LIMIT: Duration = Duration::from_secs(3);
 /// The group is told what is taken, and what was skipped, this often.
-const MENTION: Duration = Duration::from_millis(300);
+const COMMIT_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Finds the thread to be woken, once it is there.
 pub(super) type Waker = Arc<OnceLock<thread::Thread>>;
@@ -61,16 +61,16 @@ pub(super) fn consumer(spec: &MemberSpec) -> Result<(Arc<Consumer>, Waker)> {
 pub(super) fn run<R: Reading>(
     spec: MemberSpec,
     (consumer, waker): (Arc<Consumer>, Waker),
-    book: Arc<Book>,
-    desk: Arc<Desk<R::Item>>,
+    assignments: Arc<Assignments>,
+    handoff: Arc<Handoff<R::Item>>,
     reading: R,
     joined: oneshot::Sender<Result<()>>,
     ended: oneshot::Sender<()>,
 ) {
     // Said once: the thread is new.
     let _ = waker.set(thread::current());
-    desk.add_thread(thread::current());
-    book.serve_by(thread::current());
+    handoff.add_thread(thread::current());
+    assignments.serve_by(thread::current());
     let committer = match Committer::start(&consumer) {
         Ok(committer) => committer,
         Err(error) => {
@@ -82,10 +82,10 @@ pub(super) fn run<R: Reading>(
     };
     let now = Instant::now();
     let mut worker = Worker {
-        commits: Commits::new(Arc::clone(&book), committer, spec.timeout),
+        commits: Commits::new(Arc::clone(&assignments), committer, spec.timeout),
         spec,
-        book,
-        desk,
+        assignments,
+        handoff,
         reading,
         queues: Vec::new(),
         cursor: 0,
@@ -100,7 +100,7 @@ pub(super) fn run<R: Reading>(
         join_until: now + JOIN_LIMIT,
         next_assignment: 0,
         retry_at: now,
-        mention_at: now + MENTION,
+        commit_at: now + COMMIT_INTERVAL,
         wanted_at: now,
         ask_at: now,
         released: false,
@@ -118,7 +118,7 @@ pub(super) fn run<R: Reading>(
     if let Some(error) = error {
         match worker.joined.take() {
             Some(joined) => drop(joined.send(Err(error))),
-            None => worker.desk.fail(error),
+            None => worker.handoff.fail(error),
         }
     }
     worker.leave();
@@ -128,17 +128,17 @@ pub(super) fn run<R: Reading>(
 
 struct Worker<R: Reading> {
     spec: MemberSpec,
-    book: Arc<Book>,
+    assignments: Arc<Assignments>,
     commits: Commits,
-    desk: Arc<Desk<R::Item>>,
+    handoff: Arc<Handoff<R::Item>>,
     reading: R,
     queues: Vec<Queue>,
     /// The queue whose turn it is.
     cursor: usize,
     /// Read, and not asked for yet: the first of its partition.
-    seen: VecDeque<(Place, Option<R::Item>)>,
+    seen: VecDeque<(RecordPosition, Option<R::Item>)>,
     /// Taken, and not committed yet, where that comes first.
-    staged: Vec<(Place, R::Item)>,
+    staged: Vec<(RecordPosition, R::Item)>,
     /// The claim by which they were taken.
     claim: usize,
     /// What becomes of their commit.
@@ -151,7 +151,7 @@ struct Worker<R: Reading> {
     join_until: Instant,
     next_assignment: u64,
     retry_at: Instant,
-    mention_at: Instant,
+    commit_at: Instant,
     wanted_at: Instant,
     ask_at: Instant,
     released: bool,
@@ -179,12 +179,12 @@ impl<R: Reading> Worker<R> {
         self.positions = start::establish(&self.consumer, self.commits.committer(), &self.spec)?;
         self.join_until = Instant::now() + JOIN_LIMIT;
         self.subscribe()?;
-        while !self.desk.is_closed() {
+        while !self.handoff.is_closed() {
             self.serve()?;
             self.change()?;
             let took = self.take()?;
-            self.commits.turn(false);
-            self.keep_house()?;
+            self.commits.poll_commits(false);
+            self.tick()?;
             if !took {
                 park_timeout(self.pause());
             }
@@ -210,7 +210,10 @@ impl<R: Reading> Worker<R> {
                         queue.partition == record.partition() && *queue.topic == *record.topic()
                     });
                     if let Some(queue) = found {
-                        let place = Place { assignment: queue.assignment, offset: record.offset() };
+                        let place = RecordPosition {
+                            assignment: queue.assignment,
+                            offset: record.offset(),
+                        };
                         let item = self.reading.read(&record, place);
                         self.seen.push_back((place, item));
                     }
@@ -234,7 +237,7 @@ impl<R: Reading> Worker<R> {
         let lost =
             self.changes.iter().any(|change| matches!(change, Change::Revoked { lost: true, .. }));
         if let Some(revoking) = &self.revoking {
-            let held = self.book.is_held(&revoking.assignments);
+            let held = self.assignments.is_held(&revoking.assignments);
             if held && now < revoking.until && !lost {
                 return Ok(());
             }
@@ -272,7 +275,7 @@ impl<R: Reading> Worker<R> {
                 }
                 Change::Revoked { partitions, lost } => {
                     let assignments = self.close_queues(&partitions);
-                    if !lost && !R::COMMITS_FIRST && self.book.is_held(&assignments) {
+                    if !lost && !R::COMMITS_FIRST && self.assignments.is_held(&assignments) {
                         let until = now + self.spec.revoke_timeout;
                         self.revoking = Some(Revoking { partitions, assignments, until });
                         return Ok(());
@@ -326,10 +329,10 @@ impl<R: Reading> Worker<R> {
                 list.add_partition_offset(&topic, partition, Offset::Offset(committed.position));
             let assignment = self.next_assignment;
             self.next_assignment += 1;
-            let track = Track::new(committed, is_known);
-            self.book
+            let tracker = OffsetTracker::new(committed, is_known);
+            self.assignments
                 .parts()
-                .insert(assignment, Part { topic: Name::clone(&topic), partition, track });
+                .insert(assignment, Partition { topic: Name::clone(&topic), partition, tracker });
             match self.consumer.split_partition_queue(&topic, partition) {
                 Some(mut queue) => {
                     let thread = thread::current();
@@ -339,7 +342,7 @@ impl<R: Reading> Worker<R> {
                 None => tracing::error!(topic = &*topic, partition, "a partition has no queue"),
             }
         }
-        context::assign(&self.consumer, &list);
+        membership::assign(&self.consumer, &list);
         if list.count() > 0 {
             tracing::debug!(group = self.spec.group, partitions = list.count(), "partitions came");
             self.join_until = Instant::now();
@@ -371,10 +374,10 @@ impl<R: Reading> Worker<R> {
         lost: bool,
     ) -> Result<()> {
         if !R::COMMITS_FIRST && !lost {
-            self.say_farewell(assignments, self.spec.timeout)?;
+            self.commit_before_revoke(assignments, self.spec.timeout)?;
         }
         {
-            let mut parts = self.book.parts();
+            let mut parts = self.assignments.parts();
             assignments.iter().for_each(|id| drop(parts.remove(id)));
         }
         tracing::debug!(
@@ -383,12 +386,12 @@ impl<R: Reading> Worker<R> {
             lost,
             "partitions went"
         );
-        context::unassign(&self.consumer, partitions);
+        membership::unassign(&self.consumer, partitions);
         Ok(())
     }
 
     /// Tells the group how far these are settled, and waits until it knows, for a while.
-    fn say_farewell(&mut self, assignments: &[u64], limit: Duration) -> Result<()> {
+    fn commit_before_revoke(&mut self, assignments: &[u64], limit: Duration) -> Result<()> {
         let until = Instant::now() + limit;
         // What is under way must not reach the group after this.
         self.await_commits(until)?;
@@ -400,7 +403,7 @@ impl<R: Reading> Worker<R> {
             return Ok(());
         }
         let (asking, mut answer) = oneshot::channel();
-        self.commits.say_farewell(assignments, asking);
+        self.commits.commit_before_revoke(assignments, asking);
         self.await_commits(until)?;
         match answer.try_recv() {
             Ok(Ok(())) => {}
@@ -442,22 +445,23 @@ impl<R: Reading> Worker<R> {
         if self.seen.is_empty() {
             return Ok(false);
         }
-        let claim = self.desk.claim();
+        let claim = self.handoff.claim();
         if claim == 0 {
             return Ok(false);
         }
-        let mut taken: Vec<(Place, R::Item)> = Vec::with_capacity(claim.min(128));
+        let mut taken: Vec<(RecordPosition, R::Item)> = Vec::with_capacity(claim.min(128));
         let mut failed = None;
         {
-            let book = Arc::clone(&self.book);
-            let mut parts = book.parts();
-            let mut note = |(place, item): (Place, Option<R::Item>), taken: &mut Vec<_>| {
-                let Some(part) = parts.get_mut(&place.assignment) else { return };
-                if !part.track.take(place.offset) {
+            let assignments = Arc::clone(&self.assignments);
+            let mut parts = assignments.parts();
+            let mut note = |(place, item): (RecordPosition, Option<R::Item>),
+                            taken: &mut Vec<_>| {
+                let Some(partition) = parts.get_mut(&place.assignment) else { return };
+                if !partition.tracker.take(place.offset) {
                     return;
                 }
                 if R::COMMITS_FIRST || item.is_none() {
-                    part.track.settle(place.offset);
+                    partition.tracker.settle(place.offset);
                 }
                 taken.extend(item.map(|item| (place, item)));
             };
@@ -497,14 +501,14 @@ impl<R: Reading> Worker<R> {
             self.claim = claim;
             self.hand_out_staged();
         } else {
-            self.desk.put(taken.into_iter().map(|(_, item)| item), claim);
+            self.handoff.put(taken.into_iter().map(|(_, item)| item), claim);
         }
         failed.map_or(Ok(true), Err)
     }
 
     /// Hands out what was taken, once that is committed.
     fn hand_out_staged(&mut self) -> bool {
-        let answer = self.staged_answer.get_or_insert_with(|| self.book.ask());
+        let answer = self.staged_answer.get_or_insert_with(|| self.assignments.ask());
         let failed = match answer.try_recv() {
             Err(oneshot::error::TryRecvError::Empty) => return false,
             Ok(Ok(())) => None,
@@ -519,24 +523,24 @@ impl<R: Reading> Worker<R> {
         }
         let staged = std::mem::take(&mut self.staged);
         let claim = std::mem::take(&mut self.claim);
-        self.desk.put(staged.into_iter().map(|(_, item)| item), claim);
+        self.handoff.put(staged.into_iter().map(|(_, item)| item), claim);
         true
     }
 
-    fn keep_house(&mut self) -> Result<()> {
+    fn tick(&mut self) -> Result<()> {
         let now = Instant::now();
         if self.joined.is_some() && now >= self.join_until {
             let done = self.positions.is_empty()
                 || start::is_established(&self.consumer, &self.spec, &self.positions)?;
             if done && let Some(joined) = self.joined.take() {
-                // Nobody waits any more: then the desk is closed, or will be.
+                // Nobody waits any more: then the handoff is closed, or will be.
                 let _ = joined.send(Ok(()));
             }
         }
-        if now >= self.mention_at {
-            self.mention_at = now + MENTION;
+        if now >= self.commit_at {
+            self.commit_at = now + COMMIT_INTERVAL;
             // What is staged is committed when it can be handed out, not before.
-            self.commits.turn(!R::COMMITS_FIRST || self.claim == 0);
+            self.commits.poll_commits(!R::COMMITS_FIRST || self.claim == 0);
         }
         self.release(now)
     }
@@ -545,7 +549,7 @@ impl<R: Reading> Worker<R> {
     /// leaves the group to them, and comes back when it can take calls again.
     fn release(&mut self, now: Instant) -> Result<()> {
         let Some(after) = self.spec.release_after else { return Ok(()) };
-        if self.desk.is_wanted() || self.joined.is_some() || self.claim > 0 {
+        if self.handoff.is_wanted() || self.joined.is_some() || self.claim > 0 {
             self.wanted_at = now;
             if self.released {
                 self.released = false;
@@ -553,7 +557,7 @@ impl<R: Reading> Worker<R> {
             }
         } else if !self.released && now >= self.wanted_at + after && now >= self.ask_at {
             self.ask_at = now + after;
-            if self.has_company() {
+            if self.has_other_members() {
                 tracing::debug!(
                     group = self.spec.group,
                     "all handlers are busy: others get the calls"
@@ -565,7 +569,7 @@ impl<R: Reading> Worker<R> {
         Ok(())
     }
 
-    fn has_company(&self) -> bool {
+    fn has_other_members(&self) -> bool {
         match self.consumer.fetch_group_list(Some(&self.spec.group), self.spec.timeout) {
             Ok(list) => list.groups().iter().any(|group| group.members().len() > 1),
             Err(error) => {
@@ -587,8 +591,8 @@ impl<R: Reading> Worker<R> {
     /// Tells the group how far it came, and leaves.
     fn leave(mut self) {
         self.seen.clear();
-        let until = Instant::now() + self.spec.timeout.min(FAREWELL);
-        let all: Vec<u64> = self.book.parts().keys().copied().collect();
+        let until = Instant::now() + self.spec.timeout.min(FINAL_COMMIT_LIMIT);
+        let all: Vec<u64> = self.assignments.parts().keys().copied().collect();
         // A member that has failed leaves all the same.
         if R::COMMITS_FIRST {
             let _ = self.await_commits(until);
@@ -596,24 +600,26 @@ impl<R: Reading> Worker<R> {
                 self.hand_out_staged();
             }
         } else {
-            let _ = self.say_farewell(&all, self.spec.timeout.min(FAREWELL));
+            let _ = self.commit_before_revoke(&all, self.spec.timeout.min(FINAL_COMMIT_LIMIT));
         }
         self.staged.clear();
         self.consumer.client().context().leave();
         self.queues.clear();
         if let Some(Revoking { partitions, .. }) = self.revoking.take() {
-            context::unassign(&self.consumer, &partitions);
+            membership::unassign(&self.consumer, &partitions);
         }
         for change in self.changes.drain(..) {
             match change {
-                Change::Assigned(_) => context::assign(&self.consumer, &TopicPartitionList::new()),
+                Change::Assigned(_) => {
+                    membership::assign(&self.consumer, &TopicPartitionList::new())
+                }
                 Change::Revoked { partitions, .. } => {
-                    context::unassign(&self.consumer, &partitions)
+                    membership::unassign(&self.consumer, &partitions)
                 }
             }
         }
-        self.book.close();
-        self.commits.close(FAREWELL);
+        self.assignments.close();
+        self.commits.close(FINAL_COMMIT_LIMIT);
         // The last of it, unless a commit is under way: it leaves the group as it ends.
     }
 }
@@ -623,10 +629,10 @@ fn poll<R: Reading>(
     queue: &Queue,
     reading: &mut R,
     broker: &str,
-) -> Result<Option<(Place, Option<R::Item>)>> {
+) -> Result<Option<(RecordPosition, Option<R::Item>)>> {
     match queue.queue.poll(Duration::ZERO) {
         Some(Ok(record)) => {
-            let place = Place { assignment: queue.assignment, offset: record.offset() };
+            let place = RecordPosition { assignment: queue.assignment, offset: record.offset() };
             let item = reading.read(&record, place);
             Ok(Some((place, item)))
         }

@@ -13,7 +13,7 @@ use lightbus_core::{Error, Result};
 use tokio::sync::Notify;
 
 /// What was taken, at most what was asked for.
-pub(crate) struct Desk<I> {
+pub(crate) struct Handoff<I> {
     state: Mutex<State<I>>,
     filled: Notify,
     closed: AtomicBool,
@@ -29,7 +29,7 @@ struct State<I> {
     threads: Vec<Thread>,
 }
 
-impl<I> Desk<I> {
+impl<I> Handoff<I> {
     pub(crate) fn new() -> Self {
         let state = State {
             wanted: 0,

@@ -10,9 +10,9 @@ use rdkafka::consumer::Consumer as _;
 
 use crate::{
     client::{Client, blocking},
-    error::{Sent, from_kafka, insist},
-    lag::behind,
-    range::Reader,
+    error::{Sent, from_kafka, retry_transient},
+    event::behind,
+    reader::Reader,
 };
 
 /// The most groups that are asked how far they are.
@@ -103,8 +103,9 @@ fn groups(client: &Client, prefix: &str, topic: &Name, count: i32) -> Result<Vec
 }
 
 fn names(reader: &Reader, prefix: &str) -> Result<Vec<String>> {
-    let list = insist(reader.timeout, || reader.consumer.fetch_group_list(None, reader.timeout))
-        .map_err(|error| from_kafka(error, &reader.broker, Sent::Harmless))?;
+    let list =
+        retry_transient(reader.timeout, || reader.consumer.fetch_group_list(None, reader.timeout))
+            .map_err(|error| from_kafka(error, &reader.broker, Sent::Harmless))?;
     let all = list.groups().iter().map(|group| group.name().to_owned());
     let mut names: Vec<_> = all.filter(|name| name.starts_with(prefix)).collect();
     names.sort_unstable();

@@ -16,13 +16,13 @@ use rdkafka::{
 
 use crate::{
     context::{self, Refusals},
-    error::{Sent, code, from_kafka, insist, is_refusal},
+    error::{Sent, code, from_kafka, is_refusal, retry_transient},
 };
 
 /// A consumer without a group's duties.
-pub(crate) struct Quiet(pub(crate) Arc<Refusals>);
+pub(crate) struct ReaderContext(pub(crate) Arc<Refusals>);
 
-impl ClientContext for Quiet {
+impl ClientContext for ReaderContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         self.0.read(facility, text);
         context::log(level, facility, text);
@@ -38,11 +38,11 @@ impl ClientContext for Quiet {
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for ReaderContext {}
 
 /// One who reads ranges.
 pub(crate) struct Reader {
-    pub(crate) consumer: BaseConsumer<Quiet>,
+    pub(crate) consumer: BaseConsumer<ReaderContext>,
     pub(crate) timeout: Duration,
     pub(crate) broker: String,
 }
@@ -50,8 +50,10 @@ pub(crate) struct Reader {
 impl Reader {
     /// The first offset of a partition, and the one after the last. Blocks.
     pub(crate) fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
-        insist(self.timeout, || self.consumer.fetch_watermarks(topic, partition, self.timeout))
-            .map_err(|error| self.error(error))
+        retry_transient(self.timeout, || {
+            self.consumer.fetch_watermarks(topic, partition, self.timeout)
+        })
+        .map_err(|error| self.error(error))
     }
 
     /// The first offset whose record is not older than this; `None` if all are older. Blocks.
@@ -64,7 +66,7 @@ impl Reader {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(milliseconds(time)))
             .map_err(|error| self.error(error))?;
-        let found = insist(self.timeout, || {
+        let found = retry_transient(self.timeout, || {
             let found = self.consumer.offsets_for_times(list.clone(), self.timeout)?;
             check(&found)?;
             Ok(found)

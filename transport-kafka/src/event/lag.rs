@@ -7,9 +7,9 @@ use rdkafka::{Offset, TopicPartitionList, consumer::Consumer as _};
 
 use crate::{
     client::{Client, blocking},
-    error::{Sent, from_kafka, insist},
+    error::{Sent, from_kafka, retry_transient},
     group::Committed,
-    range::{Reader, check},
+    reader::{Reader, check},
 };
 
 /// How far a group is behind in these topics.
@@ -43,13 +43,13 @@ pub(crate) fn behind(reader: &Reader, topics: &[(Name, i32)]) -> Result<Option<L
     let mut times = all.clone();
     // To this question the end is a time too.
     times.set_all_offsets(Offset::End).map_err(error)?;
-    let committed = insist(reader.timeout, || {
+    let committed = retry_transient(reader.timeout, || {
         let committed = reader.consumer.committed_offsets(all.clone(), reader.timeout)?;
         check(&committed)?;
         Ok(committed)
     })
     .map_err(error)?;
-    let ends = insist(reader.timeout, || {
+    let ends = retry_transient(reader.timeout, || {
         let ends = reader.consumer.offsets_for_times(times.clone(), reader.timeout)?;
         check(&ends)?;
         Ok(ends)

@@ -42,7 +42,7 @@ const RESERVED: &[(&str, &str)] = &[
 
 /// How to speak to a cluster.
 #[derive(Clone)]
-pub(crate) struct Settings {
+pub(crate) struct Endpoint {
     config: ClientConfig,
     /// How long an answer may take.
     pub(crate) timeout: Duration,
@@ -52,7 +52,7 @@ pub(crate) struct Settings {
     pub(crate) broker: String,
 }
 
-impl Settings {
+impl Endpoint {
     /// Reads the options. `path` is where they stand, for errors.
     pub(crate) fn new(path: &str, options: &ConnectionConfig) -> Result<Self> {
         let mut config = ClientConfig::new();
@@ -153,10 +153,10 @@ impl Settings {
     }
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The rest may hold passwords.
-        f.debug_tuple("Settings").field(&self.broker).finish()
+        f.debug_tuple("Endpoint").field(&self.broker).finish()
     }
 }
 

@@ -3,23 +3,29 @@
 //! A record cannot be taken out of the middle of a topic. So those that are removed are told by a later
 //! record of the same topic, and when all are, the topic is emptied.
 
+mod codec;
+mod requeue;
+
 use std::{collections::HashSet, sync::Arc};
 
-use lightbus_core::{Error, ErrorKind, Name, Result, transport::DeadLetter};
+use async_trait::async_trait;
+use lightbus_core::{
+    Error, ErrorKind, Name, Result,
+    transport::{DeadLetter, DeadLetters, GroupSpec},
+};
 use rdkafka::{
     Message,
-    message::{Headers as _, OwnedHeaders, OwnedMessage},
+    message::{OwnedHeaders, OwnedMessage},
 };
 
-use super::record;
+use super::{KafkaEventTransport, WHAT};
 use crate::{
     client::{Client, blocking},
     header::{self, Found},
-    produce::{Outgoing, Placed},
-    range::time_of,
+    producer::Outgoing,
 };
-
-const OWN: [&str; 4] = [header::REASON, header::ATTEMPTS, header::ORIGIN, header::REMOVED];
+use codec::{OWN, parts, read};
+pub(super) use codec::{Raw, outgoing};
 
 /// The dead letters of a group.
 pub(super) struct Letters {
@@ -52,26 +58,6 @@ impl Letters {
     pub(super) async fn remove(&self, ids: &[Name]) -> Result<usize> {
         let records = self.records().await?;
         let (found, left) = self.pick(records, ids);
-        self.tell(&found, left).await?;
-        Ok(found.len())
-    }
-
-    /// Sends those of these ids again, for the group alone, and then removes them.
-    pub(super) async fn give_back(&self, ids: &[Name]) -> Result<usize> {
-        let records = self.records().await?;
-        let (found, left) = self.pick(records, ids);
-        if found.is_empty() {
-            return Ok(0);
-        }
-        let again = found.iter().map(|record| self.again(record)).collect::<Result<Vec<_>>>()?;
-        for record in &again {
-            if self.client.existing(&record.topic).await?.is_none() {
-                return Err(Error::new(ErrorKind::Unknown, "the topic of the event is gone")
-                    .with("topic", &record.topic)
-                    .hint("Fire the event again, or remove its dead letter"));
-            }
-        }
-        self.client.send(again).await?;
         self.tell(&found, left).await?;
         Ok(found.len())
     }
@@ -147,73 +133,36 @@ impl Letters {
         Error::new(ErrorKind::Invalid, format!("`{id}` names no dead letter of this group"))
             .with("group", &self.group)
     }
+}
 
-    /// The event as it was, in the partition where it was.
-    fn again(&self, record: &OwnedMessage) -> Result<Outgoing> {
-        let found = Found::read(record, OWN);
-        let origin = found.get(header::ORIGIN).unwrap_or_default();
-        let Some((topic, partition, _)) = parts(origin) else {
-            return Err(Error::new(
-                ErrorKind::Unknown,
-                "the dead letter does not say where it was",
-            )
-            .with("id", record::native_id(&self.topic, place(record)))
-            .hint("Fire the event again, or remove its dead letter"));
-        };
-        let mut headers = OwnedHeaders::new();
-        for header in record.headers().into_iter().flat_map(|headers| headers.iter()) {
-            let told_anew = [header::REASON, header::ATTEMPTS, header::ORIGIN, header::ONLY_GROUP];
-            if !told_anew.contains(&header.key) {
-                headers = headers.insert(header);
-            }
-        }
-        headers = header::add(headers, header::ONLY_GROUP, &self.full_group);
-        headers = header::add(headers, header::ORIGIN, origin);
-        Ok(Outgoing {
-            topic: topic.into(),
-            partition: Some(partition),
-            key: record.key().and_then(|key| std::str::from_utf8(key).ok()).map(Name::from),
-            payload: Some(record.payload().unwrap_or_default().to_vec()),
-            headers: Some(headers),
+#[async_trait]
+impl DeadLetters for KafkaEventTransport {
+    async fn list(
+        &self,
+        group: &GroupSpec,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.letters(group)?.list(after, limit).await
+    }
+
+    async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        self.letters(group)?.remove(ids).await
+    }
+
+    async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
+        self.letters(group)?.give_back(ids).await
+    }
+}
+
+impl KafkaEventTransport {
+    fn letters(&self, group: &GroupSpec) -> Result<Letters> {
+        Ok(Letters {
+            client: Arc::clone(self.handle.client(WHAT)?),
+            reader_group: self.reader_group(),
+            topic: self.dead_letter_topic(group),
+            group: self.group(group).into(),
+            full_group: self.full_group(group),
         })
-    }
-}
-
-fn place<M: Message>(record: &M) -> Placed {
-    Placed { partition: record.partition(), offset: record.offset() }
-}
-
-/// Topic, partition and offset.
-fn parts(id: &str) -> Option<(&str, i32, i64)> {
-    let mut parts = id.rsplitn(3, '/');
-    let (offset, partition) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    Some((parts.next()?, partition, offset))
-}
-
-fn read<M: Message>(record: &M, group: &Name) -> DeadLetter {
-    let found = Found::read(record, OWN);
-    let mut event = record::unreadable(record);
-    event.headers = found.others.clone();
-    event.native_id = found.get(header::ORIGIN).map(Name::from);
-    let attempts = found.get(header::ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or(0);
-    event.attempt = attempts;
-    DeadLetter {
-        id: record::native_id(record.topic(), place(record)),
-        event,
-        group: Name::clone(group),
-        reason: found.get(header::REASON).unwrap_or_default().to_owned(),
-        attempts,
-        time: time_of(record),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parts;
-
-    #[test]
-    fn places_are_read() {
-        assert_eq!(parts("shop.events/3/17"), Some(("shop.events", 3, 17)));
-        assert!(["", "shop.events", "shop/1", "shop/x/1"].iter().all(|id| parts(id).is_none()));
     }
 }

@@ -47,7 +47,7 @@ pub(crate) struct Placed {
 
 /// Sends records to one cluster.
 pub(crate) struct Producer {
-    threaded: ThreadedProducer<Reports>,
+    threaded: ThreadedProducer<DeliveryReports>,
     /// Gone wrong for good: another is to be made.
     broken: AtomicBool,
 }
@@ -57,7 +57,7 @@ impl Producer {
         config: &ClientConfig,
         refusals: &Arc<Refusals>,
     ) -> std::result::Result<Self, KafkaError> {
-        let reports = Reports(Arc::clone(refusals));
+        let reports = DeliveryReports(Arc::clone(refusals));
         let threaded = ThreadedProducer::from_config_and_context(config, reports)?;
         Ok(Self { threaded, broken: AtomicBool::new(false) })
     }
@@ -66,7 +66,7 @@ impl Producer {
         self.broken.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn client(&self) -> &rdkafka::client::Client<Reports> {
+    pub(crate) fn client(&self) -> &rdkafka::client::Client<DeliveryReports> {
         self.threaded.client()
     }
 
@@ -177,9 +177,9 @@ impl Ticket {
 }
 
 /// Takes delivery reports.
-pub(crate) struct Reports(Arc<Refusals>);
+pub(crate) struct DeliveryReports(Arc<Refusals>);
 
-impl ClientContext for Reports {
+impl ClientContext for DeliveryReports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         self.0.read(facility, text);
         context::log(level, facility, text);
@@ -195,7 +195,7 @@ impl ClientContext for Reports {
     }
 }
 
-impl ProducerContext for Reports {
+impl ProducerContext for DeliveryReports {
     type DeliveryOpaque = Box<Ticket>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {

@@ -11,56 +11,56 @@ use lightbus_core::{Name, Result};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use tokio::sync::oneshot;
 
-use super::{commit::Asking, track::Track};
+use super::{commits::CommitWaiter, offset_tracker::OffsetTracker};
 use crate::error::{Sent, from_kafka};
 
 /// A record in a member's hands: the assignment of its partition, and its offset. Of an assignment
 /// that is over it means nothing: then another has the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RecordPosition {
     pub(crate) assignment: u64,
     pub(crate) offset: i64,
 }
 
 /// A member's partitions.
-pub(crate) struct Book {
-    parts: Mutex<HashMap<u64, Part>>,
+pub(crate) struct Assignments {
+    parts: Mutex<HashMap<u64, Partition>>,
     asked: Mutex<Asked>,
     limit: Duration,
     broker: String,
 }
 
-pub(crate) struct Part {
+pub(crate) struct Partition {
     pub(crate) topic: Name,
     pub(crate) partition: i32,
-    pub(crate) track: Track,
+    pub(crate) tracker: OffsetTracker,
 }
 
 /// Who waits for a commit that the member's thread has not begun.
 #[derive(Default)]
 struct Asked {
-    asking: Vec<Asking>,
+    asking: Vec<CommitWaiter>,
     thread: Option<Thread>,
     closed: bool,
 }
 
-impl Book {
+impl Assignments {
     /// `limit` is how long a commit may take.
     pub(crate) fn new(broker: &str, limit: Duration) -> Self {
         Self { parts: Mutex::default(), asked: Mutex::default(), limit, broker: broker.to_owned() }
     }
 
-    pub(crate) fn parts(&self) -> MutexGuard<'_, HashMap<u64, Part>> {
+    pub(crate) fn parts(&self) -> MutexGuard<'_, HashMap<u64, Partition>> {
         // What is panicked at while it is locked leaves it whole.
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that records are settled.
-    pub(crate) fn settle(&self, places: impl IntoIterator<Item = Place>) {
+    pub(crate) fn settle(&self, places: impl IntoIterator<Item = RecordPosition>) {
         let mut parts = self.parts();
         for place in places {
-            if let Some(part) = parts.get_mut(&place.assignment) {
-                part.track.settle(place.offset);
+            if let Some(partition) = parts.get_mut(&place.assignment) {
+                partition.tracker.settle(place.offset);
             }
         }
     }
@@ -68,7 +68,10 @@ impl Book {
     /// Whether anybody holds a record of these partitions.
     pub(crate) fn is_held(&self, assignments: &[u64]) -> bool {
         let parts = self.parts();
-        assignments.iter().filter_map(|id| parts.get(id)).any(|part| part.track.held() > 0)
+        assignments
+            .iter()
+            .filter_map(|id| parts.get(id))
+            .any(|partition| partition.tracker.held() > 0)
     }
 
     /// Has the group told what is settled by now, and waits for its answer, no longer than the limit.
@@ -100,7 +103,7 @@ impl Book {
     }
 
     /// Those who have asked.
-    pub(super) fn asking(&self) -> Vec<Asking> {
+    pub(super) fn asking(&self) -> Vec<CommitWaiter> {
         std::mem::take(&mut self.asked().asking)
     }
 

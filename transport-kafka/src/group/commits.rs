@@ -13,33 +13,37 @@ use rdkafka::{
 use tokio::sync::oneshot;
 
 use super::{
-    Book,
+    Assignments,
     committer::{Committer, refused},
-    track::Committed,
+    offset_tracker::Committed,
 };
 
 /// Who wants to know that something is committed.
-pub(super) type Asking = oneshot::Sender<KafkaResult<()>>;
+pub(super) type CommitWaiter = oneshot::Sender<KafkaResult<()>>;
 
 /// A commit on its way. There is never more than one, so that positions reach the group in their order.
 struct UnderWay {
     news: Vec<(u64, Committed)>,
     list: Vec<(Name, i32, i64)>,
-    asking: Vec<Asking>,
+    asking: Vec<CommitWaiter>,
     until: Instant,
 }
 
 /// The commits of a member.
 pub(super) struct Commits {
-    book: Arc<Book>,
+    assignments: Arc<Assignments>,
     committer: Committer,
     under_way: Option<UnderWay>,
     limit: Duration,
 }
 
 impl Commits {
-    pub(super) fn new(book: Arc<Book>, committer: Committer, limit: Duration) -> Self {
-        Self { book, committer, under_way: None, limit }
+    pub(super) fn new(
+        assignments: Arc<Assignments>,
+        committer: Committer,
+        limit: Duration,
+    ) -> Self {
+        Self { assignments, committer, under_way: None, limit }
     }
 
     pub(super) fn committer(&self) -> &Committer {
@@ -52,47 +56,50 @@ impl Commits {
 
     /// Begins what was asked for, if nothing is under way; also without having been asked, if
     /// `anyway`.
-    pub(super) fn turn(&mut self, anyway: bool) {
+    pub(super) fn poll_commits(&mut self, anyway: bool) {
         if self.under_way.as_ref().is_some_and(|under_way| Instant::now() >= under_way.until) {
             self.end(Err(KafkaError::ConsumerCommit(Code::OperationTimedOut)));
         }
         if self.under_way.is_some() {
             return;
         }
-        let asking = self.book.asking();
+        let asking = self.assignments.asking();
         if !anyway && asking.is_empty() {
             return;
         }
         let news: Vec<_> = {
-            let parts = self.book.parts();
-            parts.iter().filter_map(|(id, part)| Some((*id, part.track.news()?))).collect()
+            let parts = self.assignments.parts();
+            parts
+                .iter()
+                .filter_map(|(id, partition)| Some((*id, partition.tracker.uncommitted()?)))
+                .collect()
         };
         self.begin(news, asking);
     }
 
     /// Begins to tell how far partitions came that are given up. Nothing may be under way.
-    pub(super) fn say_farewell(&mut self, assignments: &[u64], asking: Asking) {
+    pub(super) fn commit_before_revoke(&mut self, assignments: &[u64], asking: CommitWaiter) {
         let news: Vec<_> = {
-            let parts = self.book.parts();
-            let of = |id: &u64| Some((*id, parts.get(id)?.track.farewell()?));
+            let parts = self.assignments.parts();
+            let of = |id: &u64| Some((*id, parts.get(id)?.tracker.final_position()?));
             assignments.iter().filter_map(of).collect()
         };
         self.begin(news, vec![asking]);
     }
 
-    fn begin(&mut self, news: Vec<(u64, Committed)>, asking: Vec<Asking>) {
+    fn begin(&mut self, news: Vec<(u64, Committed)>, asking: Vec<CommitWaiter>) {
         let until = Instant::now() + self.limit;
         let mut request = TopicPartitionList::with_capacity(news.len());
         let mut list = Vec::with_capacity(news.len());
         {
-            let parts = self.book.parts();
+            let parts = self.assignments.parts();
             for (id, what) in &news {
-                if let Some(part) = parts.get(id) {
-                    let mut element = request.add_partition(&part.topic, part.partition);
+                if let Some(partition) = parts.get(id) {
+                    let mut element = request.add_partition(&partition.topic, partition.partition);
                     // Never a negative number, so never refused.
                     let _ = element.set_offset(Offset::Offset(what.position));
                     element.set_metadata(what.to_text());
-                    list.push((Name::clone(&part.topic), part.partition, what.position));
+                    list.push((Name::clone(&partition.topic), partition.partition, what.position));
                 }
             }
         }
@@ -127,10 +134,10 @@ impl Commits {
         let Some(UnderWay { news, asking, .. }) = self.under_way.take() else { return };
         match &answer {
             Ok(()) => {
-                let mut parts = self.book.parts();
+                let mut parts = self.assignments.parts();
                 for (id, what) in news {
-                    if let Some(part) = parts.get_mut(&id) {
-                        part.track.committed(what);
+                    if let Some(partition) = parts.get_mut(&id) {
+                        partition.tracker.committed(what);
                     }
                 }
             }
