@@ -156,3 +156,51 @@ fn nothing_in_the_tree_needs_the_machine_it_was_written_on() {
         }
     }
 }
+
+#[test]
+fn every_broker_has_the_same_files() {
+    let skeleton = [
+        "lib",
+        "client",
+        "config",
+        "endpoint",
+        "error",
+        "factory",
+        "json",
+        "locate",
+        "diagnose",
+        "rpc/mod",
+        "rpc/send",
+        "rpc/source",
+        "rpc/codec",
+        "result/mod",
+        "result/send",
+        "result/receive",
+        "result/codec",
+        "event/mod",
+        "event/send",
+        "event/source",
+        "event/codec",
+        "event/group",
+        "event/lag",
+        "event/history",
+        "event/dead_letters/mod",
+        "event/dead_letters/codec",
+        "event/dead_letters/requeue",
+        "schema/mod",
+        "schema/store",
+    ];
+    let brokers: Vec<_> = dependencies()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("lightbus-transport-"))
+        .filter(|(_, uses)| CLIENTS.into_iter().any(|client| uses.contains(client)))
+        .map(|(name, _)| name.replace("lightbus-", ""))
+        .collect();
+    assert!(brokers.len() >= 3, "{brokers:?}");
+    for broker in &brokers {
+        for file in skeleton {
+            let path = format!("{broker}/src/{file}.rs");
+            assert!(root().join(&path).is_file(), "there is no {path}");
+        }
+    }
+}

@@ -379,7 +379,7 @@ impl EventSource {
             let entry = Value::Array(fields.clone());
             let entry = json::excerpt(format!("{entry:?}").as_bytes());
             tracing::warn!(stream = stream.key, group = self.listener.group, %id, reason, entry, "an event cannot be read and is set aside");
-            dead_letters::set_aside(
+            dead_letters::add(
                 self.client(),
                 &stream.key,
                 &self.listener.group,
@@ -489,7 +489,7 @@ impl Source for EventSource {
         for (token, outcome) in settled {
             if let Outcome::Reject(reason) = outcome {
                 let stream = &self.listener.streams[token.stream].key;
-                dead_letters::set_aside(
+                dead_letters::add(
                     self.client(),
                     stream,
                     &self.listener.group,

@@ -1,20 +1,19 @@
 //! Dead letters: entries that could not be handled, kept with the reason.
 
+mod codec;
 mod requeue;
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Arguments, Error, ErrorKind, EventMessage, Headers, Name, Rejection, Result,
+    Error, ErrorKind, Name, Rejection, Result,
     transport::{DeadLetter, DeadLetters, GroupSpec},
 };
 use redis::{Cmd, Pipeline, Value};
 
 use super::{
-    codec::{self, Read},
+    RedisEventTransport, WHAT,
     entry::{EntryId, RawEntry},
 };
-
-use super::{RedisEventTransport, WHAT};
 use crate::{
     client::Client,
     error::{Sent, is_missing_group, odd_answer},
@@ -23,25 +22,18 @@ use crate::{
 
 /// About how many dead letters a group keeps.
 const KEPT: u32 = 10_000;
-/// The most letters that are removed by one command.
-const AT_ONCE: usize = 1000;
-/// The most bytes of a reason that are kept.
-const LONGEST_REASON: usize = 4096;
-
-const REASON: &str = "dead_letter_reason";
-pub(in crate::event) const STREAM: &str = "dead_letter_stream";
-pub(in crate::event) const ENTRY: &str = "dead_letter_entry";
-const ATTEMPTS: &str = "dead_letter_attempts";
-const OWN_FIELDS: usize = 4;
+/// The most dead letters that one command removes.
+const BATCH: usize = 1000;
 
 /// The stream of a group's dead letters.
-pub(in crate::event) fn key(group: &str) -> String {
+pub(super) fn key(group: &str) -> String {
     format!("{group}:dead_letters")
 }
 
-/// Sets an entry aside and acknowledges it, in one step. Without its fields they are read again;
-/// one that was set aside before, or that another process has settled, is left alone.
-pub(in crate::event) async fn set_aside(
+/// Dead-letters an entry and acknowledges it, in one step. Without `fields` they are read again. An
+/// entry that is not pending any more was dead-lettered before, or settled by another process: it is
+/// left alone.
+pub(super) async fn add(
     client: &Client,
     stream: &str,
     group: &str,
@@ -72,18 +64,9 @@ pub(in crate::event) async fn set_aside(
         let entries = value::items(answers.next()?)?;
         RawEntry::new(entries.into_iter().next()?)?.fields
     });
-    let mut reason = rejection.reason();
-    if reason.len() > LONGEST_REASON {
-        let end = (0..=LONGEST_REASON).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
-        reason = &reason[..end];
-    }
     let mut add = redis::cmd("XADD");
     add.arg(key(group)).arg("MAXLEN").arg("~").arg(KEPT).arg("*");
-    add.arg(REASON).arg(reason).arg(STREAM).arg(stream).arg(ENTRY).arg(&entry_id);
-    add.arg(ATTEMPTS).arg(attempts);
-    for field in fields.into_iter().flatten() {
-        add.arg(value::bytes(field).unwrap_or_default());
-    }
+    codec::write(&mut add, rejection.reason(), (stream, &entry_id), attempts, fields);
     let mut acknowledge = redis::cmd("XACK");
     acknowledge.arg(stream).arg(group).arg(&entry_id);
     let mut both = Pipeline::with_capacity(2);
@@ -94,11 +77,11 @@ pub(in crate::event) async fn set_aside(
         .map_err(|error| client.explain(&link, error, Sent::Harmless))
 }
 
-/// Removes letters by their ids; gives how many there were.
+/// Removes dead letters by their ids, and returns how many there were.
 async fn remove(client: &Client, group: &str, ids: &[EntryId]) -> Result<usize> {
     let mut removed = 0;
-    // One command each: it holds up all others for as long as it takes.
-    for ids in ids.chunks(AT_ONCE) {
+    // In several commands, because Redis serves nobody else during one.
+    for ids in ids.chunks(BATCH) {
         let mut delete = redis::cmd("XDEL");
         delete.arg(key(group));
         for id in ids {
@@ -110,7 +93,7 @@ async fn remove(client: &Client, group: &str, ids: &[EntryId]) -> Result<usize> 
     Ok(removed)
 }
 
-/// What a group set aside, oldest first.
+/// Returns the dead letters of a group, oldest first.
 async fn list(
     client: &Client,
     group: &str,
@@ -122,68 +105,16 @@ async fn list(
     }
     let first = after.map_or_else(|| "-".to_owned(), |after| after.next().to_string());
     let mut range = Cmd::new();
-    // Redis takes no more.
+    // Redis refuses a larger number.
     let count = i64::try_from(limit).unwrap_or(i64::MAX);
     range.arg("XRANGE").arg(key(group)).arg(first).arg("+").arg("COUNT").arg(count);
     let answer = client.command(&range, Sent::Harmless).await?;
     let entries = value::items(answer).ok_or_else(|| odd_answer("XRANGE", &Value::Nil))?;
-    Ok(entries.into_iter().filter_map(RawEntry::new).filter_map(|raw| read(raw, group)).collect())
-}
-
-fn read(raw: RawEntry, group: &str) -> Option<DeadLetter> {
-    let mut own = raw.fields?;
-    let original = own.split_off(own.len().min(2 * OWN_FIELDS));
-    let own = value::pairs(Value::Array(own))?;
-    let text = |name| value::get(&own, name).and_then(value::text);
-    let attempts = value::get(&own, ATTEMPTS).and_then(value::int).unwrap_or(0);
-    let attempts = u32::try_from(attempts).unwrap_or(0);
-    let native = text(ENTRY).and_then(EntryId::parse).unwrap_or_default();
-    let names = |api: &str, event: &str| Some((Name::from(api), Name::from(event)));
-    let event = match codec::read(native, original, attempts, names) {
-        Read::Event(event) => *event,
-        Read::Other => unreadable(native, attempts, &[]),
-        Read::Malformed(_, fields) => unreadable(native, attempts, &fields),
-    };
-    Some(DeadLetter {
-        id: raw.id.to_string().into(),
-        event,
-        group: group.into(),
-        reason: text(REASON).unwrap_or_default().to_owned(),
-        attempts,
-        time: raw.id.time(),
-    })
-}
-
-/// An event of which only parts can be read.
-fn unreadable(id: EntryId, attempt: u32, fields: &[Value]) -> EventMessage {
-    let text = |name: &str| {
-        fields
-            .chunks_exact(2)
-            .find(|pair| value::text(&pair[0]) == Some(name))
-            .and_then(|pair| value::text(&pair[1]))
-            .unwrap_or_default()
-    };
-    let arguments: Arguments = fields
-        .chunks_exact(2)
-        .filter_map(|pair| {
-            let name = value::text(&pair[0])?.strip_prefix(':')?;
-            let value = value::bytes(pair[1].clone())?;
-            Some((Name::from(name), value.into()))
-        })
-        .collect();
-    EventMessage {
-        headers: Headers::new(),
-        native_id: Some(id.to_string().into()),
-        time: Some(id.time()),
-        attempt,
-        ..EventMessage::new(
-            text("id"),
-            text("api_name"),
-            text("event_name"),
-            text("version").parse().unwrap_or(0),
-            arguments,
-        )
-    }
+    Ok(entries
+        .into_iter()
+        .filter_map(RawEntry::new)
+        .filter_map(|raw| codec::read(raw, group))
+        .collect())
 }
 
 #[async_trait]

@@ -9,13 +9,14 @@ use std::{collections::BTreeMap, time::Duration};
 use lightbus_core::{Error, ErrorKind, Result};
 use redis::{Pipeline, Value};
 
-use super::super::{
-    entry::{EntryId, RawEntry},
-    group,
-};
+use super::codec;
 use crate::{
     client::Client,
     error::{Sent, from_redis, is_missing_group},
+    event::{
+        entry::{EntryId, RawEntry},
+        group,
+    },
     link, value,
 };
 
@@ -75,10 +76,7 @@ async fn find(client: &Client, group: &str, ids: &[EntryId]) -> Result<Vec<Lette
         let Some(RawEntry { id, fields: Some(fields) }) = entry.and_then(RawEntry::new) else {
             continue;
         };
-        let fields = value::pairs(Value::Array(fields)).unwrap_or_default();
-        let text = |name| value::get(&fields, name).and_then(value::text);
-        let place = text(super::STREAM).zip(text(super::ENTRY).and_then(EntryId::parse));
-        let Some((stream, entry)) = place else {
+        let Some((stream, entry)) = codec::origin(fields) else {
             return Err(Error::new(
                 ErrorKind::Malformed,
                 "a dead letter does not say where its event was",
@@ -86,7 +84,7 @@ async fn find(client: &Client, group: &str, ids: &[EntryId]) -> Result<Vec<Lette
             .with("id", id)
             .with("stream", key));
         };
-        letters.push(Letter { id, stream: stream.to_owned(), entry });
+        letters.push(Letter { id, stream, entry });
     }
     Ok(letters)
 }
