@@ -9,7 +9,7 @@ use lightbus::prelude::*;
 #[tokio::main]
 async fn main() -> lightbus::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    // The name is kept over restarts, so that what is fired meanwhile is waiting then.
+    // A fixed name: events fired while this process is down are delivered when it is back.
     let bus = Bus::builder().service_name("another-service").connect().await?;
     bus.require_shared()?;
     bus.listen("print_on_new_registration", |user: UserRegistered| async move {

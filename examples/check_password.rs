@@ -1,4 +1,4 @@
-//! Asks `auth`: `LIGHTBUS_CONFIG=examples/redis.yaml cargo run --example check_password [USER PASSWORD]`.
+//! Calls `auth`: `LIGHTBUS_CONFIG=examples/redis.yaml cargo run --example check_password [USER PASSWORD]`.
 
 mod auth;
 

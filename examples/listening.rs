@@ -1,4 +1,4 @@
-//! Order by key, batches, dead letters, in memory: `cargo run --example listening`.
+//! Ordering by key, batches and dead letters, in memory: `cargo run --example listening`.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -7,11 +7,11 @@ use std::{
 
 use lightbus::{RetryPolicy, prelude::*};
 
-/// What can be bought.
+/// A shop.
 #[lightbus::api(name = "shop", events(OrderPlaced))]
 pub trait Shop {}
 
-/// Somebody has bought something. What one customer orders stays in order.
+/// An order was placed. Orders of one customer are handled in order.
 #[derive(Debug, lightbus::Event)]
 #[event(key = "customer")]
 pub struct OrderPlaced {
@@ -27,7 +27,7 @@ async fn main() -> lightbus::Result<()> {
     let bus = Bus::in_memory().await?;
     bus.register(ShopClient::contract()).await?;
 
-    // Up to eight at once, but those of one customer one after the other.
+    // Up to eight concurrently, but orders of one customer one after the other.
     bus.listen("print", |order: OrderPlaced| async move {
         if order.customer == "ben" && !PAPER.load(Ordering::SeqCst) {
             return Err(HandlerError::new("out of paper"));
@@ -43,7 +43,7 @@ async fn main() -> lightbus::Result<()> {
     }))
     .await?;
 
-    // As many as came within 50 ms, at most a hundred.
+    // All orders that arrive within 50 ms, at most a hundred.
     bus.listen_in_batches("sum", |orders: Vec<OrderPlaced>| async move {
         let sum: u32 = orders.iter().map(|order| order.total).sum();
         println!("a batch of {} orders: {sum} together", orders.len());

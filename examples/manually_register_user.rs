@@ -14,7 +14,7 @@ async fn main() -> lightbus::Result<()> {
 
     let bus = Bus::from_env().await?;
     bus.require_shared()?;
-    // Only who owns an API fires its events: this process stands in for the service.
+    // Only an authority of an API may fire its events: this process stands in for the service.
     bus.register(AuthClient::contract()).await?;
     let fired = bus.fire(UserRegistered { username, email }).await?;
     println!("Fired auth.user_registered, id {}", fired.id);

@@ -2,10 +2,10 @@
 
 use lightbus::{Error, ErrorKind, Result, RpcMessage, plugins::Plugin, prelude::*};
 
-/// What is in store.
+/// A shop.
 #[lightbus::api(name = "shop")]
 pub trait Shop {
-    /// What is left of an article.
+    /// Returns how many of an article are in stock.
     async fn stock(&self, article: String) -> u32;
 }
 
@@ -17,7 +17,7 @@ impl Shop for Service {
     }
 }
 
-/// At the caller: a token goes with each call.
+/// At the caller: adds a token to each call.
 struct Sign;
 
 #[lightbus::async_trait]
@@ -27,7 +27,7 @@ impl Plugin for Sign {
     }
 
     async fn before_rpc_call(&self, _: &Bus, call: &mut RpcMessage) -> Result<()> {
-        // Calls about umbrellas go without, to show what happens then.
+        // Calls about umbrellas get no token, to show what happens then.
         let signed =
             call.fields.get("article").is_none_or(|article| &article[..] != br#""umbrella""#);
         if signed {
@@ -37,7 +37,7 @@ impl Plugin for Sign {
     }
 }
 
-/// At the worker: a call without the token is not executed.
+/// At the worker: refuses calls without the token.
 struct Admit;
 
 #[lightbus::async_trait]

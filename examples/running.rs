@@ -1,4 +1,4 @@
-//! What a process does beside its handlers: `cargo run --example running`. It ends by itself.
+//! Hooks, scheduled and background tasks: `cargo run --example running`. It ends after 700 ms.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn main() -> lightbus::Result<()> {
     bus.background("end", |bus| async move {
         tokio::time::sleep(Duration::from_millis(700)).await;
         println!("healthy: {}", bus.health().healthy);
-        // As SIGTERM would.
+        // The same as SIGTERM.
         bus.shut_down();
         Ok(())
     })

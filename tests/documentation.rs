@@ -6,6 +6,10 @@
 
 #[path = "documentation/links.rs"]
 mod links;
+#[path = "documentation/pages.rs"]
+mod pages;
+#[path = "documentation/words.rs"]
+mod words;
 
 use std::path::Path;
 
@@ -105,7 +109,7 @@ fn the_tutorial_shows_the_files_of_its_project() {
 #[test]
 fn no_other_page_has_code_that_is_not_compiled() {
     let allowed = ["README.md", "docs/write-a-transport.md"].map(Path::new);
-    for path in links::pages().keys().filter(|path| !allowed.contains(&path.as_path())) {
+    for path in pages::all().keys().filter(|path| !allowed.contains(&path.as_path())) {
         let text = read(path);
         assert!(!text.contains("rust,ignore"), "{} has code that is not compiled", path.display());
         // Pages of the book are compiled by src/lib.rs, or held to files that are.

@@ -1,18 +1,18 @@
-//! The contract that the examples share: what `auth` can do, and what it tells.
+//! The contract of `auth`, which the examples share.
 #![allow(unreachable_pub, dead_code, reason = "each example uses a part of it")]
 
-/// Who is who.
+/// Users and their passwords.
 #[lightbus::api(name = "auth", events(UserRegistered))]
 pub trait Auth {
-    /// Whether this is the user's password.
+    /// Returns whether this is the user's password.
     async fn check_password(&self, username: String, password: String) -> bool;
 }
 
-/// Somebody has signed up.
+/// A user has registered.
 #[derive(Debug, lightbus::Event)]
 pub struct UserRegistered {
-    /// The name that was chosen.
+    /// The name that the user chose.
     pub username: String,
-    /// Where to write to.
+    /// The user's email address.
     pub email: String,
 }

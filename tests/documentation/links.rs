@@ -1,80 +1,15 @@
 //! Links of the documentation lead to files and headings that exist, and the book has every page.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Component, Path, PathBuf},
 };
 
-use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+use super::pages::{Page, all, read, root};
 
 /// Where a page of the book finds what is not in the book. Relative links beyond `docs/` would work
 /// on GitHub, and not in the book.
 const REPOSITORY: &str = "https://github.com/lightbus/lightbus-rs/blob/main/";
-
-#[derive(Default)]
-pub struct Page {
-    links: Vec<String>,
-    anchors: BTreeSet<String>,
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// All Markdown of the repository, by path.
-pub fn pages() -> BTreeMap<PathBuf, Page> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![PathBuf::new()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(root().join(&folder)).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            let path = folder.join(&name);
-            if entry.file_type().unwrap().is_dir() {
-                if name != "target" && !name.starts_with('.') {
-                    folders.push(path);
-                }
-            } else if name.ends_with(".md") {
-                let text = std::fs::read_to_string(root().join(&path)).unwrap();
-                found.insert(path, read(&text));
-            }
-        }
-    }
-    assert!(found.len() > 20, "{}", found.len());
-    found
-}
-
-fn read(text: &str) -> Page {
-    let mut page = Page::default();
-    let mut heading: Option<String> = None;
-    for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
-        match event {
-            Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
-                page.links.push(dest_url.into_string());
-            }
-            Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
-            Event::End(TagEnd::Heading(_)) => {
-                let anchor = anchor(&heading.take().unwrap_or_default());
-                // As on GitHub and in mdBook, a second heading of the same words has a number.
-                let numbered = (1..).map(|number| format!("{anchor}-{number}"));
-                let mut names = std::iter::once(anchor.clone()).chain(numbered);
-                page.anchors.insert(names.find(|name| !page.anchors.contains(name)).unwrap());
-            }
-            Event::Text(part) | Event::Code(part) => {
-                if let Some(heading) = &mut heading {
-                    heading.push_str(&part);
-                }
-            }
-            _ => {}
-        }
-    }
-    page
-}
-
-fn anchor(heading: &str) -> String {
-    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>().to_lowercase()
-}
 
 /// `docs/../README.md` is `README.md`. `None` if it leads out of the repository.
 fn normal(path: &Path) -> Option<PathBuf> {
@@ -114,7 +49,7 @@ fn broken(pages: &BTreeMap<PathBuf, Page>, from: &Path, link: &str) -> Option<St
 
 #[test]
 fn every_link_leads_to_a_file_and_a_heading() {
-    let pages = pages();
+    let pages = all();
     let links = pages.iter().flat_map(|(from, page)| page.links.iter().map(move |to| (from, to)));
     let mut wrong = Vec::new();
     for (from, link) in links.clone() {
@@ -151,7 +86,7 @@ fn a_link_that_leads_nowhere_is_found() {
 
 #[test]
 fn the_book_has_every_page_once() {
-    let pages = pages();
+    let pages = all();
     let summary = Path::new("docs/SUMMARY.md");
     let mut listed = pages[summary].links.clone();
     listed.sort();
@@ -160,4 +95,27 @@ fn the_book_has_every_page_once() {
         in_docs.map(|path| path.strip_prefix("docs").unwrap().to_str().unwrap()).collect();
     expected.sort_unstable();
     assert_eq!(listed, expected, "docs/SUMMARY.md beside the pages of docs/");
+}
+
+#[test]
+fn every_file_that_is_named_exists() {
+    let folders =
+        ["src/", "docs/", "tests/", "examples/", "scripts/", "benches/", "lightbus-", "transport-"];
+    let mut count = 0;
+    for (page, Page { code, .. }) in all() {
+        // The changelog speaks of the past, two pages of the reader's own project.
+        let others =
+            ["CHANGELOG.md", "docs/tutorial.md", "docs/write-a-transport.md"].map(Path::new);
+        if others.contains(&page.as_path()) {
+            continue;
+        }
+        for name in code.iter().filter(|name| name.contains('/') && !name.contains(['*', ' ', '{']))
+        {
+            if folders.iter().any(|folder| name.starts_with(folder)) {
+                assert!(root().join(name).exists(), "{} names {name}", page.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 40, "{count}");
 }

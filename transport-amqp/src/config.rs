@@ -94,7 +94,7 @@ macro_rules! options {
 options! {
     /// Options of the transport for calls.
     RpcConfig {
-        /// What becomes of a call of an API that nobody has ever served. Default: `wait`.
+        /// What happens to a call of an API that no process has ever served. Default: `wait`.
         unknown_api: UnknownApi = UnknownApi::Wait,
         /// How long a queue of calls is kept that nobody uses. All processes must say the same.
         /// Default: 86,400 s (a day).
@@ -148,7 +148,7 @@ options! {
     }
 }
 
-/// What becomes of a call of an API that nobody has ever served.
+/// What happens to a call of an API that no process has ever served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownApi {

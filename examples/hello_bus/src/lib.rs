@@ -7,10 +7,10 @@ pub use service::Service;
 /// Users and their passwords.
 #[lightbus::api(name = "auth", events(UserRegistered))]
 pub trait Auth {
-    /// Whether this is the user's password.
+    /// Returns whether this is the user's password.
     async fn check_password(&self, username: String, password: String) -> bool;
 
-    /// Registers a user.
+    /// Registers a user, and fires `auth.user_registered`.
     async fn register(&self, username: String, email: String) -> Result<(), String>;
 }
 
@@ -19,6 +19,6 @@ pub trait Auth {
 pub struct UserRegistered {
     /// The name that the user chose.
     pub username: String,
-    /// The address to write to.
+    /// The user's email address.
     pub email: String,
 }

@@ -1,4 +1,4 @@
-//! What `auth` does.
+//! The implementation of `auth`.
 
 use lightbus::prelude::*;
 
@@ -7,7 +7,7 @@ use crate::{Auth, UserRegistered};
 /// The implementation of [`Auth`].
 #[derive(Debug)]
 pub struct Service {
-    /// To fire events with.
+    /// Fires the events.
     pub bus: Bus,
 }
 

@@ -2,14 +2,14 @@
 
 use lightbus::prelude::*;
 
-/// Who is who.
+/// Users and their passwords.
 #[lightbus::api(name = "auth", events(UserRegistered))]
 pub trait Auth {
-    /// Whether this is the user's password.
+    /// Returns whether this is the user's password.
     async fn check_password(&self, username: String, password: String) -> bool;
 }
 
-/// Somebody has signed up.
+/// A user has registered.
 #[derive(Debug, lightbus::Event)]
 pub struct UserRegistered {
     username: String,

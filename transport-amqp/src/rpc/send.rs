@@ -103,7 +103,7 @@ async fn declare(out: &PublishChannel, config: &RpcConfig, api: &str) -> Result<
 }
 
 fn unknown(config: &RpcConfig, api: &str) -> Error {
-    Error::new(ErrorKind::Unknown, format!("nobody has ever served the API `{api}`"))
+    Error::new(ErrorKind::Unknown, format!("no process has ever served the API `{api}`"))
         .with("queue", calls_of(config, api))
         .hint("Is its service running, on this broker and vhost? With `unknown_api: wait` calls wait for it")
 }
