@@ -193,10 +193,10 @@ async fn what_cannot_be_is_refused() {
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.to_string().contains(part), "{error}");
     };
-    refused(bus.every("beat", Duration::ZERO, nothing).await, "the period is zero");
+    refused(bus.every("beat", Duration::ZERO, nothing).await, "the period must not be zero");
     refused(bus.every("", SECOND, nothing).await, "a task needs a name");
     bus.every("beat", SECOND, nothing).await.unwrap();
-    refused(bus.every("beat", SECOND, nothing).await, "adding the task `beat`: this process has");
+    refused(bus.every("beat", SECOND, nothing).await, "adding the task `beat`: this process already has");
     #[cfg(feature = "cron")]
     for pattern in ["", "every day", "99 * * * *", "* * *"] {
         refused(bus.cron("report", pattern, nothing).await, "is not a cron pattern");

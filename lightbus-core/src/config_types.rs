@@ -50,7 +50,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A length of time, in the configuration a number of seconds. Python takes whole ones only, except
-/// where it says otherwise.
+/// where it says otherwise. More than [a year](crate::time::LONGEST) counts as a year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Seconds(pub Duration);
 
@@ -85,7 +85,7 @@ impl Serialize for Seconds {
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let seconds = f64::deserialize(deserializer)?;
-        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| {
+        crate::time::seconds(seconds).map(Self).ok_or_else(|| {
             de::Error::invalid_value(
                 de::Unexpected::Float(seconds),
                 &"a number of seconds, not negative",

@@ -25,6 +25,7 @@ pub mod name;
 mod pending;
 mod registry;
 mod subscription;
+pub mod time;
 pub mod transport;
 
 pub use codec::Args;

@@ -178,8 +178,12 @@ impl BusBuilder {
             test: self.test,
             phase: watch::Sender::new(Phase::Running),
             state: std::sync::Mutex::new(State::default()),
+            registering: tokio::sync::Mutex::default(),
         });
-        inner.spawn_consumer(keep_schemas(Arc::clone(&inner.schema), inner.watch()));
+        let (store, phase) = (Arc::clone(&inner.schema), inner.watch());
+        inner.spawn_internal("renewal of schemas", move || {
+            keep_schemas(Arc::clone(&store), phase.clone())
+        });
         Ok(Bus { inner })
     }
 }

@@ -31,28 +31,29 @@ impl Bus {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, this process counts as an authority; the schema may be published.
+    /// If the future is dropped, the schema may be published although the API is not registered; register
+    /// it again.
     pub async fn register(&self, contract: &'static Contract) -> Result<()> {
         self.inner.ensure_open()?;
         lightbus_core::name::check_api(contract.name)?;
         self.inner.check_guarantees(contract)?;
-        {
-            let mut state = self.inner.state();
-            match state.registered.get(contract.name) {
-                Some(other) if !std::ptr::eq(*other, contract) => {
-                    return Err(Error::new(
-                        ErrorKind::Config,
-                        format!("another contract is registered as `{}`", contract.name),
-                    ));
-                }
-                Some(_) => return Ok(()),
-                None => state.registered.insert(contract.name.into(), contract),
-            };
+        let _registering = self.inner.registering.lock().await;
+        let known = self.inner.state().registered.get(contract.name).copied();
+        match known {
+            Some(other) if !std::ptr::eq(other, contract) => {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("another contract is registered as `{}`", contract.name),
+                ));
+            }
+            Some(_) => return Ok(()),
+            None => {}
         }
-        self.inner.schema.publish(contract).await.map_err(|error| {
-            self.inner.state().registered.remove(contract.name);
-            error.during(format!("publishing the schema of {}", contract.name))
-        })
+        let published = self.inner.schema.publish(contract).await;
+        published
+            .map_err(|error| error.during(format!("publishing the schema of {}", contract.name)))?;
+        self.inner.state().registered.insert(contract.name.into(), contract);
+        Ok(())
     }
 
     /// Reads the schemas on the bus and returns the names of their APIs, sorted.

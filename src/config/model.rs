@@ -267,12 +267,12 @@ impl JsonSchema for Validate {
     }
 }
 
+/// More than a year counts as a year.
 pub(super) fn seconds<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Duration, D::Error> {
     let seconds = f64::deserialize(deserializer)?;
-    Duration::try_from_secs_f64(seconds)
-        .ok()
+    lightbus_core::time::seconds(seconds)
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| D::Error::custom("expected a number of seconds above zero"))
 }

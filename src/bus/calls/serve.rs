@@ -14,9 +14,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
     Backoff, Delivery, Error, ErrorKind, FlowControl, Headers, Name, Outcome, RemoteError, Result,
-    ResultMessage, RpcMessage, transport::ServeSpec,
+    ResultMessage, RpcMessage, Subscription, transport::ServeSpec,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
 
 #[cfg(feature = "tower")]
 use super::layer::{self, Procedures};
@@ -26,7 +29,7 @@ use super::{
 };
 use crate::{
     bus::shared::{
-        ApiEntry, Bus, Ids, PluginChain, Progress, at, catch_panic, consume, until_cut_off,
+        ApiEntry, Bus, Ids, Phase, PluginChain, Progress, at, catch_panic, consume, until_cut_off,
     },
     contract::Service,
     schema::ApiSchema,
@@ -143,9 +146,9 @@ impl Serve {
         inner.ensure_taking()?;
         let contract = self.service.contract();
         let api: Name = contract.name.into();
-        if !inner.state().served.insert(Name::clone(&api)) {
-            return Err(Error::new(ErrorKind::Config, "this process already serves the API"));
-        }
+        let served = inner
+            .reserve_served(&api)
+            .ok_or_else(|| Error::new(ErrorKind::Config, "this process already serves the API"))?;
         let entry = inner.apis.entry(&api);
         let worker = Arc::new(Worker {
             entry: Arc::clone(&entry),
@@ -163,10 +166,8 @@ impl Serve {
             self.bus.register(contract).await?;
             if inner.features.rpcs { worker.subscribe().await.map(Some) } else { Ok(None) }
         };
-        let subscription = started.await.map_err(|error| {
-            inner.state().served.remove(&api);
-            at(&*entry.rpc, error)
-        })?;
+        let subscription = started.await.map_err(|error| at(&*entry.rpc, error))?;
+        served.keep();
         if let Some(schema) = inner.schema.get(&api) {
             let _ = worker.schema.set(schema);
         }
@@ -176,24 +177,16 @@ impl Serve {
         };
         let phase = inner.watch();
         inner.state().progress.push(Arc::clone(&worker.progress));
-        inner.spawn_consumer(async move {
-            let handlers = Handlers::default();
-            let (opener, taker) = (Arc::clone(&worker), Arc::clone(&worker));
-            let consumer = consume(
-                subscription,
-                phase.clone(),
-                &worker.progress,
-                || opener.subscribe(),
-                |mut deliveries| {
-                    for delivery in deliveries.drain(..) {
-                        // Bounded by the subscription's credit: a call is only taken for a free slot.
-                        tokio::spawn(Arc::clone(&taker).handle(delivery, handlers.flag()));
-                    }
-                    std::future::ready(deliveries)
-                },
-            );
-            until_cut_off(consumer, phase, async || handlers.end()).await;
-        });
+        let opener = Arc::clone(&worker);
+        inner.spawn_consumer(
+            Arc::clone(&worker.progress),
+            subscription,
+            move || {
+                let worker = Arc::clone(&opener);
+                async move { worker.subscribe().await }
+            },
+            move |subscription| Arc::clone(&worker).work(subscription, phase.clone()),
+        );
         Ok(())
     }
 }
@@ -211,9 +204,28 @@ struct Worker {
 }
 
 impl Worker {
-    async fn subscribe(&self) -> Result<lightbus_core::Subscription<RpcMessage>> {
+    async fn subscribe(&self) -> Result<Subscription<RpcMessage>> {
         let spec = ServeSpec { apis: vec![Name::clone(&self.entry.name)], flow: self.flow };
         self.entry.rpc.serve(spec).await
+    }
+
+    /// Takes calls and runs each in a task of its own, until the bus drains.
+    async fn work(self: Arc<Self>, first: Subscription<RpcMessage>, phase: watch::Receiver<Phase>) {
+        let handlers = Handlers::default();
+        let consumer = consume(
+            first,
+            phase.clone(),
+            &self.progress,
+            || self.subscribe(),
+            |mut deliveries| {
+                for delivery in deliveries.drain(..) {
+                    // Bounded by the flow's credit: a call is only taken for a free place.
+                    tokio::spawn(Arc::clone(&self).handle(delivery, handlers.flag()));
+                }
+                std::future::ready(deliveries)
+            },
+        );
+        until_cut_off(consumer, phase, async || handlers.end()).await;
     }
 
     async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>, handlers: Arc<CancelFlag>) {
@@ -222,15 +234,16 @@ impl Worker {
         if Instant::now() >= call.deadline {
             tracing::debug!(api = %call.api, procedure = %call.procedure, id = %call.id, "a call expired before it could run");
             delivery.ack.settle_later(Outcome::Done);
-            self.progress.done();
             return;
         }
+        let begun = self.progress.began();
         let run = DEADLINE.scope(call.deadline, self.run(&call));
         let Some(body) = handlers.run(catch_panic(run)).await else { return };
         let body = body.unwrap_or_else(|panic| Err(panicked(&call, &panic)));
+        // The broker's time, not the procedure's.
+        begun.rests();
         self.reply(&call, body).await;
         delivery.ack.settle_later(Outcome::Done);
-        self.progress.done();
     }
 
     async fn run(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {

@@ -334,17 +334,14 @@ impl Listen {
                 "the service has a random name at each start: events fired while it does not run are missed. Set LIGHTBUS_SERVICE_NAME"
             );
         }
-        if !inner.state().listener_names.insert(Name::clone(&self.name)) {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "this process already has a listener of this name",
-            )
-            .hint(
+        let name = inner.reserve_listener(&self.name).ok_or_else(|| {
+            Error::new(ErrorKind::Config, "this process already has a listener of this name").hint(
                 "Two listeners of one name would share the events instead of both receiving them",
-            ));
-        }
+            )
+        })?;
         if !inner.features.events {
             tracing::info!(listener = %self.name, "the feature `events` is off: the listener is not started");
+            name.keep();
             return Ok(());
         }
         let at_once = self.batches.as_ref().map_or(self.concurrency, |batches| batches.most);
@@ -383,10 +380,7 @@ impl Listen {
             let begun = begun.unwrap_or_else(|_| {
                 Err(Error::timeout("the broker did not answer in time", limit))
             });
-            let subscription = begun.map_err(|error| {
-                inner.state().listener_names.remove(&self.name);
-                at(&*entry.event, error)
-            })?;
+            let subscription = begun.map_err(|error| at(&*entry.event, error))?;
             subscribed.push((listener, subscription));
         }
         for (listener, subscription) in subscribed {
@@ -396,14 +390,23 @@ impl Listen {
                 state.listeners.push(Arc::clone(&listener) as Arc<dyn Listening>);
                 state.progress.push(Arc::clone(&progress));
             }
-            inner.spawn_consumer(watch_over(
-                Arc::downgrade(&listener),
-                Arc::downgrade(&inner),
+            let (watched, weak) = (Arc::downgrade(&listener), Arc::downgrade(&inner));
+            let (watching, phase) = (Arc::clone(&progress), inner.watch());
+            inner.spawn_internal(&format!("watchdog of listener {}", self.name), move || {
+                watch_over(watched.clone(), weak.clone(), Arc::clone(&watching), phase.clone())
+            });
+            let (opener, phase) = (Arc::clone(&listener), inner.watch());
+            inner.spawn_consumer(
                 progress,
-                inner.watch(),
-            ));
-            inner.spawn_consumer(listener.run(subscription, inner.watch()));
+                subscription,
+                move || {
+                    let listener = Arc::clone(&opener);
+                    async move { listener.subscribe().await }
+                },
+                move |subscription| Arc::clone(&listener).run(subscription, phase.clone()),
+            );
         }
+        name.keep();
         Ok(())
     }
 }

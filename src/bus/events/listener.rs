@@ -85,14 +85,13 @@ impl Listener {
     ) {
         let Delivery { message, ack, .. } = delivery;
         if self.takes_no_more(phase) {
-            self.progress.done();
             return;
         }
+        let _begun = self.progress.began();
         match self.try_until_settled(&message, phase, permit).await {
             End::Settle(outcome) => ack.settle_later(outcome),
             End::Return => drop(ack),
         }
-        self.progress.done();
         self.handled.notify_waiters();
     }
 

@@ -14,10 +14,10 @@
 
 use std::sync::Arc;
 
-use lightbus_core::{Backoff, Delivery, EventMessage, Outcome, Subscription};
+use lightbus_core::{Backoff, Delivery, EventMessage, Outcome, Subscription, time::deadline_after};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{sleep, sleep_until},
 };
 
 use super::{
@@ -65,7 +65,7 @@ impl Listener {
     ) {
         let mut batch = Vec::new();
         while arrived.recv_many(&mut batch, batches.most).await > 0 {
-            let full_by = Instant::now() + batches.wait;
+            let full_by = deadline_after(batches.wait);
             while batch.len() < batches.most {
                 let room = batches.most - batch.len();
                 tokio::select! {
@@ -75,9 +75,9 @@ impl Listener {
                     () = sleep_until(full_by) => break,
                 }
             }
-            let count = batch.len();
+            let begun = self.progress.began_many(batch.len());
             self.handle_batch(batches, &mut batch, &mut phase).await;
-            self.progress.done_many(count as u64);
+            drop(begun);
             // Whatever is left was not settled, and is returned.
             batch.clear();
             self.handled.notify_waiters();

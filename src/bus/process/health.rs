@@ -56,7 +56,11 @@ impl Bus {
             Phase::Stopping | Phase::Draining | Phase::CutOff => Life::Stopping,
             Phase::Closed => Life::Closed,
         };
-        let parts: Vec<_> = inner.state().progress.iter().map(|part| part.health()).collect();
+        let parts: Vec<_> = {
+            let state = inner.state();
+            let internal = state.internal.iter().filter(|part| part.has_restarted());
+            state.progress.iter().chain(internal).map(|part| part.health()).collect()
+        };
         let works = |part: &PartHealth| {
             matches!(part.condition, Condition::Idle | Condition::Busy | Condition::Failed)
         };

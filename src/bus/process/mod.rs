@@ -1,5 +1,6 @@
 //! The lifetime of a process: starting, hooks, tasks, health, draining, closing.
 
+mod drain;
 mod health;
 mod hooks;
 mod idle;

@@ -1,4 +1,9 @@
 //! Signals that shut a process down.
+//!
+//! While a bus runs, a signal asks it to drain. tokio keeps its signal handlers for the life of the
+//! process, so signals that arrive when no bus runs any more would have no effect. Their default action
+//! is emulated then, which ends the process. This is decided within the signal handler and needs no
+//! runtime.
 
 use lightbus_core::{Error, ErrorKind, Result};
 
@@ -31,7 +36,8 @@ impl Ending {
     }
 }
 
-/// Receives every signal from its creation on, even while nothing awaits [`next`](Self::next).
+/// Receives every signal from its creation on, even while nothing awaits [`next`](Self::next). When the
+/// last one in the process is dropped, signals have their default action again.
 pub(super) struct Signals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
@@ -39,6 +45,8 @@ pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(windows)]
     interrupt: tokio::signal::windows::CtrlC,
+    #[cfg(unix)]
+    _taken: default_effect::Taken,
 }
 
 impl Signals {
@@ -54,6 +62,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            _taken: default_effect::Taken::new()?,
         })
     }
 
@@ -74,6 +83,62 @@ impl Signals {
         match self.interrupt.recv().await {
             Some(()) => Ending::Interrupt,
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// What signals do while no bus runs.
+#[cfg(unix)]
+mod default_effect {
+    use std::{
+        io,
+        sync::{
+            Arc, Mutex, PoisonError,
+            atomic::{AtomicBool, Ordering},
+        },
+    };
+
+    use signal_hook::{
+        consts::{SIGINT, SIGTERM},
+        flag::register_conditional_default,
+    };
+
+    /// How many buses run in this process, and whether signals have their default effect.
+    static RUNS: Mutex<Runs> = Mutex::new(Runs { count: 0, default: None });
+
+    struct Runs {
+        count: usize,
+        /// Made, and registered for both signals, by the first run.
+        default: Option<Arc<AtomicBool>>,
+    }
+
+    /// While it lives, signals do not have their default effect.
+    pub(super) struct Taken(());
+
+    impl Taken {
+        pub(super) fn new() -> io::Result<Self> {
+            let mut runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(default) = &runs.default {
+                default.store(false, Ordering::SeqCst);
+            } else {
+                let default = Arc::new(AtomicBool::new(false));
+                for signal in [SIGINT, SIGTERM] {
+                    register_conditional_default(signal, Arc::clone(&default))?;
+                }
+                runs.default = Some(default);
+            }
+            runs.count = runs.count.saturating_add(1);
+            Ok(Self(()))
+        }
+    }
+
+    impl Drop for Taken {
+        fn drop(&mut self) {
+            let mut runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+            runs.count = runs.count.saturating_sub(1);
+            if let (0, Some(default)) = (runs.count, &runs.default) {
+                default.store(true, Ordering::SeqCst);
+            }
         }
     }
 }

@@ -17,17 +17,16 @@
 //! dropped *while* the subscription closes, hence [`until_cut_off`], which polls both
 //! (test `what_outlives_the_drain_timeout_is_cut_off_and_told`).
 
-use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use lightbus_core::{Backoff, Delivery, Error, ErrorKind, Result, Subscription};
 use tokio::sync::watch;
 
-use super::{Phase, Progress};
-
-/// The first and the longest delay before a consumer is restarted.
-const FIRST_RESTART: Duration = Duration::from_millis(200);
-const LONGEST_RESTART: Duration = Duration::from_secs(10);
+use super::{
+    Inner, Phase, Progress,
+    supervise::{FIRST_RESTART, LONGEST_RESTART, supervise},
+};
 
 /// Runs user code. A panic becomes an error with its text.
 pub(crate) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
@@ -84,7 +83,7 @@ pub(crate) async fn consume<M, Open, Opened, Take, Taken>(
         }
         if !deliveries.is_empty() {
             restarts.succeeded();
-            progress.began_many(deliveries.len() as u64);
+            progress.took(deliveries.len());
             spare = tokio::select! {
                 biased;
                 spare = take(deliveries) => spare,
@@ -103,23 +102,84 @@ pub(crate) async fn consume<M, Open, Opened, Take, Taken>(
         progress.ended(&error);
         // Before the next is opened: what it held is redelivered.
         drop(subscription);
-        subscription = loop {
-            tokio::select! {
-                () = drained(&mut phase) => return,
-                () = tokio::time::sleep(restarts.failed()) => {}
-            }
-            match open().await {
-                Ok(subscription) => break subscription,
-                Err(error) => {
-                    tracing::warn!(consumer = what, %error, "cannot restart the consumer yet");
-                    progress.cannot_restart(&error);
-                }
-            }
-        };
+        match reopen(&mut phase, progress, &mut restarts, &open).await {
+            Some(reopened) => subscription = reopened,
+            None => return,
+        }
         progress.subscribed(subscription.connectivity());
     }
     if let Err(error) = subscription.close().await {
         tracing::warn!(consumer = what, %error, "cannot close the subscription; unacknowledged messages are redelivered");
+    }
+}
+
+/// Subscribes again, with exponential backoff until it succeeds. Returns `None` if the bus drains first.
+async fn reopen<M, Open, Opened>(
+    phase: &mut watch::Receiver<Phase>,
+    progress: &Progress,
+    restarts: &mut Backoff,
+    open: &Open,
+) -> Option<Subscription<M>>
+where
+    Open: Fn() -> Opened,
+    Opened: Future<Output = Result<Subscription<M>>>,
+{
+    loop {
+        let opened = async {
+            tokio::time::sleep(restarts.failed()).await;
+            open().await
+        };
+        let opened = tokio::select! {
+            biased;
+            () = drained(phase) => return None,
+            opened = opened => opened,
+        };
+        match opened {
+            Ok(subscription) => return Some(subscription),
+            Err(error) => {
+                tracing::warn!(consumer = progress.what(), %error, "cannot restart the consumer yet");
+                progress.cannot_restart(&error);
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Spawns a consumer. `run` consumes a subscription and must end by itself when the bus drains. If it
+    /// panics, it is restarted with a new subscription.
+    pub(crate) fn spawn_consumer<M, Open, Opened, Run, Running>(
+        &self,
+        progress: Arc<Progress>,
+        first: Subscription<M>,
+        open: Open,
+        run: Run,
+    ) where
+        M: Send + Sync + 'static,
+        Open: Fn() -> Opened + Clone + Send + Sync + 'static,
+        Opened: Future<Output = Result<Subscription<M>>> + Send,
+        Run: Fn(Subscription<M>) -> Running + Clone + Send + Sync + 'static,
+        Running: Future<Output = ()> + Send,
+    {
+        let phase = self.watch();
+        let mut first = Some(first);
+        self.state().consumers.spawn(async move {
+            let begin = || {
+                let (first, open, run) = (first.take(), open.clone(), run.clone());
+                let (progress, mut phase) = (Arc::clone(&progress), phase.clone());
+                async move {
+                    let mut restarts = Backoff::new(FIRST_RESTART, LONGEST_RESTART);
+                    let subscription = match first {
+                        Some(first) => first,
+                        None => match reopen(&mut phase, &progress, &mut restarts, &open).await {
+                            Some(reopened) => reopened,
+                            None => return,
+                        },
+                    };
+                    run(subscription).await;
+                }
+            };
+            supervise(&progress, phase.clone(), begin).await;
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Apis, Features, HandlerResult, Ids, Listening, PluginChain, Progress};
+use super::{Apis, Features, HandlerResult, Ids, Listening, PluginChain, Progress, supervise};
 use crate::{
     config::{Config, Names},
     contract::Contract,
@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) test: Option<Box<dyn TestProbe>>,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) state: Mutex<State>,
+    /// Held while an API is registered: whoever registers it as well waits for how that ends.
+    pub(crate) registering: tokio::sync::Mutex<()>,
 }
 
 /// Runs once, at the start or the end of a process.
@@ -67,6 +69,8 @@ pub(crate) struct State {
     pub(crate) listener_names: HashSet<Name>,
     pub(crate) consumers: JoinSet<()>,
     pub(crate) progress: Vec<Arc<Progress>>,
+    /// Tasks of the bus itself, reported once they have panicked.
+    pub(crate) internal: Vec<Arc<Progress>>,
     pub(crate) start_hooks: Vec<Hook>,
     pub(crate) stop_hooks: Vec<Hook>,
     /// All tasks by name, with a description.
@@ -76,6 +80,8 @@ pub(crate) struct State {
     /// Whether `run` has started the tasks.
     pub(crate) runs: bool,
     pub(crate) failure: Option<Error>,
+    /// The result of the drain, once it has begun.
+    pub(crate) closing: Option<watch::Receiver<Option<Result<()>>>>,
 }
 
 /// The phases of a bus, in order.
@@ -159,9 +165,17 @@ impl Inner {
         (state.registered.keys().cloned().collect(), events.collect())
     }
 
-    /// Spawns a consumer, which must end by itself when the bus drains.
-    pub(crate) fn spawn_consumer(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.state().consumers.spawn(task);
+    /// Spawns a task of the bus itself, which must end by itself when the bus drains. If it panics, it is
+    /// restarted, and reported by [`Bus::health`] from then on.
+    pub(crate) fn spawn_internal<Begin, Task>(self: &Arc<Self>, name: &str, begin: Begin)
+    where
+        Begin: FnMut() -> Task + Send + 'static,
+        Task: Future<Output = ()> + Send,
+    {
+        let progress = Progress::internal(&name.into());
+        self.state().internal.push(Arc::clone(&progress));
+        let phase = self.watch();
+        self.state().consumers.spawn(async move { supervise(&progress, phase, begin).await });
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Phase> {

@@ -12,6 +12,8 @@ mod limits;
 mod listening;
 mod plugin_chain;
 mod progress;
+mod reservation;
+mod supervise;
 
 pub use features::Features;
 pub use handler_error::{HandlerError, HandlerResult};
@@ -27,3 +29,4 @@ pub(crate) use inner::{GRACE, Hook, Inner, Phase, State};
 pub(crate) use listening::Listening;
 pub(crate) use plugin_chain::PluginChain;
 pub(crate) use progress::Progress;
+pub(crate) use supervise::supervise;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,12 +25,16 @@ pub struct PartHealth {
     pub condition: Condition,
     /// How many calls, events or runs it has finished, successfully or not.
     pub finished: u64,
-    /// How many calls, events or runs are in progress.
+    /// How many are in progress. What was taken from the broker and has not started does not count.
     pub in_progress: u64,
+    /// How long the oldest of them has been in progress, if any is. Waiting for a retry, or for the broker
+    /// to take a result, does not count. Serialised in seconds.
+    #[serde(serialize_with = "in_seconds_if_any", skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Duration>,
     /// The time since it last started something, or since its own start. Serialised in seconds.
     #[serde(serialize_with = "in_seconds")]
     pub quiet_for: Duration,
-    /// How often it was restarted, because the transport had given up or because it was stalled.
+    /// How often it was restarted, because the transport had given up, it was stalled, or it panicked.
     pub restarts: u64,
     /// The last error of the part as a whole, if it has not worked since.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,6 +52,8 @@ pub enum PartKind {
     Listener,
     /// Runs periodically, or in the background.
     Task,
+    /// A task of the bus itself. Reported only once it has panicked and was restarted.
+    Internal,
 }
 
 /// What a part of a process is doing.
@@ -61,10 +67,13 @@ pub enum Condition {
     Busy,
     /// The broker does not answer; the transport keeps trying.
     Interrupted,
-    /// Its subscription has ended, and it is about to subscribe again.
+    /// It has ended, and is about to be restarted.
     Restarting,
     /// There is work, and it takes none. It is about to be restarted.
     Stalled,
+    /// The oldest call, event or run in progress has exceeded its time limit, or five minutes if there
+    /// is none: it hangs, or blocks its thread.
+    Stuck,
     /// A task whose last run failed.
     Failed,
 }
@@ -77,14 +86,32 @@ fn in_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S:
     serializer.serialize_f64(time.as_secs_f64())
 }
 
+fn in_seconds_if_any<S: serde::Serializer>(
+    time: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => in_seconds(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// The age at which work counts as stuck if it has no time limit.
+const STUCK_AFTER: Duration = Duration::from_secs(300);
+/// How far work may exceed its time limit before it counts as stuck: cutting it off takes a moment.
+const CUTTING_OFF: Duration = Duration::from_secs(1);
+
 /// The counters of a part of the process.
 #[derive(Debug)]
 pub(crate) struct Progress {
     kind: PartKind,
     name: Name,
     start: Instant,
-    began: AtomicU64,
+    taken: AtomicU64,
     finished: AtomicU64,
+    at_work: Mutex<AtWork>,
+    /// The age at which work counts as stuck; `None` for never.
+    stuck_after: Mutex<Option<Duration>>,
     /// When something last started, in milliseconds after `start`.
     last: AtomicU64,
     restarts: AtomicU64,
@@ -102,8 +129,10 @@ impl Progress {
             kind,
             name: Name::clone(name),
             start: Instant::now(),
-            began: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             finished: AtomicU64::new(0),
+            at_work: Mutex::default(),
+            stuck_after: Mutex::new(Some(STUCK_AFTER)),
             last: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             restarting: AtomicBool::new(false),
@@ -126,47 +155,61 @@ impl Progress {
         Self::new(PartKind::Task, name)
     }
 
+    pub(crate) fn internal(name: &Name) -> Arc<Self> {
+        let progress = Self::new(PartKind::Internal, name);
+        progress.limit(None);
+        progress
+    }
+
     /// Describes the part for the log.
     pub(crate) fn what(&self) -> String {
         match self.kind {
             PartKind::Worker => format!("worker of {}", self.name),
             PartKind::Listener => format!("listener {}", self.name),
             PartKind::Task => format!("task {}", self.name),
+            PartKind::Internal => self.name.to_string(),
         }
     }
 
-    fn touch(&self) {
-        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
+    fn touch(&self, now: Instant) {
+        let passed = now.saturating_duration_since(self.start).as_millis();
+        self.last.store(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    pub(crate) fn began(&self) {
-        self.began_many(1);
+    /// Sets the time limit of work, beyond which it counts as stuck: five minutes unless set. `None` for
+    /// work that may take any time.
+    pub(crate) fn limit(&self, limit: Option<Duration>) {
+        let limit = limit.map(|limit| limit.saturating_add(CUTTING_OFF));
+        *self.stuck_after.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
-    /// Counts `count` started. The clock is read once for all of them.
-    pub(crate) fn began_many(&self, count: u64) {
-        self.began.fetch_add(count, Ordering::Relaxed);
+    /// Counts `count` taken from the broker.
+    pub(crate) fn took(&self, count: usize) {
+        self.taken.fetch_add(count as u64, Ordering::Relaxed);
         self.stalled.store(false, Ordering::Relaxed);
-        self.touch();
     }
 
-    /// Counts one as finished, successfully or not. The clock is not read: the next start does that.
-    pub(crate) fn done(&self) {
-        self.done_many(1);
+    /// Counts one as in progress until the returned guard is dropped.
+    pub(crate) fn began(&self) -> InProgress<'_> {
+        self.began_many(1)
     }
 
-    pub(crate) fn done_many(&self, count: u64) {
-        self.finished.fetch_add(count, Ordering::Relaxed);
+    /// Counts `count` as in progress together, as a batch, until the returned guard is dropped.
+    pub(crate) fn began_many(&self, count: usize) -> InProgress<'_> {
+        let now = Instant::now();
+        let count = count as u64;
+        let place = self.lock_work().begin(now, count);
+        self.touch(now);
+        InProgress { progress: self, place, count }
     }
 
     pub(crate) fn succeeded(&self) {
-        self.touch();
+        self.touch(Instant::now());
         self.lock_error().take();
     }
 
     pub(crate) fn failed(&self, reason: &str) {
-        self.touch();
+        self.touch(Instant::now());
         *self.lock_error() = Some(reason.to_owned());
     }
 
@@ -178,11 +221,20 @@ impl Progress {
         self.lock_error().take();
     }
 
-    /// Called when the subscription has ended and is about to be restarted.
+    /// Called when it has ended and is about to be restarted.
     pub(crate) fn ended(&self, error: &Error) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
         self.restarting.store(true, Ordering::Relaxed);
         self.cannot_restart(error);
+    }
+
+    /// Called when it has been restarted.
+    pub(crate) fn restarted(&self) {
+        self.restarting.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_restarted(&self) -> bool {
+        self.restarts.load(Ordering::Relaxed) > 0
     }
 
     /// Called when a restart has failed. It will be retried.
@@ -196,15 +248,24 @@ impl Progress {
         *self.lock_error() = Some(why.to_owned());
     }
 
-    fn lock_error(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+    fn lock_error(&self) -> MutexGuard<'_, Option<String>> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns how many were started in all, and whether any of them still runs.
+    fn lock_work(&self) -> MutexGuard<'_, AtWork> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how many were taken in all, and whether any is in progress.
     pub(crate) fn count(&self) -> (u64, bool) {
-        let finished = self.finished.load(Ordering::Relaxed);
-        let began = self.began.load(Ordering::Relaxed);
-        (began, began > finished)
+        (self.taken.load(Ordering::Relaxed), self.lock_work().count > 0)
+    }
+
+    /// Returns the age of the oldest in progress if it counts as stuck.
+    pub(crate) fn stuck_for(&self) -> Option<Duration> {
+        let limit = *self.stuck_after.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = self.lock_work().oldest()?.elapsed();
+        limit.filter(|limit| oldest > *limit).map(|_| oldest)
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
@@ -213,7 +274,10 @@ impl Progress {
 
     pub(crate) fn health(&self) -> PartHealth {
         let finished = self.finished.load(Ordering::Relaxed);
-        let in_progress = self.began.load(Ordering::Relaxed).saturating_sub(finished);
+        let (in_progress, oldest) = {
+            let work = self.lock_work();
+            (work.count, work.oldest().map(|since| since.elapsed()))
+        };
         let last_error = self.lock_error().clone();
         let condition = if self.restarting.load(Ordering::Relaxed) {
             Condition::Restarting
@@ -221,6 +285,8 @@ impl Progress {
             Condition::Interrupted
         } else if self.stalled.load(Ordering::Relaxed) {
             Condition::Stalled
+        } else if self.stuck_for().is_some() {
+            Condition::Stuck
         } else if in_progress > 0 {
             Condition::Busy
         } else if self.kind == PartKind::Task && last_error.is_some() {
@@ -235,9 +301,108 @@ impl Progress {
             condition,
             finished,
             in_progress,
+            oldest,
             quiet_for: self.start.elapsed().saturating_sub(last),
             restarts: self.restarts.load(Ordering::Relaxed),
             last_error,
         }
+    }
+}
+
+/// What is in progress, each with its start. Places are reused.
+#[derive(Debug, Default)]
+struct AtWork {
+    since: Vec<Option<Instant>>,
+    free: Vec<usize>,
+    count: u64,
+}
+
+impl AtWork {
+    fn begin(&mut self, now: Instant, count: u64) -> usize {
+        self.count = self.count.saturating_add(count);
+        if let Some(place) = self.free.pop() {
+            self.since[place] = Some(now);
+            return place;
+        }
+        self.since.push(Some(now));
+        self.since.len() - 1
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.since.iter().flatten().min().copied()
+    }
+}
+
+/// Work in progress. Dropping it counts the work as finished, successfully or not.
+#[derive(Debug)]
+#[must_use = "dropped, it counts as finished"]
+pub(crate) struct InProgress<'a> {
+    progress: &'a Progress,
+    place: usize,
+    count: u64,
+}
+
+impl InProgress<'_> {
+    /// Stops its age while it waits for something else, such as the next attempt.
+    pub(crate) fn rests(&self) {
+        self.set(None);
+    }
+
+    /// Starts its age again, from zero.
+    #[allow(dead_code, reason = "for listeners that retry")]
+    pub(crate) fn goes_on(&self) {
+        let now = Instant::now();
+        self.set(Some(now));
+        self.progress.touch(now);
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        self.progress.lock_work().since[self.place] = since;
+    }
+}
+
+impl Drop for InProgress<'_> {
+    fn drop(&mut self) {
+        {
+            let mut work = self.progress.lock_work();
+            work.since[self.place] = None;
+            work.free.push(self.place);
+            work.count = work.count.saturating_sub(self.count);
+        }
+        self.progress.finished.fetch_add(self.count, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_at_work_counts_and_what_rests_does_not() {
+        let progress = Progress::listener(&"mail".into());
+        progress.limit(Some(Duration::from_secs(10)));
+        let first = progress.began();
+        tokio::time::advance(Duration::from_secs(8)).await;
+        let batch = progress.began_many(20);
+        let health = progress.health();
+        assert_eq!((health.in_progress, health.condition), (21, Condition::Busy));
+        assert_eq!(health.oldest, Some(Duration::from_secs(8)));
+
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(progress.health().condition, Condition::Stuck);
+        first.rests();
+        assert_eq!(progress.health().oldest, Some(Duration::from_secs(4)));
+        first.goes_on();
+        drop(batch);
+        assert_eq!(progress.health().oldest, Some(Duration::ZERO));
+        drop(first);
+        let health = progress.health();
+        assert_eq!((health.in_progress, health.finished, health.oldest), (0, 21, None));
+        assert_eq!(health.condition, Condition::Idle);
+
+        progress.limit(None);
+        let _forever = progress.began();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(progress.health().condition, Condition::Busy);
     }
 }

@@ -45,13 +45,14 @@ impl RunningTask {
     pub(super) async fn background(self, once: Once, mut phase: watch::Receiver<Phase>) {
         let Some(inner) = self.inner.upgrade() else { return };
         let bus = Bus { inner };
-        self.progress.began();
+        self.progress.limit(None);
+        let begun = self.progress.began();
         let done = tokio::select! {
             biased;
             () = drained(&mut phase) => return,
             done = catch_panic(async { once(bus).await }) => done,
         };
-        self.progress.done();
+        drop(begun);
         match done {
             Ok(Ok(())) => {
                 self.progress.succeeded();

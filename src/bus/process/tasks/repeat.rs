@@ -98,13 +98,13 @@ impl RunningTask {
             if due {
                 let Some(inner) = self.inner.upgrade() else { return };
                 let bus = Bus { inner };
-                self.progress.began();
+                let begun = self.progress.began();
                 let done = tokio::select! {
                     biased;
                     done = catch_panic(async { job(bus).await }) => done,
                     () = cut_off(&mut phase) => return,
                 };
-                self.progress.done();
+                drop(begun);
                 match done {
                     Ok(Ok(())) => self.progress.succeeded(),
                     Ok(Err(error)) => self.failed(error.to_string(), shut_down),
