@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use lightbus::{
-    Bus, ErrorKind, args,
+    ErrorKind,
     config::{ApiConfig, Config, Validate},
-    contract::Client as _,
+    prelude::*,
     schema::Schema,
 };
 use serde_json::{Value, json};
