@@ -2,9 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(missing_docs, unreachable_pub, reason = "contracts of tests")]
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
 use std::{
     io::Write,
     path::PathBuf,
@@ -16,7 +13,7 @@ use std::{
 };
 
 use expect_test::{Expect, expect};
-use support::{Place, Program, eventually};
+use lightbus_tests::{Place, Program, eventually};
 
 #[lightbus::api(name = "auth", events(UserRegistered))]
 pub trait Auth {
@@ -94,7 +91,7 @@ impl Tool {
             let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
             child.wait_with_output().unwrap()
         });
-        Done(support::soon("the tool", work).await.unwrap())
+        Done(lightbus_tests::soon("the tool", work).await.unwrap())
     }
 }
 
@@ -327,8 +324,8 @@ async fn schemas_are_dumped_compared_and_loaded(place: Place) {
 
 #[tokio::test]
 async fn a_broker_that_is_away_is_code_3() {
-    let url = format!("redis://127.0.0.1:{}/0", support::free_port());
-    let tool = Tool::new(&support::redis_yaml(&url, ""));
+    let url = format!("redis://127.0.0.1:{}/0", lightbus_tests::free_port());
+    let tool = Tool::new(&lightbus_tests::redis_yaml(&url, ""));
     let done = tool.run(&["call", "auth.boom", "--json"]).await;
     assert_eq!(done.code(), 3, "{}", done.err());
     assert!(done.err().contains("\"code\":3"), "{}", done.err());
@@ -476,7 +473,7 @@ async fn an_api_is_explained_down_to_the_broker(place: Place) {
         assert!(all.out().contains("auth:rpc_queue"), "{}", all.out());
     }
     #[cfg(feature = "amqp")]
-    if let Place::Amqp(_) = &place {
+    if let Place::Amqp { .. } = &place {
         let exchange = &explained["on"][0]["places"][0];
         assert!(exchange["name"].as_str().unwrap().ends_with("lightbus.events"), "{explained}");
         let queue =
@@ -499,8 +496,8 @@ async fn an_api_is_explained_down_to_the_broker(place: Place) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_finds_what_loses_messages() {
-    let Some(server) = support::RedisServer::start() else { return };
-    let tool = Tool::new(&support::redis_yaml(&server.url(), ""));
+    let Some(server) = lightbus_tests::RedisServer::start_durable() else { return };
+    let tool = Tool::new(&lightbus_tests::redis_yaml(&server.url(), ""));
     // Started with an append-only file.
     let fine = tool.run(&["doctor", "--json"]).await;
     assert_eq!(fine.code(), 0, "{}{}", fine.out(), fine.err());
@@ -522,8 +519,8 @@ async fn the_doctor_finds_what_loses_messages() {
 #[cfg(feature = "amqp")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_examines_rabbitmq() {
-    let Some(rabbit) = support::SharedRabbit::find() else { return };
-    let yaml = rabbit.yaml();
+    let Some(place) = Place::amqp() else { return };
+    let yaml = place.yaml("");
     let fine = Tool::new(&yaml).run(&["doctor", "--json"]).await;
     assert_eq!(fine.code(), 0, "{}{}", fine.out(), fine.err());
     let read = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
@@ -557,11 +554,11 @@ async fn the_doctor_examines_rabbitmq() {
 async fn doctor_on_kafka(variable: &str, options: &str) -> Option<(String, i32)> {
     let Place::Kafka { brokers, prefix } = Place::kafka()? else { unreachable!() };
     let brokers = std::env::var(variable).unwrap_or(brokers);
-    let yaml = support::kafka_yaml(&brokers, &prefix);
+    let yaml = lightbus_tests::kafka_yaml(&brokers, &prefix);
     let yaml = yaml.replace("partitions: 4", &format!("partitions: 4{options}"));
     let config = lightbus::config::Config::from_yaml(&yaml).unwrap();
     let bus = lightbus::Bus::builder().config(config).service_name("auth");
-    let bus = support::soon("connecting", bus.connect()).await.unwrap();
+    let bus = lightbus_tests::soon("connecting", bus.connect()).await.unwrap();
     bus.register(AuthClient::contract()).await.unwrap();
     // A topic may refuse the event; made it is.
     let _ = bus.fire(UserRegistered { username: "a".into(), age: 1 }).await;
@@ -608,12 +605,12 @@ async fn the_doctor_examines_a_kafka_cluster() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_doctor_may_not_read_is_a_finding() {
-    let Some(server) = support::RedisServer::start() else { return };
+    let Some(server) = lightbus_tests::RedisServer::start_durable() else { return };
     server.command(&[
         "ACL", "SETUSER", "poor", "on", ">secret", "~*", "&*", "+@all", "-config", "-info",
     ]);
     let url = server.url().replace("redis://", "redis://poor:secret@");
-    let tool = Tool::new(&support::redis_yaml(&url, ""));
+    let tool = Tool::new(&lightbus_tests::redis_yaml(&url, ""));
     let blind = tool.run(&["doctor", "--json"]).await;
     assert_eq!(blind.code(), 0, "{}{}", blind.out(), blind.err());
     let finding: serde_json::Value =

@@ -7,17 +7,15 @@ use expect_test::expect_file;
 use lightbus::{OnError, RetryPolicy};
 use regex::Regex;
 
-use super::{
-    AuthApi, Done, Place, Program, Service, Tool, UserRegistered,
-    support::{self, RedisServer, eventually},
-};
+use super::{AuthApi, Done, Place, Program, Service, Tool, UserRegistered};
+use lightbus_tests::{RedisServer, eventually};
 
 /// What differs in each run, and its replacement.
 const CHANGING: [(&str, &str); 12] = [
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
     (r"\b(redis|amqp|kafka) 127\.0\.0\.1:\d+(/0)?", "BROKER"),
     (r"127\.0\.0\.1:\d+(/(0|%2f))?", "HOST:PORT"),
-    (r"test-\d+-\d+-\d+\.|\bt[0-9a-f]{16}\.", "PREFIX."),
+    (r"\bt[0-9a-f]{16}\.", "PREFIX."),
     // RabbitMQ updates the count of a stream with a delay.
     (r"(schemas \(a stream\), consumers: \d+): \d+", "$1: N"),
     (
@@ -134,16 +132,16 @@ async fn what_needs_no_broker() {
 
 #[tokio::test]
 async fn a_broker_that_is_away() {
-    let url = format!("redis://127.0.0.1:{}/0", support::free_port());
-    let tool = Tool::new(&support::redis_yaml(&url, ""));
+    let url = format!("redis://127.0.0.1:{}/0", lightbus_tests::free_port());
+    let tool = Tool::new(&lightbus_tests::redis_yaml(&url, ""));
     check("away", &tool, &["call", "auth.boom"]).await;
     check("away-json", &tool, &["call", "auth.boom", "--json"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor() {
-    let Some(server) = RedisServer::start() else { return };
-    let tool = Tool::new(&support::redis_yaml(&server.url(), ""));
+    let Some(server) = RedisServer::start_durable() else { return };
+    let tool = Tool::new(&lightbus_tests::redis_yaml(&server.url(), ""));
     check("doctor-good", &tool, &["doctor"]).await;
     server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     check("doctor-problem", &tool, &["doctor"]).await;
@@ -157,16 +155,14 @@ fn kind(place: &Place) -> &'static str {
     match place {
         Place::Memory(_) => "memory",
         Place::Redis(_) => "redis",
-        #[cfg(feature = "amqp")]
-        Place::Amqp(_) => "amqp",
-        #[cfg(feature = "kafka")]
+        Place::Amqp { .. } => "amqp",
         Place::Kafka { .. } => "kafka",
     }
 }
 
 async fn serving(place: &Place) -> (lightbus::Bus, Tool) {
     let builder = place.builder("auth", "", |_| ()).process_name("web-1");
-    let bus = support::soon("connecting", builder.connect()).await.unwrap();
+    let bus = lightbus_tests::soon("connecting", builder.connect()).await.unwrap();
     bus.serve(AuthApi(Service)).await.unwrap();
     (bus, Tool::at(place))
 }

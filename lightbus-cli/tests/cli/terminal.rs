@@ -5,11 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Place, Tool,
-    support::{self, RedisServer},
-    top::busy,
-};
+use super::{Place, Tool, top::busy};
+use lightbus_tests::RedisServer;
 
 /// A session of `tmux`.
 struct Screen {
@@ -71,7 +68,7 @@ impl Screen {
     }
 
     async fn until(&self, holds: impl Fn(&str) -> bool) -> bool {
-        let end = Instant::now() + support::PATIENCE;
+        let end = Instant::now() + lightbus_tests::LIMIT;
         while !holds(&self.seen()) {
             if Instant::now() > end {
                 return false;
@@ -99,7 +96,7 @@ impl Drop for Screen {
 
 /// A busy bus, and the tool.
 async fn place() -> Option<(Place, lightbus::Bus, Tool)> {
-    let place = Place::Redis(RedisServer::start()?);
+    let place = Place::Redis(RedisServer::start_durable()?);
     let (bus, tool) = (busy(&place).await, Tool::at(&place));
     Some((place, bus, tool))
 }

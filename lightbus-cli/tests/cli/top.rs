@@ -5,10 +5,8 @@ use std::time::Duration;
 use lightbus::{OnError, RetryPolicy, prelude::*};
 use serde_json::Value;
 
-use super::{
-    AuthApi, AuthClient, Place, Program, Service, Tool, UserRegistered,
-    support::{self, eventually},
-};
+use super::{AuthApi, AuthClient, Place, Program, Service, Tool, UserRegistered};
+use lightbus_tests::eventually;
 
 on_shared_transports!(
     a_sample_tells_who_does_what_how_fast_and_what_waits,
@@ -22,7 +20,8 @@ pub(super) async fn busy(place: &Place) -> Bus {
         config.plugins.internal_state.ping_interval = Duration::from_millis(200);
         config.plugins.internal_metrics.enabled = true;
     });
-    let bus = support::soon("connecting", builder.process_name("web-1").connect()).await.unwrap();
+    let bus =
+        lightbus_tests::soon("connecting", builder.process_name("web-1").connect()).await.unwrap();
     bus.serve(AuthApi(Service)).await.unwrap();
     bus.listen("welcome", |_: UserRegistered| async { Ok(()) }).await.unwrap();
     bus.listen("fails", |_: UserRegistered| async { Err(std::io::Error::other("no").into()) })
@@ -138,8 +137,8 @@ async fn without_plugins_it_says_how_to_see_more(place: Place) {
 
 #[tokio::test]
 async fn a_broker_that_is_away_ends_it() {
-    let url = format!("redis://127.0.0.1:{}/0", support::free_port());
-    let tool = Tool::new(&support::redis_yaml(&url, ""));
+    let url = format!("redis://127.0.0.1:{}/0", lightbus_tests::free_port());
+    let tool = Tool::new(&lightbus_tests::redis_yaml(&url, ""));
     let done = tool.run(&["top", "--once"]).await;
     assert_eq!((done.code(), done.out().as_str()), (3, ""), "{}", done.err());
 }

@@ -1,0 +1,32 @@
+//! Waiting for what must happen, and names that no other test has.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Long enough for anything on a slow machine; only a test that fails waits for it.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until the condition holds, and fails with `what` if it never does.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What a future that must end soon gives; a test fails with `what` if it does not end.
+pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| panic!("did not end: {what}"))
+}
+
+/// A name that no other test has, on brokers that are shared: letters, digits and dots.
+#[must_use]
+pub fn unique(name: &str) -> String {
+    let random = RandomState::new().build_hasher().finish();
+    format!("t{random:016x}.{name}")
+}

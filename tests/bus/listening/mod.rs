@@ -1,0 +1,9 @@
+//! Listening: order by key, batches, failures, and what is listened to, on every transport by the
+//! same source.
+
+mod batches;
+mod contracts;
+mod dead_letters;
+mod failures;
+mod order;
+mod selection;

@@ -1,0 +1,1 @@
+//! Only tests: this package exists for what it depends on.
