@@ -195,7 +195,10 @@ async fn what_cannot_be_is_refused() {
     refused(bus.every("beat", Duration::ZERO, nothing).await, "the period must not be zero");
     refused(bus.every("", SECOND, nothing).await, "a task needs a name");
     bus.every("beat", SECOND, nothing).await.unwrap();
-    refused(bus.every("beat", SECOND, nothing).await, "adding the task `beat`: this process already has");
+    refused(
+        bus.every("beat", SECOND, nothing).await,
+        "adding the task `beat`: this process already has",
+    );
     for pattern in ["", "every day", "99 * * * *", "* * *"] {
         refused(bus.cron("report", pattern, nothing).await, "is not a cron pattern");
     }
