@@ -5,9 +5,9 @@
 //! own, build the tool with it:
 //!
 //! ```no_run
-//! # use lightbus::transport::memory::MemoryFactory as MyFactory;
+//! # mod pigeon { pub use lightbus::transport::memory::MemoryFactory as PigeonFactory; }
 //! fn main() -> std::process::ExitCode {
-//!     lightbus_cli::main(|| lightbus::registry().with(MyFactory::default()))
+//!     lightbus_cli::main(|| lightbus::registry().with(pigeon::PigeonFactory::default()))
 //! }
 //! ```
 //!

@@ -66,11 +66,16 @@ fn what_the_pages_show_compiles() {
     let mut blocks = ignored("README.md");
     assert_eq!(blocks.len(), 1);
     let mut transport = ignored("docs/write-a-transport.md");
-    assert_eq!(transport.len(), 2);
+    assert_eq!(transport.len(), 3);
     blocks.push(transport.remove(0));
     for block in &blocks {
         assert!(here.contains(&squeezed(block)), "not compiled here:\n{block}");
     }
+
+    // The tool with a transport is an example of the tool's documentation, which is compiled.
+    let tool = squeezed(&read("lightbus-cli/src/lib.rs").replace("//! ", ""));
+    let block = transport.remove(0);
+    assert!(tool.contains(&squeezed(&block)), "not compiled in lightbus-cli:\n{block}");
 
     // The rest is a harness with its bodies left out: its signatures are the trait's.
     let kit = squeezed(&read("lightbus-core/src/conformance/mod.rs"));
