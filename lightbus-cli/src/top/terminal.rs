@@ -17,6 +17,8 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 /// How often the reader of keys checks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the end waits for the reader of keys.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// The action of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,10 +78,13 @@ impl Terminal {
     }
 
     /// Restores the terminal once no key is being read: the next one belongs to the shell.
+    ///
+    /// The reader is not awaited for ever. When the window is closed, crossterm's `poll` reads nothing
+    /// from the terminal again and again, and never returns: the thread ends with the process.
     pub(super) async fn close(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(reader) = self.reader.take() {
-            let _ = reader.await;
+            let _ = tokio::time::timeout(LAST_LOOK, reader).await;
         }
     }
 }
@@ -87,7 +92,8 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        ratatui::restore();
+        // A terminal that is gone cannot be restored, and `restore` would panic trying to say so.
+        let _ = ratatui::try_restore();
     }
 }
 

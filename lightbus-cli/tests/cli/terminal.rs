@@ -141,6 +141,26 @@ async fn a_signal_gives_the_terminal_back_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_live_view_ends_with_its_terminal() {
+    let Some((_redis, bus, tool)) = place().await else { return };
+    let script = "(sh -c 'echo $$ > pid; exec LIGHTBUS top --interval 0.2')";
+    let Some(screen) = Screen::start(tool, script, (80, 20)) else { return };
+    screen.shows("web-1").await;
+    let pid = std::fs::read_to_string(screen.tool.folder.join("pid")).unwrap();
+    assert!(is_running(pid.trim()), "the process of the tool is not found");
+    assert!(screen.tmux().arg("kill-server").status().unwrap().success());
+    support::eventually("the tool exits", async || !is_running(pid.trim())).await;
+    bus.shut_down();
+}
+
+/// Whether there is such a process. One that has exited, and is not yet waited for, does not count.
+fn is_running(pid: &str) -> bool {
+    let shown = Command::new("ps").args(["-o", "stat=", "-p", pid]).output().unwrap();
+    let state = String::from_utf8_lossy(&shown.stdout).trim().to_owned();
+    !state.is_empty() && !state.starts_with('Z')
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shell_completes_and_ends() {
     let Some((_redis, bus, tool)) = place().await else { return };
     let Some(screen) = Screen::start(tool, "LIGHTBUS shell", (80, 20)) else { return };
