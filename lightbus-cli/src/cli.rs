@@ -181,6 +181,10 @@ pub(crate) struct Fire {
     /// Fires an event for each line of standard input: a JSON object of its arguments.
     #[arg(long)]
     pub(crate) stdin: bool,
+    /// The version of the API that the event has. Default: the one in the schema; for a schema without
+    /// one, as those of Python, the newest past event's, or else 1.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) event_version: Option<u32>,
     /// How many events may be in flight at once; with 1 they keep their order.
     #[arg(long, value_name = "N", default_value_t = 256, requires = "stdin",
         value_parser = clap::value_parser!(u16).range(1..=10_000))]

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
-use lightbus::{Arguments, Bus, ErrorKind};
+use lightbus::{Arguments, Bus, ErrorKind, Fired};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -24,10 +24,14 @@ const READ_AHEAD: usize = 64;
 pub(crate) async fn run(context: &Context, command: Fire) -> Result<(), Failure> {
     let fields = arguments::typed(&command.arguments)?;
     let bus = context.bus().await?;
+    let version = match command.event_version {
+        Some(version) => Some(version),
+        None => past_version(&bus, &command.event).await,
+    };
     if command.stdin {
-        from_lines(context, &bus, &command).await?;
+        from_lines(context, &bus, &command, version).await?;
     } else {
-        let fired = bus.admin().fire_on_behalf(&command.event, fields).await?;
+        let fired = fire(&bus, &command.event, fields, version).await?;
         if context.json {
             let line = json!({ "id": &*fired.id, "native_id": &*fired.native_id });
             output::line(&line.to_string())?;
@@ -39,10 +43,40 @@ pub(crate) async fn run(context: &Context, command: Fire) -> Result<(), Failure>
     Ok(())
 }
 
+/// The version of the newest past event of the API, for a schema that names no version, as those of
+/// Python. `None` if the schema names one, or if it cannot be found out.
+async fn past_version(bus: &Bus, event: &str) -> Option<u32> {
+    let (api, _) = event.rsplit_once('.')?;
+    let document = bus.schema(api).await.ok()??;
+    if !document["x-version"].is_null() {
+        return None;
+    }
+    let mut history = bus.admin().history(&format!("{api}.*"), None, None).await.ok()?;
+    Some(history.next().await?.ok()?.version)
+}
+
+async fn fire(
+    bus: &Bus,
+    event: &str,
+    fields: Arguments,
+    version: Option<u32>,
+) -> lightbus::Result<Fired> {
+    let event = bus.admin().fire_on_behalf(event, fields);
+    match version {
+        Some(version) => event.version(version).await,
+        None => event.await,
+    }
+}
+
 /// The number of a line, and its arguments or why they cannot be read.
 type Line = (u64, Result<Arguments, String>);
 
-async fn from_lines(context: &Context, bus: &Bus, command: &Fire) -> Result<(), Failure> {
+async fn from_lines(
+    context: &Context,
+    bus: &Bus,
+    command: &Fire,
+    version: Option<u32>,
+) -> Result<(), Failure> {
     let (sender, mut lines) = mpsc::channel(READ_AHEAD);
     // Not awaited: it ends with standard input, or when the receiver is dropped.
     drop(tokio::task::spawn_blocking(move || read(&sender)));
@@ -70,7 +104,7 @@ async fn from_lines(context: &Context, bus: &Bus, command: &Fire) -> Result<(), 
             line = lines.recv(), if more && in_flight.len() < usize::from(command.in_flight) => {
                 match line {
                     Some((number, Ok(fields))) => in_flight.push(async move {
-                        (number, bus.admin().fire_on_behalf(&command.event, fields).await)
+                        (number, fire(bus, &command.event, fields, version).await)
                     }),
                     Some((number, Err(why))) => refuse(number, &why),
                     None => more = false,

@@ -241,6 +241,34 @@ async fn events_are_fired_and_listened_to(place: Place) {
     assert!(unknown.err().contains("user_registered"), "{}", unknown.err());
 }
 
+/// The schemas of Python's APIs do not name a version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_a_python_api_has_the_version_of_the_newest_past_one() {
+    let Some(server) = lightbus_tests::RedisServer::start() else { return };
+    let Some(python) = lightbus_tests::python::python() else { return };
+    let event = ["--api", "billing", "--event", "paid", "--kwargs", r#"{"total": 1}"#];
+    let flags = [&event[..], &["--adhoc", "--version", "4"]].concat();
+    let url = server.url();
+    let first = tokio::task::spawn_blocking(move || {
+        lightbus_tests::python::run(python, "fire.py", &url, &flags)
+    });
+    let (code, lines) = lightbus_tests::soon("Python fires", first).await.unwrap();
+    assert_eq!((code, &lines[0]["version"]), (Some(0), &serde_json::json!(4)), "{lines:?}");
+
+    let place = Place::Redis(server);
+    let tool = Tool::at(&place);
+    let fire = ["fire", "billing.paid", "total:=2"];
+    for words in [&fire[..], &[&fire[..], &["--event-version", "5"]].concat()] {
+        let done = tool.run(words).await;
+        assert_eq!(done.code(), 0, "{}", done.err());
+    }
+    let past = tool.run(&["inspect", "billing", "--json"]).await;
+    let version =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["version"].take();
+    let versions: Vec<_> = past.out().lines().map(version).collect();
+    assert_eq!(versions, [5, 4, 4], "{}", past.err());
+}
+
 async fn events_come_from_lines(place: Place) {
     let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
     bus.register(AuthClient::contract()).await.unwrap();

@@ -16,7 +16,7 @@ mod shared;
 
 use lightbus_core::{Error, ErrorKind, Result};
 
-pub use admin::{Admin, Diagnosis, HandledDeadLetters, Route};
+pub use admin::{Admin, Diagnosis, FireOnBehalf, HandledDeadLetters, Route};
 pub use builder::BusBuilder;
 #[cfg(feature = "tower")]
 pub use calls::Procedures;

@@ -149,7 +149,7 @@ async fn the_live_view_ends_with_its_terminal() {
     let pid = std::fs::read_to_string(screen.tool.folder.join("pid")).unwrap();
     assert!(is_running(pid.trim()), "the process of the tool is not found");
     assert!(screen.tmux().arg("kill-server").status().unwrap().success());
-    support::eventually("the tool exits", async || !is_running(pid.trim())).await;
+    lightbus_tests::eventually("the tool exits", async || !is_running(pid.trim())).await;
     bus.shut_down();
 }
 

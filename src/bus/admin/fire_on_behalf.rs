@@ -1,12 +1,15 @@
 //! Firing events of an API that other processes serve: for tools, not for services.
 
-use lightbus_core::{Args, Error, ErrorKind, Result, name};
+use std::future::IntoFuture;
+
+use futures_util::future::BoxFuture;
+use lightbus_core::{Args, Arguments, Error, ErrorKind, Result, name};
 
 use super::Admin;
 use crate::{
     bus::{
         events::Fired,
-        shared::{Inner, at},
+        shared::{Bus, Inner, at},
     },
     config::nearest,
 };
@@ -16,7 +19,9 @@ impl Admin {
     /// tools that stand in for a service, in an emergency or a test: a service
     /// [registers](crate::Bus::register) its API and uses [`fire_event`](crate::Bus::fire_event).
     ///
-    /// The event is always checked against the schema, and has the version that it names.
+    /// The event is always checked against the schema. It has the version that the schema names, or 1
+    /// if the schema names none, as those of Python: then set it with
+    /// [`version`](FireOnBehalf::version).
     ///
     /// # Delivery
     ///
@@ -30,20 +35,51 @@ impl Admin {
     /// # Cancel safety
     ///
     /// Dropped, the event was sent or it was not.
-    pub async fn fire_on_behalf(&self, event: &str, args: impl Into<Args>) -> Result<Fired> {
+    pub fn fire_on_behalf(&self, event: &str, args: impl Into<Args>) -> FireOnBehalf {
         let fields = args.into().into_fields();
-        let fired = async {
-            let (api, name) = name::split(event)?;
-            let inner = self.bus.inner();
-            inner.ensure_open()?;
-            let fields = fields?;
-            let schema = inner.schema.find(api).await;
-            let schema = schema.map_err(|error| at(&**inner.schema.transport(), error))?;
-            let schema = schema.ok_or_else(|| inner.no_schema(api))?;
-            schema.check_event(name, &fields)?;
-            inner.send_event(api, name, schema.version(), fields, None).await
-        };
-        fired.await.map_err(|error| error.during(format!("firing {event}")))
+        FireOnBehalf { bus: self.bus.clone(), event: event.to_owned(), fields, version: None }
+    }
+}
+
+/// An event of an API that another process serves, fired when it is awaited. Made by
+/// [`Admin::fire_on_behalf`].
+#[derive(Debug)]
+#[must_use = "nothing is fired until it is awaited"]
+pub struct FireOnBehalf {
+    bus: Bus,
+    event: String,
+    fields: Result<Arguments>,
+    version: Option<u32>,
+}
+
+impl FireOnBehalf {
+    /// The version of the API that the event has, instead of the schema's.
+    pub fn version(mut self, version: u32) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    async fn fire(self) -> Result<Fired> {
+        let (api, name) = name::split(&self.event)?;
+        let inner = self.bus.inner();
+        inner.ensure_open()?;
+        let fields = self.fields?;
+        let schema = inner.schema.find(api).await;
+        let schema = schema.map_err(|error| at(&**inner.schema.transport(), error))?;
+        let schema = schema.ok_or_else(|| inner.no_schema(api))?;
+        schema.check_event(name, &fields)?;
+        let version = self.version.unwrap_or_else(|| schema.version());
+        inner.send_event(api, name, version, fields, None).await
+    }
+}
+
+impl IntoFuture for FireOnBehalf {
+    type Output = Result<Fired>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let during = format!("firing {}", self.event);
+        Box::pin(async move { self.fire().await.map_err(|error| error.during(during)) })
     }
 }
 

@@ -11,6 +11,7 @@ mod schemas;
 use super::shared::Bus;
 
 pub use dead_letters::HandledDeadLetters;
+pub use fire_on_behalf::FireOnBehalf;
 pub use locate::{Diagnosis, Route};
 
 /// What operators and tools do with a bus, and services seldom: look at what the brokers keep, handle
