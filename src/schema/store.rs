@@ -3,13 +3,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use lightbus_core::{Name, Result, codec, transport::SchemaTransport};
+use futures_util::stream::{self, StreamExt};
+use lightbus_core::{Error, Name, Result, codec, transport::SchemaTransport};
 use serde_json::value::RawValue;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::sync::Mutex;
 
 use super::{ApiSchema, Schema, document_text, policy};
 use crate::{
@@ -23,7 +27,11 @@ pub(crate) struct SchemaStore {
     ttl: Duration,
     on_incompatible: OnIncompatible,
     known: RwLock<Known>,
-    loaded: Mutex<Option<Instant>>,
+    /// How many reads of the bus have started. A number and not a time: in a test whose time stands
+    /// still, an old read and a new one would have the same.
+    reads: AtomicU64,
+    /// The number of the last read that succeeded. Locked while the bus is read.
+    last_read: Mutex<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +42,15 @@ struct Known {
     files: HashMap<Name, Arc<ApiSchema>>,
     /// Of all APIs on the bus, as last read.
     remote: HashMap<Name, Arc<ApiSchema>>,
+    /// Of APIs that were on the bus and are not any more. A schema also expires when it could not be
+    /// renewed in time, while the service answers calls: they are checked with what was known last.
+    gone: HashMap<Name, Arc<ApiSchema>>,
 }
+
+/// How many schemas of APIs that are not on the bus any more are kept.
+const MOST_GONE: usize = 1_000;
+/// How many schemas are renewed at once.
+const AT_ONCE: usize = 8;
 
 impl SchemaStore {
     pub(crate) fn new(transport: Arc<dyn SchemaTransport>, config: &SchemaConfig) -> Self {
@@ -43,7 +59,8 @@ impl SchemaStore {
             ttl: config.ttl,
             on_incompatible: config.on_incompatible,
             known: RwLock::default(),
-            loaded: Mutex::new(None),
+            reads: AtomicU64::new(0),
+            last_read: Mutex::new(0),
         }
     }
 
@@ -83,29 +100,37 @@ impl SchemaStore {
         Schema::new(api, document).map(Some)
     }
 
-    /// Renews what was published, and reads what is on the bus.
-    pub(crate) async fn refresh(&self) -> Result<()> {
-        let local: Vec<_> = {
-            let known = self.read();
-            known.local.iter().map(|(api, schema)| (Arc::clone(api), Arc::clone(schema))).collect()
-        };
-        for (api, schema) in local {
+    /// The schemas that this process publishes.
+    pub(crate) fn published(&self) -> Vec<(Name, Arc<ApiSchema>)> {
+        let known = self.read();
+        known.local.iter().map(|(api, schema)| (Arc::clone(api), Arc::clone(schema))).collect()
+    }
+
+    /// Renews schemas. Returns those that could not be renewed, each with the error: a failure of one
+    /// keeps no other from its renewal.
+    pub(crate) async fn renew(
+        &self,
+        schemas: Vec<(Name, Arc<ApiSchema>)>,
+    ) -> Vec<(Name, Arc<ApiSchema>, Error)> {
+        let renewals = schemas.into_iter().map(async |(api, schema)| {
             // Stored again rather than pinged: another process may have stored its own idea of it.
-            self.transport.store(&api, schema.text(), self.ttl).await?;
-        }
-        self.load().await
+            let stored = self.transport.store(&api, schema.text(), self.ttl).await;
+            stored.err().map(|error| (api, schema, error))
+        });
+        let renewals = stream::iter(renewals).buffer_unordered(AT_ONCE);
+        renewals.filter_map(std::future::ready).collect().await
     }
 
     /// Reads what is on the bus.
     pub(crate) async fn load(&self) -> Result<()> {
-        let mut loaded = self.loaded.lock().await;
-        self.load_locked(&mut loaded).await
+        let mut last_read = self.last_read.lock().await;
+        self.load_locked(&mut last_read).await
     }
 
-    async fn load_locked(&self, loaded: &mut Option<Instant>) -> Result<()> {
-        let began = Instant::now();
+    async fn load_locked(&self, last_read: &mut u64) -> Result<()> {
+        let number = self.reads.fetch_add(1, Ordering::SeqCst).saturating_add(1);
         let documents = self.transport.load().await?;
-        *loaded = Some(began);
+        *last_read = number;
         self.take_over(documents);
         Ok(())
     }
@@ -116,16 +141,26 @@ impl SchemaStore {
         for (api, text) in documents {
             let api: Name = api.into();
             // What did not change keeps its compiled checks.
-            let unchanged = known.remote.remove(&api).filter(|old| old.text().get() == text.get());
+            let old = known.remote.remove(&api);
+            let unchanged = old.clone().filter(|old| old.text().get() == text.get());
             let schema = unchanged.map_or_else(|| ApiSchema::read(text).map(Arc::new), Ok);
             match schema {
                 Ok(schema) => {
                     remote.insert(api, schema);
                 }
-                Err(error) => tracing::warn!(%api, %error, "a schema on the bus cannot be used"),
+                Err(error) => {
+                    tracing::warn!(%api, %error, "a schema on the bus cannot be used");
+                    known.gone.extend(old.map(|old| (api, old)));
+                }
             }
         }
-        known.remote = remote;
+        let missing = std::mem::replace(&mut known.remote, remote);
+        known.gone.extend(missing);
+        let Known { remote, gone, .. } = &mut *known;
+        gone.retain(|api, _| !remote.contains_key(api));
+        if gone.len() > MOST_GONE {
+            gone.clear();
+        }
     }
 
     /// Takes over what was read from files.
@@ -135,11 +170,17 @@ impl SchemaStore {
     }
 
     /// The schema to check messages of an API with: this process' own, or from a file, or that on the
-    /// bus.
+    /// bus, or that which was there last.
     pub(crate) fn get(&self, api: &str) -> Option<Arc<ApiSchema>> {
         let known = self.read();
-        let sources = [&known.local, &known.files, &known.remote];
+        let sources = [&known.local, &known.files, &known.remote, &known.gone];
         sources.into_iter().find_map(|source| source.get(api)).cloned()
+    }
+
+    /// Whether the schema of an API was on the bus when it was read last, or is this process' own.
+    pub(crate) fn is_live(&self, api: &str) -> bool {
+        let known = self.read();
+        known.local.contains_key(api) || known.remote.contains_key(api)
     }
 
     /// The same; an API that is not known is looked for on the bus.
@@ -147,11 +188,11 @@ impl SchemaStore {
         if let Some(schema) = self.get(api) {
             return Ok(Some(schema));
         }
-        let asked = Instant::now();
-        let mut loaded = self.loaded.lock().await;
-        // Of many calls that ask at once, one reads.
-        if loaded.is_none_or(|at| at < asked) {
-            self.load_locked(&mut loaded).await?;
+        let asked = self.reads.load(Ordering::SeqCst);
+        let mut last_read = self.last_read.lock().await;
+        // Of many calls that ask at once, one reads. A read that had started before is not enough.
+        if *last_read <= asked {
+            self.load_locked(&mut last_read).await?;
         }
         Ok(self.get(api))
     }

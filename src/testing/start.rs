@@ -1,6 +1,10 @@
 //! The bus of a test: in memory with time paused, or on the broker that the environment names.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use lightbus_core::{Registry, Result};
 use tokio::sync::OnceCell;
@@ -40,6 +44,8 @@ pub struct TestBus {
     /// The transports of all processes of the test.
     registry: Registry,
     outside: OnceCell<Bus>,
+    /// The other processes of the test, kept alive.
+    processes: Mutex<Vec<Bus>>,
     faults: Option<Faults>,
     in_memory: bool,
     _guard: Option<SeedGuard>,
@@ -90,14 +96,23 @@ impl TestBus {
     }
 
     /// Another process on the same bus, of the service of this name. What it calls and fires is
-    /// recorded, mocked and waited for like that of all the others. It ends when its last clone is
-    /// dropped.
+    /// recorded, mocked and waited for like that of all the others. It lives as long as the test's bus,
+    /// unless it is [closed](Bus::close) or [killed](Self::kill).
     ///
     /// # Errors
     ///
     /// Those of [`BusBuilder::connect`].
     pub async fn process(&self, service: &str) -> Result<Bus> {
-        self.connect(service, false).await
+        let bus = self.connect(service, false).await?;
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(bus.clone());
+        Ok(bus)
+    }
+
+    /// Ends a process of the test as a crash does, if this is its last clone: calls stay unanswered,
+    /// unacknowledged events are redelivered.
+    pub fn kill(&self, process: Bus) {
+        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        processes.retain(|kept| !Arc::ptr_eq(kept.inner(), process.inner()));
     }
 
     /// Fires an event as the service would that owns it, somewhere else: nothing has to be registered,
@@ -254,6 +269,7 @@ impl TestBusBuilder {
             config,
             registry,
             outside: OnceCell::new(),
+            processes: Mutex::default(),
             faults: self.faults,
             in_memory,
             _guard: guard,

@@ -6,6 +6,7 @@
 mod place;
 mod program;
 pub mod python;
+pub mod scripted;
 
 use std::{
     fs,

@@ -310,8 +310,10 @@ impl Inner {
 
     fn no_answer(&self, entry: &ApiEntry, limit: Duration) -> Error {
         let error = Error::timeout("no result arrived in time", limit);
-        at(&*entry.rpc, error).hint(if self.schema.get(&entry.name).is_some() {
+        at(&*entry.rpc, error).hint(if self.schema.is_live(&entry.name) {
             "A process served the API within the last minute: has it stopped, is it overloaded, or is the procedure slow?"
+        } else if self.schema.get(&entry.name).is_some() {
+            "The API's schema is not on the bus any more: has its service stopped, or can it not reach the broker?"
         } else {
             "No process has published the API's schema: is the service running?"
         })

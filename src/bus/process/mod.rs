@@ -4,6 +4,7 @@ mod drain;
 mod health;
 mod hooks;
 mod idle;
+mod renewal;
 mod run;
 mod signals;
 mod startup;
@@ -12,4 +13,4 @@ mod tasks;
 pub use health::{Health, Life};
 pub use tasks::Task;
 
-pub(crate) use startup::keep_schemas;
+pub(crate) use renewal::keep_schemas;

@@ -1,26 +1,8 @@
-//! Keeping schemas fresh, and the summary shown at startup.
+//! The summary shown at startup.
 
-use std::{fmt::Write, sync::Arc};
+use std::fmt::Write;
 
-use tokio::{sync::watch, time::sleep};
-
-use crate::{
-    bus::shared::{Bus, Features, Phase, drained},
-    schema::SchemaStore,
-};
-
-/// Renews the schemas of this process and reads those of others periodically, until the bus drains.
-pub(crate) async fn keep_schemas(schema: Arc<SchemaStore>, mut phase: watch::Receiver<Phase>) {
-    loop {
-        tokio::select! {
-            () = drained(&mut phase) => return,
-            () = sleep(schema.ttl().mul_f64(0.8)) => {}
-        }
-        if let Err(error) = schema.refresh().await {
-            tracing::warn!(%error, "cannot refresh schemas; trying again later");
-        }
-    }
-}
+use crate::bus::shared::{Bus, Features};
 
 impl Bus {
     /// Describes for people what this process serves, listens to and is connected with.

@@ -7,4 +7,5 @@ mod contracts;
 mod faults;
 mod guide;
 mod mocking;
+mod processes;
 mod settling;
