@@ -1,4 +1,4 @@
-//! Which partitions a member has, and what of them is settled.
+//! The partitions that a member owns, and what is settled of each.
 
 use std::{
     collections::HashMap,
@@ -14,18 +14,19 @@ use tokio::sync::oneshot;
 use super::{commits::CommitWaiter, offset_tracker::OffsetTracker};
 use crate::error::{Sent, from_kafka};
 
-/// A record in a member's hands: the assignment of its partition, and its offset. Of an assignment
-/// that is over it means nothing: then another has the record.
+/// Which record it is: the assignment of its partition, and its offset. An assignment that has ended
+/// means nothing any more: the record belongs to another member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordPosition {
     pub(crate) assignment: u64,
     pub(crate) offset: i64,
 }
 
-/// A member's partitions.
+/// A member's partitions, by the number of their assignment. Shared between the member's thread, which
+/// takes and commits records, and the driver, which settles them.
 pub(crate) struct Assignments {
-    parts: Mutex<HashMap<u64, Partition>>,
-    asked: Mutex<Asked>,
+    partitions: Mutex<HashMap<u64, Partition>>,
+    requests: Mutex<CommitRequests>,
     limit: Duration,
     broker: String,
 }
@@ -36,10 +37,10 @@ pub(crate) struct Partition {
     pub(crate) tracker: OffsetTracker,
 }
 
-/// Who waits for a commit that the member's thread has not begun.
+/// Commits that were asked for, and that the member's thread has not begun.
 #[derive(Default)]
-struct Asked {
-    asking: Vec<CommitWaiter>,
+struct CommitRequests {
+    waiters: Vec<CommitWaiter>,
     thread: Option<Thread>,
     closed: bool,
 }
@@ -47,81 +48,85 @@ struct Asked {
 impl Assignments {
     /// `limit` is how long a commit may take.
     pub(crate) fn new(broker: &str, limit: Duration) -> Self {
-        Self { parts: Mutex::default(), asked: Mutex::default(), limit, broker: broker.to_owned() }
+        Self {
+            partitions: Mutex::default(),
+            requests: Mutex::default(),
+            limit,
+            broker: broker.to_owned(),
+        }
     }
 
-    pub(crate) fn parts(&self) -> MutexGuard<'_, HashMap<u64, Partition>> {
-        // What is panicked at while it is locked leaves it whole.
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn partitions(&self) -> MutexGuard<'_, HashMap<u64, Partition>> {
+        // A panic while it is locked leaves it whole.
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that records are settled.
-    pub(crate) fn settle(&self, places: impl IntoIterator<Item = RecordPosition>) {
-        let mut parts = self.parts();
-        for place in places {
-            if let Some(partition) = parts.get_mut(&place.assignment) {
-                partition.tracker.settle(place.offset);
+    /// Marks records as settled.
+    pub(crate) fn settle(&self, positions: impl IntoIterator<Item = RecordPosition>) {
+        let mut partitions = self.partitions();
+        for position in positions {
+            if let Some(partition) = partitions.get_mut(&position.assignment) {
+                partition.tracker.settle(position.offset);
             }
         }
     }
 
-    /// Whether anybody holds a record of these partitions.
+    /// Whether a record of these partitions was handed over and is not settled.
     pub(crate) fn is_held(&self, assignments: &[u64]) -> bool {
-        let parts = self.parts();
+        let partitions = self.partitions();
         assignments
             .iter()
-            .filter_map(|id| parts.get(id))
+            .filter_map(|id| partitions.get(id))
             .any(|partition| partition.tracker.held() > 0)
     }
 
-    /// Has the group told what is settled by now, and waits for its answer, no longer than the limit.
+    /// Commits what is settled by now, and waits for the group's answer, at most the limit.
     ///
-    /// Once the member has left, what was settled by then was told as it left.
+    /// Does nothing once the member has left: it has committed then.
     pub(crate) async fn commit(&self) -> Result<()> {
-        let answer = match tokio::time::timeout(self.limit, self.ask()).await {
+        let answer = match tokio::time::timeout(self.limit, self.request_commit()).await {
             Ok(answer) => answer.unwrap_or(Ok(())),
             Err(_) => Err(KafkaError::ConsumerCommit(Code::OperationTimedOut)),
         };
         answer.map_err(|error| {
-            from_kafka(error, &self.broker, Sent::Harmless)
-                .during("telling the group what is handled")
+            from_kafka(error, &self.broker, Sent::Harmless).during("committing offsets")
         })
     }
 
     /// Asks the member's thread to commit what is settled by now.
-    pub(super) fn ask(&self) -> oneshot::Receiver<KafkaResult<()>> {
-        let (asking, answer) = oneshot::channel();
-        let mut asked = self.asked();
-        if !asked.closed {
-            asked.asking.retain(|asking| !asking.is_closed());
-            asked.asking.push(asking);
-            if let Some(thread) = &asked.thread {
+    pub(super) fn request_commit(&self) -> oneshot::Receiver<KafkaResult<()>> {
+        let (waiter, answer) = oneshot::channel();
+        let mut requests = self.requests();
+        if !requests.closed {
+            requests.waiters.retain(|waiter| !waiter.is_closed());
+            requests.waiters.push(waiter);
+            if let Some(thread) = &requests.thread {
                 thread.unpark();
             }
         }
         answer
     }
 
-    /// Those who have asked.
-    pub(super) fn asking(&self) -> Vec<CommitWaiter> {
-        std::mem::take(&mut self.asked().asking)
+    /// Takes those who have asked for a commit.
+    pub(super) fn take_waiters(&self) -> Vec<CommitWaiter> {
+        std::mem::take(&mut self.requests().waiters)
     }
 
-    /// The thread to be woken.
+    /// Sets the thread to unpark when a commit is asked for.
     pub(super) fn serve_by(&self, thread: Thread) {
-        self.asked().thread = Some(thread);
+        self.requests().thread = Some(thread);
     }
 
-    /// From now on nothing is committed.
+    /// Accepts no more requests.
     pub(super) fn close(&self) {
-        let mut asked = self.asked();
-        asked.closed = true;
-        asked.asking.clear();
-        asked.thread = None;
+        let mut requests = self.requests();
+        requests.closed = true;
+        requests.waiters.clear();
+        requests.thread = None;
     }
 
-    fn asked(&self) -> MutexGuard<'_, Asked> {
+    fn requests(&self) -> MutexGuard<'_, CommitRequests> {
         // Nothing panics while it is locked.
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,20 @@
-//! Telling the group what is settled, one commit after the other.
+//! The commits of a member: which offsets are due, and who waits for them.
+//!
+//! A commit is asked for by any thread ([`Assignments::request_commit`]), and by the clock. The
+//! member's thread picks the requests up in [`Commits::poll_commits`], gathers what is settled and not
+//! committed, and gives it to the [`Committer`]'s thread; the answer comes back through the consumer's
+//! context and is matched in [`Commits::answered`].
+//!
+//! At most one commit is in flight. A second one, sent before the first is answered, could overtake it,
+//! and the group would go back to an older position. Requests that arrive meanwhile share the next one.
+//!
+//! A commit that is not answered within the limit counts as failed, so that whoever waits for it can
+//! try again. Its answer may still arrive later: it is recognised by the offsets it covers, and an
+//! answer that does not match the commit in flight is dropped. Nothing is marked as committed unless
+//! the group has said so, so a commit that fails is simply part of the next one.
+//!
+//! Held by `no_call_runs_twice_while_workers_come_and_go` and
+//! `nothing_is_lost_when_one_of_three_brokers_is_killed` (tests/faults.rs).
 
 use std::{
     sync::Arc,
@@ -18,14 +34,16 @@ use super::{
     offset_tracker::Committed,
 };
 
-/// Who wants to know that something is committed.
+/// Tells whoever asked for a commit what became of it.
 pub(super) type CommitWaiter = oneshot::Sender<KafkaResult<()>>;
 
-/// A commit on its way. There is never more than one, so that positions reach the group in their order.
-struct UnderWay {
-    news: Vec<(u64, Committed)>,
-    list: Vec<(Name, i32, i64)>,
-    asking: Vec<CommitWaiter>,
+/// A commit that was sent and not answered.
+struct InFlight {
+    /// What is committed, by assignment.
+    commits: Vec<(u64, Committed)>,
+    /// The same as the group sees it, to recognise the answer.
+    offsets: Vec<(Name, i32, i64)>,
+    waiters: Vec<CommitWaiter>,
     until: Instant,
 }
 
@@ -33,7 +51,7 @@ struct UnderWay {
 pub(super) struct Commits {
     assignments: Arc<Assignments>,
     committer: Committer,
-    under_way: Option<UnderWay>,
+    in_flight: Option<InFlight>,
     limit: Duration,
 }
 
@@ -43,68 +61,69 @@ impl Commits {
         committer: Committer,
         limit: Duration,
     ) -> Self {
-        Self { assignments, committer, under_way: None, limit }
+        Self { assignments, committer, in_flight: None, limit }
     }
 
     pub(super) fn committer(&self) -> &Committer {
         &self.committer
     }
 
-    pub(super) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
     }
 
-    /// Begins what was asked for, if nothing is under way; also without having been asked, if
-    /// `anyway`.
+    /// Sends a commit, if one was asked for, or `anyway`, and none is in flight. Ends one that was not
+    /// answered in time.
     pub(super) fn poll_commits(&mut self, anyway: bool) {
-        if self.under_way.as_ref().is_some_and(|under_way| Instant::now() >= under_way.until) {
+        if self.in_flight.as_ref().is_some_and(|in_flight| Instant::now() >= in_flight.until) {
             self.end(Err(KafkaError::ConsumerCommit(Code::OperationTimedOut)));
         }
-        if self.under_way.is_some() {
+        if self.in_flight.is_some() {
             return;
         }
-        let asking = self.assignments.asking();
-        if !anyway && asking.is_empty() {
+        let waiters = self.assignments.take_waiters();
+        if !anyway && waiters.is_empty() {
             return;
         }
-        let news: Vec<_> = {
-            let parts = self.assignments.parts();
-            parts
+        let due: Vec<_> = {
+            let partitions = self.assignments.partitions();
+            partitions
                 .iter()
                 .filter_map(|(id, partition)| Some((*id, partition.tracker.uncommitted()?)))
                 .collect()
         };
-        self.begin(news, asking);
+        self.begin(due, waiters);
     }
 
-    /// Begins to tell how far partitions came that are given up. Nothing may be under way.
-    pub(super) fn commit_before_revoke(&mut self, assignments: &[u64], asking: CommitWaiter) {
-        let news: Vec<_> = {
-            let parts = self.assignments.parts();
-            let of = |id: &u64| Some((*id, parts.get(id)?.tracker.final_position()?));
+    /// Sends the last commit of partitions that are given up. None may be in flight.
+    pub(super) fn begin_final(&mut self, assignments: &[u64], waiter: CommitWaiter) {
+        let due: Vec<_> = {
+            let partitions = self.assignments.partitions();
+            let of = |id: &u64| Some((*id, partitions.get(id)?.tracker.final_position()?));
             assignments.iter().filter_map(of).collect()
         };
-        self.begin(news, vec![asking]);
+        self.begin(due, vec![waiter]);
     }
 
-    fn begin(&mut self, news: Vec<(u64, Committed)>, asking: Vec<CommitWaiter>) {
+    fn begin(&mut self, commits: Vec<(u64, Committed)>, waiters: Vec<CommitWaiter>) {
         let until = Instant::now() + self.limit;
-        let mut request = TopicPartitionList::with_capacity(news.len());
-        let mut list = Vec::with_capacity(news.len());
+        let mut request = TopicPartitionList::with_capacity(commits.len());
+        let mut offsets = Vec::with_capacity(commits.len());
         {
-            let parts = self.assignments.parts();
-            for (id, what) in &news {
-                if let Some(partition) = parts.get(id) {
+            let partitions = self.assignments.partitions();
+            for (id, committed) in &commits {
+                if let Some(partition) = partitions.get(id) {
                     let mut element = request.add_partition(&partition.topic, partition.partition);
-                    // Never a negative number, so never refused.
-                    let _ = element.set_offset(Offset::Offset(what.position));
-                    element.set_metadata(what.to_text());
-                    list.push((Name::clone(&partition.topic), partition.partition, what.position));
+                    // Never refused: no position is negative.
+                    let _ = element.set_offset(Offset::Offset(committed.position));
+                    element.set_metadata(committed.to_text());
+                    let topic = Name::clone(&partition.topic);
+                    offsets.push((topic, partition.partition, committed.position));
                 }
             }
         }
-        let nothing = list.is_empty();
-        self.under_way = Some(UnderWay { news, list, asking, until });
+        let nothing = offsets.is_empty();
+        self.in_flight = Some(InFlight { commits, offsets, waiters, until });
         if nothing {
             self.end(Ok(()));
         } else if let Err(error) = self.committer.begin(request) {
@@ -112,16 +131,16 @@ impl Commits {
         }
     }
 
-    /// Lets go of the consumer, within this time if it can be done.
+    /// Lets go of the consumer, within `limit` if it can be done.
     pub(super) fn close(self, limit: Duration) {
         self.committer.end(limit);
     }
 
     /// Takes an answer.
     pub(super) fn answered(&mut self, answer: KafkaResult<()>, list: &TopicPartitionList) {
-        let Some(under_way) = &self.under_way else { return };
-        // One that nobody waits for any more may still be answered.
-        if !under_way.list.iter().all(|(topic, partition, position)| {
+        let Some(in_flight) = &self.in_flight else { return };
+        // It may be the late answer to a commit that was given up.
+        if !in_flight.offsets.iter().all(|(topic, partition, position)| {
             list.find_partition(topic, *partition)
                 .is_some_and(|element| element.offset() == Offset::Offset(*position))
         }) {
@@ -131,21 +150,21 @@ impl Commits {
     }
 
     fn end(&mut self, answer: KafkaResult<()>) {
-        let Some(UnderWay { news, asking, .. }) = self.under_way.take() else { return };
+        let Some(InFlight { commits, waiters, .. }) = self.in_flight.take() else { return };
         match &answer {
             Ok(()) => {
-                let mut parts = self.assignments.parts();
-                for (id, what) in news {
-                    if let Some(partition) = parts.get_mut(&id) {
-                        partition.tracker.committed(what);
+                let mut partitions = self.assignments.partitions();
+                for (id, committed) in commits {
+                    if let Some(partition) = partitions.get_mut(&id) {
+                        partition.tracker.committed(committed);
                     }
                 }
             }
             Err(error) => tracing::debug!(%error, "offsets could not be committed yet"),
         }
-        for asking in asking {
-            // Nobody waits any more: then nobody wants to know.
-            let _ = asking.send(answer.clone());
+        for waiter in waiters {
+            // Fails only if it waits no more.
+            let _ = waiter.send(answer.clone());
         }
     }
 }

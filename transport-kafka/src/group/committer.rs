@@ -1,5 +1,6 @@
-//! A thread that commits, and waits for each answer: librdkafka does so without a limit while no broker
-//! is there, and nobody else is to wait with it.
+//! A thread that commits and waits for the answer.
+//!
+//! librdkafka waits without a limit while no broker can be reached; the member's own thread must not.
 
 use std::{
     sync::{
@@ -20,19 +21,19 @@ use super::membership::Membership;
 
 type Consumer = BaseConsumer<Membership>;
 
-/// How often to look for an answer that has not woken anybody.
+/// How often to look for an answer whose wake-up was missed.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Commits for one consumer.
 pub(super) struct Committer {
     consumer: Arc<Consumer>,
-    /// One is being committed, one may wait: that one if nobody waits for the first any more.
+    /// One request is being committed, and one more may wait: sent after the first was given up.
     requests: SyncSender<TopicPartitionList>,
     thread: JoinHandle<()>,
 }
 
 impl Committer {
-    /// Wakes the thread that calls this when there is an answer.
+    /// Starts the thread. It unparks the caller's thread at each answer.
     pub(super) fn start(consumer: &Arc<Consumer>) -> std::io::Result<Self> {
         let (requests, waiting) = sync_channel(1);
         let (owned, wakes) = (Arc::clone(consumer), thread::current());
@@ -42,13 +43,13 @@ impl Committer {
         Ok(Self { consumer: Arc::clone(consumer), requests, thread })
     }
 
-    /// Begins to commit. The answer is found in the consumer's context.
+    /// Sends a commit. The answer arrives in the consumer's context, [`Membership`].
     pub(super) fn begin(&self, list: TopicPartitionList) -> KafkaResult<()> {
         let busy = |_| KafkaError::ConsumerCommit(Code::OperationTimedOut);
         self.requests.try_send(list).map_err(busy)
     }
 
-    /// Commits, and waits for the answer, no longer than this. Nothing else may be under way.
+    /// Commits and waits for the answer, at most `limit`. No other commit may be in flight.
     pub(super) fn commit(&self, list: &TopicPartitionList, limit: Duration) -> KafkaResult<()> {
         self.begin(list.clone())?;
         let until = Instant::now() + limit;
@@ -63,7 +64,7 @@ impl Committer {
         }
     }
 
-    /// Lets the thread end, and waits for that, no longer than this.
+    /// Lets the thread end, and waits for it at most `limit`.
     pub(super) fn end(self, limit: Duration) {
         drop(self.requests);
         let until = Instant::now() + limit;
@@ -79,11 +80,11 @@ fn run(consumer: &Consumer, waiting: &Receiver<TopicPartitionList>, wakes: &Thre
         consumer.client().context().add_answer((answer, list));
         wakes.unpark();
     }
-    // Who waits for the end finds it.
+    // For `end`, which waits.
     wakes.unpark();
 }
 
-/// What the group says of single partitions.
+/// Returns the error of the first partition whose commit the group refused.
 pub(super) fn refused(list: &TopicPartitionList) -> KafkaResult<()> {
     let refusal = list.elements().iter().find_map(|element| match element.error() {
         Err(KafkaError::OffsetFetch(code)) => Some(KafkaError::ConsumerCommit(code)),

@@ -1,4 +1,4 @@
-//! Where a member's thread puts what it has taken, for the driver to fetch.
+//! Hands records from members' threads over to the driver, within the driver's credit.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use std::{
 use lightbus_core::{Error, Result};
 use tokio::sync::Notify;
 
-/// What was taken, at most what was asked for.
+/// Records on their way to the driver: never more than it asked for. Several members may share one.
 pub(crate) struct Handoff<I> {
     state: Mutex<State<I>>,
     filled: Notify,
@@ -20,12 +20,13 @@ pub(crate) struct Handoff<I> {
 }
 
 struct State<I> {
+    /// What the driver asked for and no thread has claimed.
     wanted: usize,
-    /// Claimed by those who are taking: what they bring is within what was asked for.
+    /// What threads have claimed, and not put or given back.
     claimed: usize,
     ready: VecDeque<I>,
     failed: Option<Error>,
-    /// Those who may take: woken when something is wanted.
+    /// The members' threads, unparked when something is wanted.
     threads: Vec<Thread>,
 }
 
@@ -41,7 +42,7 @@ impl<I> Handoff<I> {
         Self { state: Mutex::new(state), filled: Notify::new(), closed: AtomicBool::new(false) }
     }
 
-    /// Waits until something is there, and gives at most `max` of it. Dropped, it loses nothing.
+    /// Waits for records, and returns at most `max`. If the future is dropped, no record is lost.
     pub(crate) async fn fetch(&self, max: usize) -> Result<Vec<I>> {
         loop {
             {
@@ -68,8 +69,8 @@ impl<I> Handoff<I> {
         self.state().wanted > 0
     }
 
-    /// Claims what is wanted, for one thread to take: one that has something in its hands, so that
-    /// no other is kept from taking for nothing.
+    /// Claims all that is wanted. Only for a thread that has a record already: others could take
+    /// nothing meanwhile.
     pub(crate) fn claim(&self) -> usize {
         let mut state = self.state();
         let claim = std::mem::take(&mut state.wanted);
@@ -77,7 +78,7 @@ impl<I> Handoff<I> {
         claim
     }
 
-    /// Puts what was taken by this claim there, and gives back the rest of it.
+    /// Hands over what was taken with a claim, and gives the rest of the claim back.
     pub(crate) fn put(&self, items: impl IntoIterator<Item = I>, claim: usize) {
         let mut state = self.state();
         let before = state.ready.len();
@@ -86,7 +87,7 @@ impl<I> Handoff<I> {
         state.claimed -= claim.min(state.claimed);
         state.wanted += unused;
         if unused > 0 && state.threads.len() > 1 {
-            // Others may have found nothing left to claim meanwhile.
+            // Other threads may have found nothing left to claim meanwhile.
             state.threads.iter().for_each(Thread::unpark);
         }
         let filled = state.ready.len() > before;
@@ -96,14 +97,14 @@ impl<I> Handoff<I> {
         }
     }
 
-    /// Takes back what nobody has fetched.
+    /// Takes back what was not fetched.
     pub(crate) fn clear(&self) -> Vec<I> {
         let mut state = self.state();
         state.wanted = 0;
         state.ready.drain(..).collect()
     }
 
-    /// Tells the one who fetches that it cannot go on.
+    /// Ends the fetch under way, or the next one, with an error.
     pub(crate) fn fail(&self, error: Error) {
         self.state().failed.get_or_insert(error);
         self.filled.notify_one();

@@ -1,4 +1,4 @@
-//! What a member of a group is told by librdkafka: which partitions it gets and gives up.
+//! Callbacks from librdkafka to a member: partitions assigned and revoked, and answers to commits.
 
 use std::{
     collections::VecDeque,
@@ -18,18 +18,18 @@ use rdkafka::{
 
 use crate::context;
 
-/// A change of a member's partitions, to be answered by its thread.
+/// A rebalance, to be answered by the member's thread.
 pub(crate) enum Change {
-    /// These are to be read.
+    /// The member owns these, and may read them.
     Assigned(TopicPartitionList),
-    /// These are to be given up. Lost, others may have them already.
+    /// The member must give these up. If they are `lost`, other members may own them already.
     Revoked { partitions: TopicPartitionList, lost: bool },
 }
 
-/// What became of a commit, and the offsets that it was to tell.
+/// The answer to a commit, and the offsets that were committed.
 pub(crate) type Answer = (KafkaResult<()>, TopicPartitionList);
 
-/// Keeps changes until the member's thread comes to them: librdkafka waits for the answer.
+/// Queues rebalances for the member's thread, while librdkafka waits for its answer.
 #[derive(Default)]
 pub(crate) struct Membership {
     changes: Mutex<VecDeque<Change>>,
@@ -46,12 +46,12 @@ impl Membership {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).push_back(answer);
     }
 
-    /// The answer to the earliest commit whose answer nobody has taken.
+    /// Takes the answer to the oldest commit that was answered.
     pub(crate) fn answer(&self) -> Option<Answer> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    /// From now on everything is given up at once.
+    /// From now on rebalances are answered at once: nothing is read, and everything given up.
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Ordering::SeqCst);
     }
@@ -61,18 +61,18 @@ impl Membership {
     }
 }
 
-/// Gives partitions up.
+/// Gives partitions up, in answer to a rebalance.
 pub(crate) fn unassign(consumer: &BaseConsumer<Membership>, partitions: &TopicPartitionList) {
     let done = match consumer.rebalance_protocol() {
         RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
         _ => consumer.unassign(),
     };
     if let Err(error) = done {
-        tracing::debug!(%error, "giving partitions up");
+        tracing::debug!(%error, "partitions could not be given up");
     }
 }
 
-/// Begins to read partitions.
+/// Reads partitions, in answer to a rebalance.
 pub(crate) fn assign(consumer: &BaseConsumer<Membership>, partitions: &TopicPartitionList) {
     let done = match consumer.rebalance_protocol() {
         RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),

@@ -1,13 +1,21 @@
-//! Being a member of a consumer group: a thread for each, that does what librdkafka wants done in
-//! time, takes records when the driver asks, and gives partitions up in an orderly way.
+//! A consumer-group member. Each owns a thread that polls librdkafka on time, fetches when the driver
+//! has credit, and hands partitions back cleanly.
+//!
+//! `worker` is that thread's loop, with `rebalance`, `fetch` and `tick` as its parts; `commits` decides
+//! what to commit and `committer` does it. `assignments` and `handoff` are what the thread shares with
+//! the driver. `offset_tracker` knows how far one partition is settled, `start` where a new group
+//! begins, and `membership` is called by librdkafka.
 
 mod assignments;
 mod commits;
 mod committer;
+mod fetch;
 mod handoff;
 mod membership;
 mod offset_tracker;
+mod rebalance;
 mod start;
+mod tick;
 mod worker;
 
 use std::{
@@ -15,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, Name, Result};
+use lightbus_core::{Error, ErrorKind, Name, Result, transport::Start};
 use rdkafka::{ClientConfig, Message, message::BorrowedHeaders};
 use tokio::sync::oneshot;
 
@@ -23,41 +31,40 @@ pub(crate) use assignments::{Assignments, RecordPosition};
 pub(crate) use handoff::Handoff;
 pub(crate) use offset_tracker::Committed;
 
-use lightbus_core::transport::Start;
-
-/// How long a member that leaves is waited for.
+/// How long to wait for a member to leave.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// What becomes of records that a member reads.
+/// How a member reads records.
 pub(crate) trait Reading: Send + 'static {
-    /// What is handed to the driver.
+    /// What is handed over to the driver.
     type Item: Send + 'static;
 
-    /// Whether a record counts as settled before it is handed out, rather than after it was handled.
+    /// Whether a record is committed before it is handed over, rather than when it is settled: at most
+    /// once rather than at least once.
     const COMMITS_FIRST: bool;
 
-    /// Reads a record; `None` if it is for nobody, and counts as settled.
+    /// Reads a record; `None` to skip it, which settles it.
     fn read<M: Message<Headers = BorrowedHeaders>>(
         &mut self,
         record: &M,
-        place: RecordPosition,
+        position: RecordPosition,
     ) -> Option<Self::Item>;
 }
 
-/// What a member is to do.
+/// How a member joins its group, and what it reads.
 pub(crate) struct MemberSpec {
     pub(crate) config: ClientConfig,
     pub(crate) broker: String,
     pub(crate) group: String,
-    /// All there already.
+    /// They must exist.
     pub(crate) topics: Vec<Name>,
-    /// Where the group begins where it has not been yet.
+    /// Where the group begins in partitions of which it has committed nothing.
     pub(crate) start: Start,
-    /// How long an answer may take.
+    /// How long a request may take.
     pub(crate) timeout: Duration,
-    /// How long those who hold records of partitions that are to be given up may take.
+    /// How long handlers may hold records of partitions that are being revoked.
     pub(crate) revoke_timeout: Duration,
-    /// Leave the group to others when nothing was asked for during this time.
+    /// Leave the partitions to other members when nothing was asked for during this time.
     pub(crate) release_after: Option<Duration>,
 }
 
@@ -69,7 +76,9 @@ pub(crate) struct Member<I> {
 }
 
 impl<I: Send + 'static> Member<I> {
-    /// Joins a group. When it returns, what is sent from then on reaches the group.
+    /// Joins a group. When it returns, the group receives everything that is sent from then on.
+    ///
+    /// If the future is dropped, the member leaves.
     pub(crate) async fn join<R: Reading<Item = I>>(
         spec: MemberSpec,
         reading: R,
@@ -95,7 +104,6 @@ impl<I: Send + 'static> Member<I> {
                 Error::new(ErrorKind::Unavailable, "no thread could be started for the consumer")
                     .because(error)
             })?;
-        // Dropped on the way, the member leaves.
         wait.await
             .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unexpected, "the consumer ended")))?;
         Ok(member)
@@ -105,14 +113,16 @@ impl<I: Send + 'static> Member<I> {
         &self.assignments
     }
 
-    /// Leaves the group, and waits until that is done, for a while.
+    /// Leaves the group, and waits until that is done, at most [`LEAVE_LIMIT`].
     pub(crate) async fn leave(&self) {
         self.handoff.close();
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(left) = left
             && tokio::time::timeout(LEAVE_LIMIT, left).await.is_err()
         {
-            tracing::debug!("a consumer takes long to leave its group");
+            tracing::debug!(
+                "a consumer takes long to leave its group, and is waited for no longer"
+            );
         }
     }
 }

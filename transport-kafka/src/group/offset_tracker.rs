@@ -1,11 +1,11 @@
-//! One partition in a member's hands: what was taken of it, and how far all of it is settled.
+//! One partition of a member: what was taken of it, and how far all of it is settled.
 
 use std::collections::VecDeque;
 
-/// The most ranges of settled records behind an unsettled one that are remembered with the group's
-/// offset. Kafka takes 4096 bytes.
+/// The most ranges of settled records behind an unsettled one that are committed along with the
+/// offset. Kafka accepts 4096 bytes.
 const MOST_RANGES: usize = 100;
-/// What the text beside a committed offset begins with.
+/// The prefix of the metadata of a committed offset.
 const MARK: &str = "lightbus:";
 
 /// What was taken of a partition, in order, and what of it is settled.
@@ -14,23 +14,24 @@ pub(crate) struct OffsetTracker {
     taken: VecDeque<(i64, bool)>,
     /// The offset after the last that was taken.
     next: i64,
-    /// Settled by an earlier owner, behind something that was not: ranges, the end not included.
+    /// Settled by an earlier owner, behind a record that was not: ranges that exclude their end.
     before: Vec<(i64, i64)>,
     committed: Option<Committed>,
 }
 
-/// What a group remembers of a partition.
+/// What a group has committed of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Committed {
-    /// All before this is settled.
+    /// The offset before which all records are settled.
     pub(crate) position: i64,
-    /// The offset after the last that was taken, and what of it is settled.
+    /// The offset after the last record that was taken.
     pub(crate) taken: i64,
+    /// The records between the two that are settled: ranges that exclude their end.
     pub(crate) done: Vec<(i64, i64)>,
 }
 
 impl OffsetTracker {
-    /// Goes on where the group was. `known` says whether the group remembers it already.
+    /// Continues where the group left off. `known` says whether the group has committed this.
     pub(crate) fn new(from: Committed, known: bool) -> Self {
         let Committed { position, done, .. } = from.clone();
         Self {
@@ -41,8 +42,8 @@ impl OffsetTracker {
         }
     }
 
-    /// Notes a record that was read. Gives whether it is to be handed out: not if it was settled
-    /// before, or was taken already.
+    /// Notes a record that was read. Returns whether to hand it over: not if it was settled before,
+    /// or taken already.
     pub(crate) fn take(&mut self, offset: i64) -> bool {
         if offset < self.next {
             return false;
@@ -56,7 +57,7 @@ impl OffsetTracker {
         !done
     }
 
-    /// Notes that a record is settled.
+    /// Marks a record as settled.
     pub(crate) fn settle(&mut self, offset: i64) {
         if let Ok(index) = self.taken.binary_search_by_key(&offset, |(offset, _)| *offset) {
             self.taken[index].1 = true;
@@ -66,32 +67,32 @@ impl OffsetTracker {
         }
     }
 
-    /// How many are in somebody's hands.
+    /// Returns how many records were handed over and are not settled.
     pub(crate) fn held(&self) -> usize {
         self.taken.iter().filter(|(_, done)| !done).count()
     }
 
-    /// All before this is settled.
+    /// Returns the offset before which all records are settled.
     pub(crate) fn position(&self) -> i64 {
         self.taken.front().map_or(self.next, |(offset, _)| *offset)
     }
 
-    /// What the group is to remember, if it is not what it remembers.
+    /// Returns what to commit, unless it is committed already.
     pub(crate) fn uncommitted(&self) -> Option<Committed> {
         let now = self.now();
         (self.committed.as_ref() != Some(&now)).then_some(now)
     }
 
-    /// What the group is to remember when the partition is given up: nobody holds anything then.
+    /// Returns what to commit when the partition is given up, when nothing of it is held any more.
     pub(crate) fn final_position(&self) -> Option<Committed> {
         let mut now = self.now();
         now.taken = now.position;
         (self.committed.as_ref() != Some(&now)).then_some(now)
     }
 
-    /// Notes what the group remembers.
-    pub(crate) fn committed(&mut self, what: Committed) {
-        self.committed = Some(what);
+    /// Notes what the group has committed.
+    pub(crate) fn committed(&mut self, committed: Committed) {
+        self.committed = Some(committed);
     }
 
     fn now(&self) -> Committed {
@@ -104,7 +105,7 @@ impl OffsetTracker {
                 _ => done.push((*offset, offset + 1)),
             }
         }
-        // What an earlier owner settled, and has not been read again yet.
+        // Settled by an earlier owner, and not read again yet.
         let rest = self.before.iter().filter(|(_, to)| *to > self.next);
         done.extend(rest.map(|(from, to)| ((*from).max(self.next), *to)));
         done.truncate(MOST_RANGES);
@@ -113,7 +114,8 @@ impl OffsetTracker {
 }
 
 impl Committed {
-    /// The text that goes with the offset: how many were taken from there on, and which are settled.
+    /// Writes the metadata of the offset: how many records were taken from there on, and which of them
+    /// are settled.
     pub(crate) fn to_text(&self) -> String {
         use std::fmt::Write as _;
         let mut text = format!("{MARK}{}", self.taken - self.position);
@@ -124,7 +126,7 @@ impl Committed {
         text
     }
 
-    /// Reads the text that went with an offset. What does not come from here says nothing.
+    /// Reads the metadata of an offset. Metadata of other clients is ignored.
     pub(crate) fn from_text(position: i64, text: &str) -> Self {
         let nothing = Self { position, taken: position, done: Vec::new() };
         let Some(rest) = text.strip_prefix(MARK) else { return nothing };
@@ -144,7 +146,7 @@ impl Committed {
         Self { position, taken, done }
     }
 
-    /// How many were taken and are not settled.
+    /// Returns how many records were taken and are not settled.
     pub(crate) fn pending(&self) -> u64 {
         let within =
             |(from, to): &(i64, i64)| (to.min(&self.taken) - from.max(&self.position)).max(0);
@@ -158,43 +160,43 @@ impl Committed {
 mod tests {
     use super::*;
 
-    fn track() -> OffsetTracker {
+    fn tracker() -> OffsetTracker {
         OffsetTracker::new(Committed { position: 10, taken: 10, done: Vec::new() }, true)
     }
 
     #[test]
     fn only_the_contiguous_prefix_counts() {
-        let mut track = track();
-        assert!((10..16).all(|offset| track.take(offset)));
-        assert_eq!((track.position(), track.held()), (10, 6));
+        let mut tracker = tracker();
+        assert!((10..16).all(|offset| tracker.take(offset)));
+        assert_eq!((tracker.position(), tracker.held()), (10, 6));
         for offset in [12, 13, 15] {
-            track.settle(offset);
+            tracker.settle(offset);
         }
-        let news = track.uncommitted().unwrap();
-        assert_eq!(news, Committed { position: 10, taken: 16, done: vec![(12, 14), (15, 16)] });
-        assert_eq!(news.pending(), 3);
-        track.settle(10);
-        track.settle(11);
-        assert_eq!((track.position(), track.held()), (14, 1));
-        track.settle(14);
-        track.settle(14);
-        assert_eq!((track.position(), track.held()), (16, 0));
+        let due = tracker.uncommitted().unwrap();
+        assert_eq!(due, Committed { position: 10, taken: 16, done: vec![(12, 14), (15, 16)] });
+        assert_eq!(due.pending(), 3);
+        tracker.settle(10);
+        tracker.settle(11);
+        assert_eq!((tracker.position(), tracker.held()), (14, 1));
+        tracker.settle(14);
+        tracker.settle(14);
+        assert_eq!((tracker.position(), tracker.held()), (16, 0));
     }
 
     #[test]
     fn gaps_do_no_harm_and_nothing_is_taken_twice() {
-        let mut track = track();
-        assert!(track.take(10) && track.take(14));
-        assert!(!track.take(14) && !track.take(11));
-        track.settle(10);
-        assert_eq!(track.position(), 14);
-        track.settle(14);
-        assert_eq!(track.position(), 15);
+        let mut tracker = tracker();
+        assert!(tracker.take(10) && tracker.take(14));
+        assert!(!tracker.take(14) && !tracker.take(11));
+        tracker.settle(10);
+        assert_eq!(tracker.position(), 14);
+        tracker.settle(14);
+        assert_eq!(tracker.position(), 15);
     }
 
     #[test]
     fn what_an_earlier_owner_settled_is_not_handed_out() {
-        let mut first = track();
+        let mut first = tracker();
         assert!((10..15).all(|offset| first.take(offset)));
         first.settle(11);
         first.settle(13);
@@ -217,18 +219,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_no_news() {
-        let mut track = track();
-        assert!(track.uncommitted().is_none());
-        track.take(10);
-        let news = track.uncommitted().unwrap();
-        track.committed(news);
-        assert!(track.uncommitted().is_none());
-        assert!(track.final_position().is_some(), "nobody holds it any more");
+    fn what_is_committed_is_not_committed_again() {
+        let mut tracker = tracker();
+        assert!(tracker.uncommitted().is_none());
+        tracker.take(10);
+        let due = tracker.uncommitted().unwrap();
+        tracker.committed(due);
+        assert!(tracker.uncommitted().is_none());
+        assert!(tracker.final_position().is_some(), "it is not held any more");
     }
 
     #[test]
-    fn texts_of_others_say_nothing() {
+    fn metadata_of_other_clients_is_ignored() {
         for text in
             ["", "x", "lightbus:", "lightbus:-1", "lightbus:x,1-2", "lightbus:99999999999999999999"]
         {

@@ -1,4 +1,4 @@
-//! Where a group begins that has not been there yet.
+//! Where a new group begins: positions are committed before it has members.
 
 use std::{
     collections::HashMap,
@@ -22,8 +22,8 @@ use crate::{
 /// Positions by topic and partition.
 pub(super) type Positions = HashMap<(Name, i32), i64>;
 
-/// Sees to it that the group has a position in each partition, before it has members. Gives those
-/// that it could not be told because it has members already. Blocks.
+/// Commits a position in each partition in which the group has none. Returns the positions that could
+/// not be committed, because the group has members already and only they may commit. Blocks.
 pub(super) fn establish(
     consumer: &BaseConsumer<Membership>,
     committer: &Committer,
@@ -49,7 +49,7 @@ pub(super) fn establish(
     }
     match retry_transient(spec.timeout, || committer.commit(&list, spec.timeout)) {
         Ok(()) => Ok(Positions::new()),
-        // It has members, and they only may tell it.
+        // It has members, and only they may commit.
         Err(KafkaError::ConsumerCommit(
             Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress,
         )) => Ok(positions),
@@ -57,7 +57,7 @@ pub(super) fn establish(
     }
 }
 
-/// Whether the group has a position in each of these by now. Blocks.
+/// Whether the group has committed a position in each of these by now. Blocks.
 pub(super) fn is_established(
     consumer: &BaseConsumer<Membership>,
     spec: &MemberSpec,
@@ -90,7 +90,7 @@ fn without_position(
     Ok(unknown)
 }
 
-/// Finds positions in partitions.
+/// Finds where to start in each of these partitions. Blocks.
 fn find(
     consumer: &BaseConsumer<Membership>,
     of: &TopicPartitionList,
@@ -111,7 +111,7 @@ fn find(
         }
         Ok(all)
     };
-    // To this question the ends are times too: -1 is the end, -2 the beginning.
+    // Kafka finds the ends by time too: -1 is the end, -2 the beginning.
     let ends = ask(Offset::End)?;
     let found = match start {
         Start::New => ends.clone(),
@@ -123,7 +123,7 @@ fn find(
     };
     let mut positions = Positions::new();
     for ((topic, partition, position), (.., end)) in found.into_iter().zip(ends) {
-        // Without a record that is new enough, the end.
+        // The end, if no record is new enough.
         let position = match (position, end) {
             (Offset::Offset(position), _) | (_, Offset::Offset(position)) => position,
             _ => 0,
