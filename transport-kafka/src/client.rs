@@ -1,4 +1,5 @@
-//! What the transports of a process share for one cluster: one producer, one who asks and makes topics.
+//! What the transports of a process share for one cluster: a producer, an admin client that creates
+//! topics, and a consumer that reads metadata.
 
 use std::{
     fmt,
@@ -28,7 +29,7 @@ use crate::{
     topic::{self, TopicSpec, Topics},
 };
 
-/// A cluster, as a process sees it. Connects when it is used.
+/// One Kafka cluster, shared by all transports with equal connection options. Connects when it is used.
 pub(crate) struct Client {
     endpoint: Endpoint,
     state: Mutex<State>,
@@ -41,11 +42,11 @@ pub(crate) struct Client {
 struct State {
     producer: Option<Arc<Producer>>,
     admin: Option<Arc<AdminClient<Logging>>>,
-    /// Asks only: unlike a producer's, its questions never make Kafka make a topic.
-    asker: Option<Arc<Asker>>,
+    /// Reads metadata. Unlike a producer, it never makes Kafka create a topic.
+    metadata: Option<Arc<MetadataClient>>,
 }
 
-type Asker = BaseConsumer<ReaderContext>;
+type MetadataClient = BaseConsumer<ReaderContext>;
 
 impl Client {
     pub(crate) fn new(endpoint: Endpoint) -> Self {
@@ -66,7 +67,7 @@ impl Client {
         &self.endpoint.broker
     }
 
-    /// The producer: the same for all, until it goes wrong for good.
+    /// Returns the producer. It is replaced only after a fatal error.
     pub(crate) fn producer(&self) -> Result<Arc<Producer>> {
         let mut state = self.state();
         if let Some(producer) = state.producer.as_ref().filter(|producer| !producer.is_broken()) {
@@ -89,19 +90,20 @@ impl Client {
         Ok(Arc::clone(state.admin.insert(Arc::new(made))))
     }
 
-    fn asker(&self) -> Result<Arc<Asker>> {
+    fn metadata(&self) -> Result<Arc<MetadataClient>> {
         let mut state = self.state();
-        if let Some(asker) = &state.asker {
-            return Ok(Arc::clone(asker));
+        if let Some(metadata) = &state.metadata {
+            return Ok(Arc::clone(metadata));
         }
         let mut config = self.endpoint.admin();
         config.set("allow.auto.create.topics", "false");
         let made = BaseConsumer::from_config_and_context(&config, self.context())
             .map_err(|error| from_kafka(error, self.broker(), Sent::Harmless))?;
-        Ok(Arc::clone(state.asker.insert(Arc::new(made))))
+        Ok(Arc::clone(state.metadata.insert(Arc::new(made))))
     }
 
-    /// A consumer that reads in the name of this group without being a member, or asks about it.
+    /// Returns a consumer that reads under the name of this group without being a member, or reads the
+    /// group's offsets.
     pub(crate) fn reader(&self, group: &str) -> Result<Reader> {
         let mut config = self.endpoint.consumer(group);
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "100");
@@ -122,18 +124,18 @@ impl Client {
         ReaderContext(Arc::clone(&self.refusals))
     }
 
-    /// Says why, where it is that brokers refuse us.
+    /// Returns the reason instead, if brokers refused this client since then.
     fn explain(&self, error: Error, began: std::time::Instant) -> Error {
         self.refusals.explain(error, began, self.broker())
     }
 
     /// Checks that a broker answers.
     pub(crate) async fn check(&self) -> Result<()> {
-        // About all topics would be much to ask.
+        // One topic: metadata of all topics may be large.
         self.existing_now(PROBE).await.map(drop)
     }
 
-    /// Sees to it that a topic is there, and gives the number of its partitions.
+    /// Makes sure that a topic exists, and returns the number of its partitions.
     pub(crate) async fn topic(&self, name: &str, spec: &TopicSpec) -> Result<i32> {
         let cell = self.topics.cell(name);
         if let Some(count) = cell.get() {
@@ -168,14 +170,14 @@ impl Client {
             (None, Some(refused)) => Err(refused),
             (None, None) => Err(Error::new(
                 ErrorKind::Config,
-                "there is no such topic, and `create_topics` is off",
+                "the topic does not exist, and `create_topics` is off",
             )
             .with("topic", name)
             .with("broker", format_args!("kafka {}", self.broker()))),
         }
     }
 
-    /// The number of a topic's partitions, without making it; `None` if there is no such topic.
+    /// Returns the number of a topic's partitions without creating it; `None` if it does not exist.
     pub(crate) async fn existing(&self, name: &str) -> Result<Option<i32>> {
         if let Some(count) = self.topics.partitions(name) {
             return Ok(Some(count));
@@ -185,25 +187,25 @@ impl Client {
 
     async fn existing_now(&self, name: &str) -> Result<Option<i32>> {
         let began = std::time::Instant::now();
-        let asker = self.asker()?;
+        let metadata = self.metadata()?;
         let (owned, broker, timeout) =
             (name.to_owned(), self.broker().to_owned(), self.endpoint.timeout);
         blocking(move || {
-            let found = topic::partitions(asker.client(), &owned, timeout, &broker);
-            drain(&asker);
+            let found = topic::partitions(metadata.client(), &owned, timeout, &broker);
+            drain(&metadata);
             found
         })
         .await?
         .map_err(|error| self.explain(error, began))
     }
 
-    /// The brokers, and all topics.
+    /// Returns the brokers and all topics.
     pub(crate) async fn cluster(&self) -> Result<Cluster> {
-        let asker = self.asker()?;
+        let metadata = self.metadata()?;
         let (broker, timeout) = (self.broker().to_owned(), self.endpoint.timeout);
         blocking(move || {
-            let found = asker.client().fetch_metadata(None, timeout);
-            drain(&asker);
+            let found = metadata.client().fetch_metadata(None, timeout);
+            drain(&metadata);
             let found = found.map_err(|error| from_kafka(error, &broker, Sent::Harmless))?;
             Ok(topic::cluster(&found))
         })
@@ -225,7 +227,7 @@ impl Client {
         }
     }
 
-    /// Removes the records of a topic's first partition before this offset.
+    /// Deletes the records before this offset from a topic's first partition.
     pub(crate) async fn empty(&self, topic: &str, before: i64) -> Result<()> {
         let admin = self.admin()?;
         let mut list = TopicPartitionList::new();
@@ -238,7 +240,7 @@ impl Client {
         crate::reader::check(&answer).map_err(error)
     }
 
-    /// Sends records, and waits until all are confirmed.
+    /// Sends records, and waits until all of them are confirmed.
     pub(crate) async fn send(&self, records: Vec<Outgoing>) -> Result<Vec<Placed>> {
         let producer = self.producer()?;
         let topic = records.first().map(|record| Arc::clone(&record.topic));
@@ -258,12 +260,12 @@ impl Client {
     }
 }
 
-/// Takes what a consumer that only asks reports of itself, which must not pile up.
-fn drain(asker: &Asker) {
-    while asker.poll(Duration::ZERO).is_some() {}
+/// Discards the events of a consumer that reads only metadata, so that they do not pile up.
+fn drain(metadata: &MetadataClient) {
+    while metadata.poll(Duration::ZERO).is_some() {}
 }
 
-/// A topic to ask about, to learn whether anybody answers.
+/// The topic whose metadata is read to check that a broker answers.
 const PROBE: &str = "lightbus.probe";
 
 impl fmt::Debug for Client {
@@ -272,18 +274,20 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Drops what takes its time to end, where it keeps nobody waiting.
+/// Drops a value whose destructor blocks in a thread of its own.
 pub(crate) fn discard<T: Send + 'static>(what: T) {
-    // A thread that cannot be started drops it here.
+    // If no thread can be started, it is dropped here.
     let _ = std::thread::Builder::new().name("lightbus-kafka-end".into()).spawn(move || drop(what));
 }
 
-/// Runs what blocks.
+/// Runs work that blocks.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
-        Error::new(ErrorKind::Unavailable, "the runtime ends").retry(Retry::Safe).because(error)
+        Error::new(ErrorKind::Unavailable, "the runtime is shutting down")
+            .retry(Retry::Safe)
+            .because(error)
     })
 }
 
@@ -301,9 +305,9 @@ impl User {
 impl Drop for User {
     fn drop(&mut self) {
         if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let State { producer, admin, asker } = std::mem::take(&mut *self.0.state());
-            if producer.is_some() || admin.is_some() || asker.is_some() {
-                discard((producer, admin, asker));
+            let State { producer, admin, metadata } = std::mem::take(&mut *self.0.state());
+            if producer.is_some() || admin.is_some() || metadata.is_some() {
+                discard((producer, admin, metadata));
             }
         }
     }

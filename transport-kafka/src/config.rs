@@ -1,4 +1,4 @@
-//! The options of the transports, as they stand in the configuration.
+//! The options of the transports, as the configuration has them.
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
@@ -6,18 +6,18 @@ use lightbus_core::config_types::{Seconds, Secret};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// Some brokers of the cluster, by which the others are found: `host:port,host:port`, or a list.
+/// Some brokers of the cluster, through which the others are found: `host:port,host:port`, or a list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Brokers(String);
 
 impl Brokers {
-    /// These, separated by commas.
+    /// These addresses, separated by commas.
     #[must_use]
     pub fn new(brokers: impl Into<String>) -> Self {
         Self(brokers.into())
     }
 
-    /// All of them, separated by commas.
+    /// Returns the addresses, separated by commas.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Brokers {
     }
 }
 
-/// The value of a setting of librdkafka or of a topic: a text, a number, or yes and no.
+/// The value of a setting of librdkafka or of a topic: a string, a number, or a boolean.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Setting(Secret);
 
@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for Setting {
             serde_json::Value::String(text) => Ok(Self::new(text)),
             serde_json::Value::Number(number) => Ok(Self::new(number.to_string())),
             serde_json::Value::Bool(is) => Ok(Self::new(is.to_string())),
-            _ => Err(de::Error::custom("a setting is a text, a number, or true or false")),
+            _ => Err(de::Error::custom("a setting is a string, a number, or a boolean")),
         }
     }
 }
@@ -106,17 +106,17 @@ impl<'de> Deserialize<'de> for Setting {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
-    /// The file of the certificate authority (PEM). Without it those of the system count.
+    /// The file of the certificate authority (PEM). Default: the system's authorities.
     pub ca_file: Option<String>,
     /// The file of the client's own certificate (PEM).
     pub cert_file: Option<String>,
-    /// The file of the key to `cert_file` (PEM).
+    /// The file of the private key of `cert_file` (PEM).
     pub key_file: Option<String>,
     /// The password of `key_file`.
     pub key_password: Option<Secret>,
 }
 
-/// How to say who one is.
+/// Authentication by SASL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaslConfig {
@@ -129,17 +129,17 @@ pub struct SaslConfig {
     pub password: Secret,
 }
 
-/// The ways of SASL that are built in.
+/// The SASL mechanisms that are built in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum SaslMechanism {
-    /// The password as it is: over encrypted connections only, if it matters.
+    /// Sends the password in clear text: use it with `tls`.
     #[default]
     #[serde(rename = "PLAIN")]
     Plain,
-    /// A proof of the password. Needs the cargo feature `tls`.
+    /// Proves that the client knows the password. Needs the cargo feature `tls`.
     #[serde(rename = "SCRAM-SHA-256")]
     ScramSha256,
-    /// A proof of the password. Needs the cargo feature `tls`.
+    /// Proves that the client knows the password. Needs the cargo feature `tls`.
     #[serde(rename = "SCRAM-SHA-512")]
     ScramSha512,
 }
@@ -154,7 +154,7 @@ impl SaslMechanism {
     }
 }
 
-/// Where Kafka is, and how to speak to it: what decides which transports share a client.
+/// The options of the connection. Transports share a client if these are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ConnectionConfig {
     pub(crate) brokers: Brokers,
@@ -166,7 +166,7 @@ pub(crate) struct ConnectionConfig {
     pub(crate) librdkafka: BTreeMap<String, Setting>,
 }
 
-/// How topics are called and made.
+/// The names of topics, and how to create them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TopicConfig {
     pub(crate) prefix: String,
@@ -177,7 +177,7 @@ pub(crate) struct TopicConfig {
     pub(crate) settings: BTreeMap<String, Setting>,
 }
 
-/// Declares the options of one kind of transport: those of the connection and of topics, then its own.
+/// Declares the options of one kind of transport: the connection's and the topics', then its own.
 macro_rules! options {
     ($(#[$meta:meta])* $name:ident, $partitions:expr, { $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
         $(#[$meta])*
@@ -188,31 +188,31 @@ macro_rules! options {
             /// Default: `127.0.0.1:9092`.
             #[schemars(extend("default" = "127.0.0.1:9092"))]
             pub brokers: Brokers,
-            /// The name under which the process shows in Kafka's logs and quotas. Default: `lightbus`.
+            /// The client id in Kafka's logs and quotas. Default: `lightbus`.
             pub client_id: String,
-            /// Encrypt. Needs the cargo feature `tls`.
+            /// Encrypts connections. Needs the cargo feature `tls`.
             pub tls: Option<TlsConfig>,
             /// User and password.
             pub sasl: Option<SaslConfig>,
-            /// How long connecting, and an answer to a question, may take. Default: 5 s.
+            /// How long connecting and a request may take. Default: 5 s.
             pub timeout: Seconds,
-            /// How long what is sent may wait for its confirmation. Default: 10 s.
+            /// How long a record may wait for its confirmation. Default: 10 s.
             pub send_timeout: Seconds,
-            /// What the names of all topics and groups begin with. Default: nothing.
+            /// The prefix of the names of all topics and groups. Default: none.
             pub prefix: String,
-            /// Make topics that are not there. Default: yes.
+            /// Whether to create topics that do not exist. Default: yes.
             pub create_topics: bool,
-            #[doc = concat!("The partitions of a topic that is made. Default: ", stringify!($partitions), ".")]
+            #[doc = concat!("The number of partitions of a topic that is created. Default: ", stringify!($partitions), ".")]
             pub partitions: u32,
-            /// The copies of a topic that is made. Default: the broker's.
+            /// The replicas of a topic that is created. Default: the broker's.
             pub replication: Option<u16>,
-            /// How many copies must be written before a record counts as confirmed, of a topic that is
-            /// made. Default: the broker's.
+            /// How many replicas must have a record before it is confirmed, in a topic that is created.
+            /// Default: the broker's.
             pub min_insync_replicas: Option<u16>,
-            /// More settings of a topic that is made, by Kafka's names.
+            /// Further settings of a topic that is created, by their Kafka names.
             pub topic_settings: BTreeMap<String, Setting>,
-            /// More settings of the client, by librdkafka's names. One that would break a guarantee is
-            /// refused.
+            /// Further settings of the client, by their librdkafka names. A setting that would break a
+            /// guarantee is refused.
             pub librdkafka: BTreeMap<String, Setting>,
             $($(#[$field_meta])* pub $field: $type,)*
         }
@@ -268,18 +268,18 @@ macro_rules! options {
 options! {
     /// Options of the transport for calls.
     RpcConfig, 16, {
-        /// The most calls that a worker takes at once. Default: what the bus asks for.
+        /// The most calls to take at once. Default: what the bus asks for.
         batch_size: Option<usize> = None,
-        /// How long a call that carries no deadline counts as wanted by its caller. Default: 5 s.
+        /// The time limit of a call that carries no deadline. Default: 5 s.
         rpc_timeout: Seconds = Seconds::new(5),
-        /// How long a call is kept by Kafka. Default: 3600 s.
+        /// How long Kafka keeps a call. Default: 3600 s.
         retention: Seconds = Seconds::new(3600),
-        /// A worker that is not heard of for this long counts as dead. Default: 10 s.
+        /// How long a worker may be silent before the group considers it dead. Default: 10 s.
         session_timeout: Seconds = Seconds::new(10),
-        /// A worker whose handlers are all busy, and none of which has ended for this long, lets other
-        /// workers have its partitions until one ends; 0: never. Default: 1 s.
+        /// After how long a worker whose handlers are all busy leaves its partitions to other workers,
+        /// until a handler ends; 0: never. Default: 1 s.
         release_after: Seconds = Seconds::new(1),
-        /// How long a fetch waits at the broker for something to come. Default: 0.1 s.
+        /// How long a fetch waits at the broker for records. Default: 0.1 s.
         fetch_wait: Seconds = Seconds(Duration::from_millis(100)),
     }
 }
@@ -287,9 +287,9 @@ options! {
 options! {
     /// Options of the transport for results.
     ResultConfig, 16, {
-        /// How long a result that nobody fetches is kept. Default: 60 s.
+        /// How long Kafka keeps a result. Default: 60 s.
         result_ttl: Seconds = Seconds::new(60),
-        /// How long a fetch waits at the broker for something to come. Default: 0.5 s.
+        /// How long a fetch waits at the broker for records. Default: 0.5 s.
         fetch_wait: Seconds = Seconds(Duration::from_millis(500)),
     }
 }
@@ -301,28 +301,28 @@ options! {
         batch_size: usize = 100,
         /// Whether all events of an API share a topic. All processes must agree.
         topic_use: TopicUse = TopicUse::PerApi,
-        /// How long an event is kept by Kafka; `null`: as long as the broker is set to. Default: 7 days.
+        /// How long Kafka keeps an event; `null`: as long as the broker is set to. Default: 7 days.
         retention: Option<Seconds> = Some(Seconds::new(7 * 24 * 3600)),
-        /// How long a dead letter is kept; `null`: for ever. Default: for ever.
+        /// How long Kafka keeps a dead letter; `null`: for ever. Default: for ever.
         dead_letter_retention: Option<Seconds> = None,
-        /// A listener's process that is not heard of for this long counts as dead. Default: 10 s.
+        /// How long a process may be silent before the group considers it dead. Default: 10 s.
         session_timeout: Seconds = Seconds::new(10),
-        /// When partitions are to go to another process: how long handlers that hold events of them may
-        /// take to end, before the events are given back as they are. Default: 15 s.
+        /// How long to wait for handlers of events in partitions that are revoked. Events that they still
+        /// hold then are redelivered to the next owner. Default: 15 s.
         revoke_timeout: Seconds = Seconds::new(15),
-        /// How long a fetch waits at the broker for something to come. Default: 0.1 s.
+        /// How long a fetch waits at the broker for records. Default: 0.1 s.
         fetch_wait: Seconds = Seconds(Duration::from_millis(100)),
-        /// In the place of the service's name, in the names of consumer groups.
+        /// Replaces the service's name in the names of consumer groups.
         service_name: Option<String> = None,
     }
 }
 
 options! {
-    /// Options of the transport for schemas. Their topic has one partition whatever `partitions` says:
-    /// its order decides which schema is the last.
+    /// Options of the transport for schemas. Their topic has one partition whatever `partitions` says,
+    /// because its order decides which schema is the newest.
     SchemaConfig, 1, {
-        /// How long Kafka keeps what is neither renewed nor superseded: longer than any schema's time to
-        /// live. Default: 7 days.
+        /// How long Kafka keeps a schema that is neither renewed nor replaced: longer than any schema's
+        /// time to live. Default: 7 days.
         retention: Seconds = Seconds::new(7 * 24 * 3600),
     }
 }
@@ -331,9 +331,9 @@ options! {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TopicUse {
-    /// All events of an API: those of one key keep their order among each other.
+    /// All events of an API share a topic. Events of one key stay in order.
     #[default]
     PerApi,
-    /// Each event has a topic of its own.
+    /// Each event has its own topic.
     PerEvent,
 }

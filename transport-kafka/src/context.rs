@@ -1,4 +1,4 @@
-//! What librdkafka says by itself: log lines, and why brokers will not have us.
+//! librdkafka's log, and why brokers refused a connection.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,15 +12,15 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-/// Who is refused is tried again within this time, and refused again.
+/// librdkafka retries a refused connection within this time, and is refused again.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Why brokers last would not have us: an operation only learns that it found none.
+/// Why brokers last refused a connection. An operation learns only that it reached no broker.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals(Mutex<Option<(Instant, RDKafkaErrorCode, String)>>);
 
 impl Refusals {
-    /// Takes the reason from a line of the log: as an error it is not told to everybody.
+    /// Takes the reason from a log line: not every client is told by an error.
     pub(crate) fn read(&self, facility: &str, text: &str) {
         const USER: &str = "SASL authentication error: ";
         const ENCRYPTION: &str = "SSL handshake failed: ";
@@ -49,7 +49,7 @@ impl Refusals {
         }
     }
 
-    /// The reason why something failed that began then, if it is that.
+    /// Returns the refusal instead of an error, if it explains why an operation failed that began then.
     pub(crate) fn explain(&self, error: Error, began: Instant, broker: &str) -> Error {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((at, code, reason)) = &*last else { return error };
@@ -58,13 +58,13 @@ impl Refusals {
         }
         let (what, cure) = if *code == RDKafkaErrorCode::SSL {
             (
-                "no encrypted connection comes about",
-                "Is `tls.ca_file` the authority of the broker's certificate, and does the broker encrypt at this port?",
+                "no encrypted connection could be established",
+                "Is `tls.ca_file` the authority of the broker's certificate, and does the broker use TLS on this port?",
             )
         } else {
             (
                 "Kafka refuses the user or the password",
-                "Put them into `sasl` with the broker's mechanism, and encrypt with `tls` if the brokers ask for it",
+                "Set them in `sasl` with the broker's mechanism, and set `tls` if the brokers require it",
             )
         };
         Error::new(ErrorKind::Config, format!("{what}: {reason}"))
@@ -73,7 +73,7 @@ impl Refusals {
     }
 }
 
-/// A client without more duties than to log.
+/// The context of a client that only logs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Logging(pub(crate) Arc<Refusals>);
 
@@ -93,32 +93,32 @@ impl ClientContext for Logging {
     }
 }
 
-/// A line of librdkafka's log.
+/// Logs a line of librdkafka's log.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             tracing::error!(target: "librdkafka", facility, "{text}");
         }
-        // What matters of it comes back as an error from what was being done; a broker that is away
+        // What matters is returned as an error by the operation that failed; an unreachable broker
         // would fill the log.
         _ => tracing::debug!(target: "librdkafka", facility, "{text}"),
     }
 }
 
-/// An error that belongs to no operation.
+/// Logs an error that belongs to no operation.
 pub(crate) fn report(error: &KafkaError, reason: &str) {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::AllBrokersDown) => {
             tracing::warn!(target: "librdkafka", "no broker can be reached: {reason}");
         }
         Some(RDKafkaErrorCode::Authentication) => {
-            tracing::error!(target: "librdkafka", "Kafka refuses user or password: {reason}");
+            tracing::error!(target: "librdkafka", "Kafka refuses the user or the password: {reason}");
         }
         _ => tracing::debug!(target: "librdkafka", %error, "{reason}"),
     }
 }
 
-/// Statistics, where `librdkafka: { statistics.interval.ms: … }` asks for them.
+/// Logs statistics, if `librdkafka: { statistics.interval.ms: … }` asks for them.
 pub(crate) fn stats(statistics: &[u8]) {
     tracing::info!(target: "librdkafka::stats", "{}", String::from_utf8_lossy(statistics));
 }

@@ -1,4 +1,4 @@
-//! Holding a cluster and lightbus' topics in it against what the bus promises.
+//! Whether a cluster, and lightbus' topics in it, are set up to keep what the bus promises to keep.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,11 +10,11 @@ use rdkafka::admin::{ConfigResource, ResourceSpecifier};
 
 use crate::{client::Client, locate::quoted};
 
-/// The most topics whose settings are asked for.
+/// The most topics whose settings are read.
 const MOST_TOPICS: usize = 200;
-/// So many are named where more are meant.
+/// The most topics that a finding names.
 const NAMED: usize = 5;
-/// Events that are kept for less are lost to listeners that are away for a night.
+/// A shorter retention loses events of listeners that are down for a night.
 const SHORT: u64 = 24 * 3600 * 1000;
 
 /// A cluster, as its brokers describe it.
@@ -26,17 +26,17 @@ pub(crate) struct Cluster {
 /// A topic of it.
 pub(crate) struct Topic {
     pub(crate) name: String,
-    /// The fewest of any of its partitions.
-    pub(crate) copies: usize,
+    /// The replicas of the partition with the fewest.
+    pub(crate) replicas: usize,
     pub(crate) in_sync: usize,
     pub(crate) has_leaders: bool,
-    /// Why it may not be looked at.
+    /// Why it may not be described.
     pub(crate) refused: Option<String>,
 }
 
 type Endpoint = BTreeMap<String, String>;
 
-/// Looks at the cluster, and at the topics whose names begin so.
+/// Checks the cluster, and the topics with this prefix.
 pub(crate) async fn diagnose(client: &Arc<Client>, prefix: &str) -> Result<Vec<Finding>> {
     let mut cluster = client.cluster().await?;
     cluster.topics.retain(|topic| is_ours(&topic.name, prefix));
@@ -46,15 +46,15 @@ pub(crate) async fn diagnose(client: &Arc<Client>, prefix: &str) -> Result<Vec<F
         cluster.brokers.len(),
         cluster.topics.len()
     ))];
-    findings.extend(judge_cluster(&cluster));
-    findings.extend(judge_copies(&cluster, &broker));
+    findings.extend(check_cluster(&cluster));
+    findings.extend(check_copies(&cluster, &broker));
     let (topics, more) = cluster.topics.split_at(cluster.topics.len().min(MOST_TOPICS));
     let names: Vec<_> = topics.iter().map(|topic| &*topic.name).collect();
     let mut asked: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
     asked.extend(cluster.brokers.first().map(|id| ResourceSpecifier::Broker(*id)));
     let mut settings = client.settings_of(&asked).await?;
     match settings.pop() {
-        Some(Ok(of_broker)) => findings.extend(judge_broker(&read(&of_broker), &broker)),
+        Some(Ok(of_broker)) => findings.extend(check_broker(&read(&of_broker), &broker)),
         Some(Err(error)) => findings.push(unseen("the settings of the brokers", "CLUSTER", &error)),
         None => {}
     }
@@ -67,11 +67,11 @@ pub(crate) async fn diagnose(client: &Arc<Client>, prefix: &str) -> Result<Vec<F
             }
         }
     }
-    findings.extend(judge_topics(&seen, &broker));
+    findings.extend(check_topics(&seen, &broker));
     if !more.is_empty() {
         findings.push(Finding::warning(
-            format!("{} more topics were not looked at", more.len()),
-            "their settings stay unseen",
+            format!("{} more topics were not checked", more.len()),
+            "their settings are not known to be right",
             format!("kafka-configs.sh --bootstrap-server {broker} --describe --entity-type topics"),
         ));
     }
@@ -94,15 +94,15 @@ fn read(resource: &ConfigResource) -> Endpoint {
 
 fn unseen(what: &str, kind: &str, error: &Error) -> Finding {
     Finding::warning(
-        format!("{what} may not be looked at: {}", error.message()),
-        "whether they keep what is sent cannot be said",
+        format!("{what} may not be read: {}", error.message()),
+        "it is not known whether they keep what is sent",
         format!(
             "give the user of the bus the right DESCRIBE_CONFIGS on {kind}, or ask as another user"
         ),
     )
 }
 
-/// Some of them by name.
+/// Names the first of these topics; `None` if there are none.
 fn some<'a>(topics: impl Iterator<Item = &'a Topic>) -> Option<String> {
     let names: Vec<_> = topics.map(|topic| &*topic.name).collect();
     let rest = names.len().saturating_sub(NAMED);
@@ -114,22 +114,22 @@ fn some<'a>(topics: impl Iterator<Item = &'a Topic>) -> Option<String> {
     }
 }
 
-fn judge_cluster(cluster: &Cluster) -> Option<Finding> {
+fn check_cluster(cluster: &Cluster) -> Option<Finding> {
     (cluster.brokers.len() == 1).then(|| {
         Finding::warning(
             "there is one broker",
-            "when it is away nobody can fire or call, and with its disk all events are lost",
-            "three brokers, with `replication: 3` and `min_insync_replicas: 2` in the options",
+            "while it is down nothing can be fired or called, and its disk holds the only copy of all events",
+            "run three brokers, with `replication: 3` and `min_insync_replicas: 2` in the options",
         )
     })
 }
 
-fn judge_copies(cluster: &Cluster, broker: &str) -> Vec<Finding> {
+fn check_copies(cluster: &Cluster, broker: &str) -> Vec<Finding> {
     let topics = || cluster.topics.iter();
     let mut findings = Vec::new();
     if let Some(names) = some(topics().filter(|topic| topic.refused.is_some())) {
         findings.push(Finding::problem(
-            format!("{names}: may not be looked at"),
+            format!("{names}: may not be described"),
             "the user of the bus cannot send there or read from it",
             "kafka-acls.sh: give the user READ, WRITE and DESCRIBE on them",
         ));
@@ -138,53 +138,53 @@ fn judge_copies(cluster: &Cluster, broker: &str) -> Vec<Finding> {
     if let Some(names) = some(seen().filter(|topic| !topic.has_leaders)) {
         findings.push(Finding::problem(
             format!("{names}: partitions without a leader"),
-            "what goes into these partitions fails, and nothing is read from them",
-            format!("kafka-topics.sh --bootstrap-server {broker} --describe --unavailable-partitions; start the brokers that are away"),
+            "sending to these partitions fails, and nothing is read from them",
+            format!("kafka-topics.sh --bootstrap-server {broker} --describe --unavailable-partitions; start the brokers that are down"),
         ));
     }
     if let Some(names) =
-        some(seen().filter(|topic| topic.has_leaders && topic.in_sync < topic.copies))
+        some(seen().filter(|topic| topic.has_leaders && topic.in_sync < topic.replicas))
     {
         findings.push(Finding::warning(
-            format!("{names}: copies are not in sync"),
-            "fewer brokers can be lost than was meant",
+            format!("{names}: replicas are not in sync"),
+            "fewer brokers can be lost than was intended",
             format!("kafka-topics.sh --bootstrap-server {broker} --describe --under-replicated-partitions"),
         ));
     }
     if cluster.brokers.len() > 1
-        && let Some(names) = some(seen().filter(|topic| topic.copies == 1))
+        && let Some(names) = some(seen().filter(|topic| topic.replicas == 1))
     {
         findings.push(Finding::problem(
-            format!("{names}: one copy"),
-            "the loss of one broker loses what is on it",
-            "`replication: 3` in the options, before topics are made; kafka-reassign-partitions.sh for those that are there",
+            format!("{names}: one replica"),
+            "losing one broker loses what is on it",
+            "set `replication: 3` in the options before topics are created; kafka-reassign-partitions.sh for topics that exist",
         ));
     }
     findings
 }
 
-fn judge_broker(settings: &Endpoint, broker: &str) -> Vec<Finding> {
+fn check_broker(settings: &Endpoint, broker: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     if settings.get("auto.create.topics.enable").map(String::as_str) == Some("true") {
         findings.push(Finding::warning(
             "auto.create.topics.enable is true",
-            "a topic that somebody else asks for first is made without what the configuration says of partitions, copies and retention",
-            "auto.create.topics.enable=false in server.properties",
+            "a topic that another client asks for first is created without the configured partitions, replicas and retention",
+            "set auto.create.topics.enable=false in server.properties",
         ));
     }
-    let copies =
+    let replicas =
         settings.get("offsets.topic.replication.factor").and_then(|text| text.parse().ok());
-    if copies == Some(1) {
+    if replicas == Some(1) {
         findings.push(Finding::warning(
             "offsets.topic.replication.factor is 1",
-            "the loss of one broker loses how far listeners were: they begin anew",
-            format!("3, before the first group is made; kafka-topics.sh --bootstrap-server {broker} --describe --topic __consumer_offsets"),
+            "losing one broker loses the positions of listeners: they restart at their `start`",
+            format!("set it to 3 before the first group is created; kafka-topics.sh --bootstrap-server {broker} --describe --topic __consumer_offsets"),
         ));
     }
     findings
 }
 
-fn judge_topics(topics: &[(&Topic, Endpoint)], broker: &str) -> Vec<Finding> {
+fn check_topics(topics: &[(&Topic, Endpoint)], broker: &str) -> Vec<Finding> {
     let number = |settings: &Endpoint, name: &str| -> Option<u64> {
         settings.get(name).and_then(|text| text.parse().ok())
     };
@@ -210,26 +210,27 @@ fn judge_topics(topics: &[(&Topic, Endpoint)], broker: &str) -> Vec<Finding> {
     }) {
         findings.push(Finding::problem(
             format!("{names}: unclean.leader.election.enable is true"),
-            "a copy that lacks confirmed events can become the leader, and they are gone",
+            "a replica that lacks confirmed events can become the leader, and they are lost",
             alter("unclean.leader.election.enable=false"),
         ));
     }
     if let Some(names) = those(&|topic, settings| {
-        topic.copies > 1 && number(settings, "min.insync.replicas").is_some_and(|least| least < 2)
+        topic.replicas > 1 && number(settings, "min.insync.replicas").is_some_and(|least| least < 2)
     }) {
         findings.push(Finding::problem(
             format!("{names}: min.insync.replicas is 1"),
-            "an event can be confirmed that is on one broker only, and is lost with it",
+            "an event can be confirmed that only one broker has, and is lost with it",
             alter("min.insync.replicas=2"),
         ));
     }
     if let Some(names) = those(&|topic, settings| {
-        let copies = u64::try_from(topic.copies).unwrap_or(u64::MAX);
-        copies > 1 && number(settings, "min.insync.replicas").is_some_and(|least| least >= copies)
+        let replicas = u64::try_from(topic.replicas).unwrap_or(u64::MAX);
+        replicas > 1
+            && number(settings, "min.insync.replicas").is_some_and(|least| least >= replicas)
     }) {
         findings.push(Finding::warning(
-            format!("{names}: min.insync.replicas is the number of copies"),
-            "when one broker is away, nothing can be sent",
+            format!("{names}: min.insync.replicas is the number of replicas"),
+            "while one broker is down, nothing can be sent",
             alter("min.insync.replicas=2"),
         ));
     }
@@ -238,8 +239,8 @@ fn judge_topics(topics: &[(&Topic, Endpoint)], broker: &str) -> Vec<Finding> {
             && settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"))
     }) {
         findings.push(Finding::problem(
-            format!("{names}: cleanup.policy has compact"),
-            "of events with the same key only the last is kept",
+            format!("{names}: cleanup.policy includes compact"),
+            "only the last event of each key is kept",
             alter("cleanup.policy=delete"),
         ));
     }
@@ -247,8 +248,8 @@ fn judge_topics(topics: &[(&Topic, Endpoint)], broker: &str) -> Vec<Finding> {
         is_of_events(topic) && number(settings, "retention.ms").is_some_and(|kept| kept < SHORT)
     }) {
         findings.push(Finding::warning(
-            format!("{names}: kept for less than a day"),
-            "a listener that is away for longer loses events",
+            format!("{names}: events are kept for less than a day"),
+            "a listener that is down for longer loses events",
             alter("retention.ms=604800000"),
         ));
     }
@@ -262,12 +263,12 @@ fn judge_topics(topics: &[(&Topic, Endpoint)], broker: &str) -> Vec<Finding> {
 }
 
 impl Client {
-    /// Refused or not, in the order asked for; an error where nobody answers.
+    /// Returns the settings, or the refusal, of each resource in order. Fails if no broker answers.
     async fn settings_of(
         &self,
         asked: &[ResourceSpecifier<'_>],
     ) -> Result<Vec<std::result::Result<ConfigResource, Error>>> {
-        // Of each broker only itself knows, so they are asked one by one.
+        // One by one: only a broker itself knows its settings.
         let mut answers = Vec::with_capacity(asked.len());
         for resource in asked {
             let answer = self.describe(resource).await;

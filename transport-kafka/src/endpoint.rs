@@ -1,4 +1,4 @@
-//! The settings of librdkafka, made out from the options; nothing is connected here.
+//! The options of the connection, checked and turned into settings of librdkafka. Nothing connects here.
 
 use std::{fmt, time::Duration};
 
@@ -7,28 +7,28 @@ use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
 
 use crate::config::{ConnectionConfig, Setting};
 
-/// What may not be set by its own name, and why not.
+/// Settings that `librdkafka` may not contain, and why.
 const RESERVED: &[(&str, &str)] = &[
-    ("acks", "an event counts as sent when all copies in sync have it"),
-    ("request.required.acks", "an event counts as sent when all copies in sync have it"),
+    ("acks", "an event is confirmed when all in-sync replicas have it"),
+    ("request.required.acks", "an event is confirmed when all in-sync replicas have it"),
     ("enable.idempotence", "without it a record may be stored twice, and out of order"),
     ("max.in.flight", "more in flight would lose the order"),
     ("max.in.flight.requests.per.connection", "more in flight would lose the order"),
-    ("retries", "what is not tried again would be lost where a broker restarts"),
-    ("message.send.max.retries", "what is not tried again would be lost where a broker restarts"),
+    ("retries", "without retries a broker's restart would lose records"),
+    ("message.send.max.retries", "without retries a broker's restart would lose records"),
     ("transactional.id", "lightbus writes no transactions"),
-    ("enable.auto.commit", "an offset is committed when its event is handled, not before"),
-    ("enable.auto.offset.store", "an offset is committed when its event is handled, not before"),
-    ("auto.offset.reset", "where a listener begins is its own to say"),
+    ("enable.auto.commit", "an offset is committed when its event is settled, not before"),
+    ("enable.auto.offset.store", "an offset is committed when its event is settled, not before"),
+    ("auto.offset.reset", "each listener chooses where it starts"),
     ("enable.partition.eof", "lightbus sets it where it needs it"),
-    ("allow.auto.create.topics", "topics are made with the options of this configuration"),
+    ("allow.auto.create.topics", "topics are created with the options of this configuration"),
     ("group.id", "groups are named by service and listener"),
-    ("group.instance.id", "a member that leaves must be seen to leave"),
-    ("group.protocol", "partitions are given up one by one, when their events are handled"),
-    ("group.remote.assignor", "partitions are given up one by one, when their events are handled"),
+    ("group.instance.id", "a member that leaves must leave its group at once"),
+    ("group.protocol", "partitions are revoked one by one, when their events are settled"),
+    ("group.remote.assignor", "partitions are revoked one by one, when their events are settled"),
     (
         "partition.assignment.strategy",
-        "partitions are given up one by one, when their events are handled",
+        "partitions are revoked one by one, when their events are settled",
     ),
     ("bootstrap.servers", "use the option `brokers`"),
     ("metadata.broker.list", "use the option `brokers`"),
@@ -40,27 +40,27 @@ const RESERVED: &[(&str, &str)] = &[
     ("fetch.wait.max.ms", "use the option `fetch_wait`"),
 ];
 
-/// How to speak to a cluster.
+/// How to reach a cluster, and the settings of its clients.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     config: ClientConfig,
-    /// How long an answer may take.
+    /// How long a request may take.
     pub(crate) timeout: Duration,
     /// How long a record may wait for its confirmation.
     pub(crate) send_timeout: Duration,
-    /// For people, without secrets.
+    /// The brokers' addresses, without secrets: for logs and errors.
     pub(crate) broker: String,
 }
 
 impl Endpoint {
-    /// Reads the options. `path` is where they stand, for errors.
+    /// Checks the options. `path` is their place in the configuration, for errors.
     pub(crate) fn new(path: &str, options: &ConnectionConfig) -> Result<Self> {
         let mut config = ClientConfig::new();
         config
             .set_log_level(RDKafkaLogLevel::Info)
             .set("bootstrap.servers", options.brokers.as_str())
             .set("client.id", &options.client_id)
-            // A record that is small must not wait for company.
+            // A small record must not wait for others.
             .set("socket.nagle.disable", "true")
             .set("socket.keepalive.enable", "true")
             .set("socket.timeout.ms", ms(options.timeout.max(Duration::from_secs(10))))
@@ -87,7 +87,7 @@ impl Endpoint {
         })
     }
 
-    /// For one who sends.
+    /// Returns the settings of a producer.
     pub(crate) fn producer(&self) -> ClientConfig {
         let mut config = self.config.clone();
         config
@@ -95,18 +95,18 @@ impl Endpoint {
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", ms(self.send_timeout));
         self.unless_set(&mut config, "linger.ms", &["queue.buffering.max.ms"], "0");
-        // Java's, so that every client puts a key into the same partition; without a key any.
+        // As in Java, so that every client sends a key to the same partition. Without a key, to any.
         self.unless_set(&mut config, "partitioner", &[], "murmur2_random");
         self.unless_set(&mut config, "sticky.partitioning.linger.ms", &[], "0");
         config
     }
 
-    /// For one who asks and makes topics.
+    /// Returns the settings of an admin client.
     pub(crate) fn admin(&self) -> ClientConfig {
         self.config.clone()
     }
 
-    /// For one who reads, in the name of this group.
+    /// Returns the settings of a consumer under the name of this group.
     pub(crate) fn consumer(&self, group: &str) -> ClientConfig {
         let mut config = self.config.clone();
         config
@@ -126,7 +126,7 @@ impl Endpoint {
         config
     }
 
-    /// For a member of this group.
+    /// Returns the settings of a member of this group.
     pub(crate) fn member(
         &self,
         group: &str,
@@ -155,12 +155,12 @@ impl Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The rest may hold passwords.
+        // Other settings may be passwords.
         f.debug_tuple("Endpoint").field(&self.broker).finish()
     }
 }
 
-/// Encryption, and who we are.
+/// Sets encryption and authentication.
 fn secure(path: &str, options: &ConnectionConfig, config: &mut ClientConfig) -> Result<()> {
     let protocol = match (&options.tls, &options.sasl) {
         (None, None) => return Ok(()),
@@ -174,9 +174,9 @@ fn secure(path: &str, options: &ConnectionConfig, config: &mut ClientConfig) -> 
         let option = if options.tls.is_some() { "tls" } else { "sasl.mechanism" };
         return Err(Error::config(
             format!("{path}.{option}"),
-            "this needs OpenSSL, which is not compiled in",
+            "this needs the cargo feature `tls` of lightbus-transport-kafka, which is not compiled in",
         )
-        .hint("Build lightbus-transport-kafka with its feature `tls`"));
+        .hint("Enable the feature `kafka-tls` of lightbus"));
     }
     config.set("security.protocol", protocol);
     if let Some(tls) = &options.tls {
@@ -202,7 +202,7 @@ fn secure(path: &str, options: &ConnectionConfig, config: &mut ClientConfig) -> 
     Ok(())
 }
 
-/// Refuses what would break a guarantee, and what librdkafka does not know.
+/// Refuses settings that would break a guarantee, and settings that librdkafka does not know.
 fn check(path: &str, name: &str, value: &Setting) -> Result<()> {
     let at = || format!("{path}.librdkafka.{name}");
     if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| *reserved == name) {
@@ -213,7 +213,7 @@ fn check(path: &str, name: &str, value: &Setting) -> Result<()> {
     match alone.create_native_config() {
         Ok(_) => Ok(()),
         Err(error) => {
-            Err(Error::config(at(), format!("librdkafka refuses it: {}", reason(&error))))
+            Err(Error::config(at(), format!("librdkafka refuses this setting: {}", reason(&error))))
         }
     }
 }
@@ -222,7 +222,7 @@ fn refused(path: &str, error: &KafkaError) -> Error {
     Error::config(path, format!("librdkafka refuses the options: {}", reason(error)))
 }
 
-/// The reason without the value, which may be a secret.
+/// Returns the reason without the value, which may be a secret.
 fn reason(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, why, name, _) => format!("{name}: {}", why.replace('\n', " ")),
@@ -230,7 +230,7 @@ fn reason(error: &KafkaError) -> String {
     }
 }
 
-/// A length of time as librdkafka wants it.
+/// A duration in librdkafka's milliseconds.
 pub(crate) fn ms(time: Duration) -> String {
     time.as_millis().clamp(1, 2_000_000_000).to_string()
 }
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_pass_as_text_number_and_yes() {
+    fn settings_may_be_strings_numbers_and_booleans() {
         let options = json!({"brokers": ["a:1", "b:2"], "librdkafka":
             {"linger.ms": 2, "compression.type": "lz4", "socket.keepalive.enable": false}});
         let section = ConfigSection::new("kafka", options);
@@ -286,7 +286,7 @@ mod tests {
 
     #[cfg(not(feature = "tls"))]
     #[test]
-    fn encryption_that_is_not_compiled_in_is_said() {
+    fn encryption_that_is_not_compiled_in_is_refused() {
         assert!(error(json!({"tls": {}})).contains("feature `tls`"));
         let sasl = json!({"mechanism": "SCRAM-SHA-512", "username": "u", "password": "geheim"});
         let text = error(json!({"sasl": sasl}));

@@ -1,25 +1,25 @@
-//! From the client's errors to lightbus'.
+//! Maps librdkafka's errors to lightbus' errors.
 
 use std::time::{Duration, Instant};
 
 use lightbus_core::{Error, ErrorKind, Retry};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-/// Whether what failed may have been done.
+/// Whether a failed operation may have taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// It may have, and doing it twice shows.
+    /// It may have, and repeating it has a visible effect.
     Maybe,
-    /// It was not, or doing it twice does no harm.
+    /// It has not, or repeating it does no harm.
     Harmless,
 }
 
-/// Whether Kafka does not know the topic.
+/// Whether the topic does not exist.
 pub(crate) fn is_unknown_topic(code: Code) -> bool {
     matches!(code, Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
 }
 
-/// Whether the client refuses who we are, or what we want to do: waiting does not help.
+/// Whether the brokers refuse the user or what it wants to do, so that retrying does not help.
 pub(crate) fn is_refusal(code: Code) -> bool {
     matches!(
         code,
@@ -31,7 +31,7 @@ pub(crate) fn is_refusal(code: Code) -> bool {
     )
 }
 
-/// The code of an error, where it has one.
+/// Returns the code of an error, if it has one.
 pub(crate) fn code(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),
@@ -39,7 +39,7 @@ pub(crate) fn code(error: &KafkaError) -> Option<Code> {
     }
 }
 
-/// Asks about a topic, again and again while its partitions are being made or change their leader.
+/// Repeats a request while partitions are being created or change their leader, at most for `timeout`.
 /// Blocks.
 pub(crate) fn retry_transient<T>(
     timeout: Duration,
@@ -59,7 +59,7 @@ pub(crate) fn retry_transient<T>(
                                 | Code::UnknownTopicOrPartition
                                 | Code::UnknownTopic
                                 | Code::UnknownPartition
-                                // Who is asked has not heard of the newest leader.
+                                // The broker does not know the newest leader yet.
                                 | Code::UnknownLeaderEpoch
                                 | Code::FencedLeaderEpoch
                                 | Code::NotCoordinator
@@ -75,7 +75,7 @@ pub(crate) fn retry_transient<T>(
     }
 }
 
-/// What an error of the client means to lightbus.
+/// Maps an error of the client.
 pub(crate) fn from_kafka(error: KafkaError, broker: &str, sent: Sent) -> Error {
     let made = match code(&error) {
         Some(code) => from_code(code, broker, sent),
@@ -85,7 +85,7 @@ pub(crate) fn from_kafka(error: KafkaError, broker: &str, sent: Sent) -> Error {
     made.because(error)
 }
 
-/// What an error code means to lightbus.
+/// Maps an error code.
 pub(crate) fn from_code(code: Code, broker: &str, sent: Sent) -> Error {
     let retry = match sent {
         Sent::Harmless => Retry::Safe,
@@ -95,35 +95,35 @@ pub(crate) fn from_code(code: Code, broker: &str, sent: Sent) -> Error {
     let made = match code {
         Code::Authentication | Code::SaslAuthenticationFailed => {
             Error::new(ErrorKind::Config, format!("Kafka refuses the user or the password: {text}"))
-                .hint("Put them into `sasl`, and encrypt with `tls` if the brokers ask for it")
+                .hint("Set them in `sasl`, and set `tls` if the brokers require it")
         }
         code if is_refusal(code) => {
             Error::new(ErrorKind::Config, format!("the Kafka user may not do this: {text}")).hint(
-                "Give the user the rights that the README of the Kafka transport lists",
+                "Grant the user the rights that the README of lightbus-transport-kafka lists",
             )
         }
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
-            Error::new(ErrorKind::TooLarge, format!("Kafka does not take so large a record: {text}"))
-                .hint("Send less, or raise `message.max.bytes` in `librdkafka` and `max.message.bytes` of the topic")
+            Error::new(ErrorKind::TooLarge, format!("the record is larger than Kafka accepts: {text}"))
+                .hint("Send smaller messages, or raise `message.max.bytes` in `librdkafka` and `max.message.bytes` of the topic")
         }
         Code::InvalidTopic => {
-            Error::new(ErrorKind::Config, format!("Kafka does not take the name of the topic: {text}"))
-                .hint("Names that differ only in `.` and `_` exclude each other on Kafka")
+            Error::new(ErrorKind::Config, format!("Kafka refuses the name of the topic: {text}"))
+                .hint("On Kafka, topics whose names differ only in `.` and `_` exclude each other")
         }
         Code::InvalidReplicationFactor => {
-            Error::new(ErrorKind::Unavailable, format!("too few brokers for the copies of the topic: {text}"))
+            Error::new(ErrorKind::Unavailable, format!("there are too few brokers for the replicas of the topic: {text}"))
                 .hint("Has the cluster as many brokers as `replication` says, and are they up?")
         }
         Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
-            Error::new(ErrorKind::Unavailable, format!("too few brokers are up to store it: {text}")).retry(retry)
+            Error::new(ErrorKind::Unavailable, format!("too few replicas are up to store the record: {text}")).retry(retry)
         }
         Code::InvalidConfig | Code::PolicyViolation | Code::InvalidPartitions | Code::InvalidReplicaAssignment => {
-            Error::new(ErrorKind::Config, format!("Kafka does not make such a topic: {text}"))
+            Error::new(ErrorKind::Config, format!("Kafka refuses to create the topic: {text}"))
                 .hint("Look at `partitions`, `replication` and `topic_settings`")
         }
         Code::InvalidRecord => {
-            Error::new(ErrorKind::Config, format!("Kafka does not take such a record into the topic: {text}"))
-                .hint("A topic with `cleanup.policy: compact` takes no event without a key: set it to `delete`")
+            Error::new(ErrorKind::Config, format!("Kafka refuses the record: {text}"))
+                .hint("A topic with `cleanup.policy: compact` accepts no event without a key: set it to `delete`")
         }
         Code::UnsupportedVersion | Code::UnsupportedFeature => {
             Error::new(ErrorKind::Unsupported, format!("this Kafka is too old: {text}"))
@@ -131,7 +131,7 @@ pub(crate) fn from_code(code: Code, broker: &str, sent: Sent) -> Error {
         Code::InvalidArgument | Code::NotImplemented => {
             Error::new(ErrorKind::Unexpected, format!("librdkafka refused: {text}"))
         }
-        // Everything else passes: a broker is away, or another leads, or the group is rearranged.
+        // All other codes are temporary: a broker is down, the leader changes, or the group rebalances.
         Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve => {
             Error::new(ErrorKind::Unavailable, format!("no broker can be reached: {text}"))
                 .retry(retry)
@@ -140,12 +140,12 @@ pub(crate) fn from_code(code: Code, broker: &str, sent: Sent) -> Error {
         Code::MessageTimedOut | Code::OperationTimedOut | Code::RequestTimedOut => {
             Error::new(ErrorKind::Unavailable, format!("Kafka did not answer in time: {text}")).retry(retry)
         }
-        _ => Error::new(ErrorKind::Unavailable, format!("Kafka does not serve now: {text}")).retry(retry),
+        _ => Error::new(ErrorKind::Unavailable, format!("Kafka is not available now: {text}")).retry(retry),
     };
     made.with("broker", format_args!("kafka {broker}"))
 }
 
-/// The code in words, in one line.
+/// Returns the code's description, in one line.
 pub(crate) fn text(code: Code) -> String {
     code.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! From the configuration to transports.
+//! Creates transports from the configuration.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use crate::{
     config::ConnectionConfig, endpoint::Endpoint,
 };
 
-/// Makes Kafka transports. Those whose options about the connection are equal share one producer.
+/// Creates Kafka transports. Transports with equal connection options share a producer.
 #[derive(Debug, Default)]
 pub struct KafkaFactory {
     clients: Mutex<HashMap<ConnectionConfig, Weak<Client>>>,

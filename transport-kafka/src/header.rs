@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use lightbus_core::Headers;
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 
-/// Names a call, a result, or an event.
+/// The id of a call, a result, or an event.
 pub(crate) const ID: &str = "lightbus-id";
 /// The API.
 pub(crate) const API: &str = "lightbus-api";
@@ -17,26 +17,25 @@ pub(crate) const RETURN_PATH: &str = "lightbus-return-path";
 pub(crate) const EVENT: &str = "lightbus-event";
 /// The version of the API that fired an event.
 pub(crate) const VERSION: &str = "lightbus-version";
-/// When an event was sent, by the sender's clock in microseconds: tells the order where Kafka's
-/// milliseconds do not.
+/// When an event was sent, by the sender's clock in microseconds: orders events of one millisecond.
 pub(crate) const SENT: &str = "lightbus-sent";
-/// There, and 1, on the result of a call that failed.
+/// `1` on the result of a call that failed; absent otherwise.
 pub(crate) const ERROR: &str = "lightbus-error";
-/// How long a schema lives, in milliseconds from the time of its record on.
+/// The time to live of a schema, in milliseconds from the time of its record.
 pub(crate) const TTL_MS: &str = "lightbus-ttl-ms";
-/// Why an event was set aside.
+/// Why an event was dead-lettered.
 pub(crate) const REASON: &str = "lightbus-dead-letter-reason";
 /// How often it was tried.
 pub(crate) const ATTEMPTS: &str = "lightbus-dead-letter-attempts";
-/// The topic, partition and offset it had.
+/// Its original topic, partition and offset.
 pub(crate) const ORIGIN: &str = "lightbus-dead-letter-origin";
-/// There, and 1, on a record that tells which dead letters were removed.
+/// `1` on a record that lists dead letters that were removed; absent otherwise.
 pub(crate) const REMOVED: &str = "lightbus-dead-letter-removed";
-/// The one group that an event is for, that was given back to it.
+/// The only group that an event is for: it was requeued.
 pub(crate) const ONLY_GROUP: &str = "lightbus-only-group";
 
 const OWN: &str = "lightbus-";
-/// More headers than these are left out: they are few by nature, and searched one by one.
+/// The most headers that are read: headers are few, and searched one by one.
 const MOST: usize = 64;
 
 /// Adds a header.
@@ -44,10 +43,10 @@ pub(crate) fn add(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders
     headers.insert(Header { key, value: Some(value) })
 }
 
-/// Adds those that travel beside a message, but for this one.
+/// Adds the headers of a message, except this one.
 pub(crate) fn add_all(mut headers: OwnedHeaders, of: &Headers, but: &str) -> OwnedHeaders {
     for (name, value) in of.iter() {
-        // A name is a C string there.
+        // librdkafka takes the name as a C string.
         if &**name != but && !name.starts_with(OWN) && !name.contains('\0') {
             headers = add(headers, name, value);
         }
@@ -55,7 +54,7 @@ pub(crate) fn add_all(mut headers: OwnedHeaders, of: &Headers, but: &str) -> Own
     headers
 }
 
-/// The headers of a record, read once: each of its own by name, the others as those of the message.
+/// The headers of a record: lightbus' own by name, the others as the headers of the message.
 pub(crate) struct Found<'a, const N: usize> {
     names: [&'static str; N],
     values: [Option<&'a str>; N],
@@ -63,12 +62,12 @@ pub(crate) struct Found<'a, const N: usize> {
 }
 
 impl<'a, const N: usize> Found<'a, N> {
-    /// Reads the headers of a record. Those that are not UTF-8 are left out.
+    /// Reads the headers of a record. Headers that are not UTF-8 are ignored.
     pub(crate) fn read<M: rdkafka::Message>(message: &'a M, names: [&'static str; N]) -> Self {
         let mut found = Self { names, values: [None; N], others: Headers::new() };
         let Some(headers) = message.headers() else { return found };
         for index in 0..headers.count().min(MOST) {
-            // The client panics at a name that is not UTF-8, and anybody can send one.
+            // rdkafka panics at a name that is not UTF-8, and any client can send one.
             let Ok(Some(header)) = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))) else {
                 continue;
             };
@@ -89,7 +88,7 @@ impl<'a, const N: usize> Found<'a, N> {
         self.values[place]
     }
 
-    /// A header without which the record cannot be read.
+    /// Returns a header without which the record cannot be read.
     pub(crate) fn need(&self, name: &str) -> Result<&'a str, String> {
         self.get(name)
             .filter(|text| !text.is_empty())

@@ -1,6 +1,6 @@
 //! Payloads of records: arguments as one JSON object.
 //!
-//! Written by hand around arguments that are encoded already; read into slices of the record, so
+//! Written by hand around arguments that are encoded already, and read into slices of the record, so
 //! that no argument is parsed or copied.
 
 use std::{borrow::Cow, fmt};

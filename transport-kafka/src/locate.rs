@@ -1,4 +1,4 @@
-//! Looking at Kafka: what a topic holds, and which groups read from it.
+//! Where messages are in Kafka: topics, what they hold, which groups read them, and how to look at them.
 
 use std::sync::Arc;
 
@@ -15,25 +15,25 @@ use crate::{
     reader::Reader,
 };
 
-/// The most groups that are asked how far they are.
+/// The most groups whose position is read.
 const MOST_GROUPS: usize = 200;
 
 /// Which groups may read from a topic.
 pub(crate) enum Readers {
-    /// Nobody as a member.
+    /// None.
     None,
-    /// This group, whose name begins so on Kafka.
+    /// This group; the second is the prefix of its name on Kafka.
     One(String, String),
-    /// Any whose name begins so.
+    /// Any with this prefix.
     Any(String),
 }
 
-/// A word as it can be given to a shell.
+/// Quotes a word for a shell.
 pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// A topic, with the groups that read from it. Of calls, those count that no worker has taken.
+/// Locates a topic, with the groups that read it. Of calls, only those count that no worker has taken.
 pub(crate) async fn topic(
     client: &Arc<Client>,
     what: &str,
@@ -42,7 +42,7 @@ pub(crate) async fn topic(
 ) -> Result<Location> {
     let broker = quoted(client.broker());
     let Some(count) = client.existing(name).await? else {
-        return Ok(Location::new(format!("{what}, not there yet"), &**name));
+        return Ok(Location::new(format!("{what}, not created yet"), &**name));
     };
     let mut place = Location::new(format!("{what}, {count} partitions"), &**name);
     let words = format!("--bootstrap-server {broker} --topic {}", quoted(name));
@@ -81,7 +81,7 @@ pub(crate) async fn topic(
     .await?
 }
 
-/// How many records a topic has, gaps included. Blocks.
+/// Returns how many records a topic has, gaps included. Blocks.
 fn held(client: &Client, topic: &str, count: i32) -> Result<u64> {
     let reader = client.reader("lightbus.readers")?;
     let mut held = 0;
@@ -92,7 +92,7 @@ fn held(client: &Client, topic: &str, count: i32) -> Result<u64> {
     Ok(held)
 }
 
-/// Those that have been at this topic. Blocks.
+/// Returns the groups that have read this topic. Blocks.
 fn groups(client: &Client, prefix: &str, topic: &Name, count: i32) -> Result<Vec<Group>> {
     let reader = client.reader("lightbus.readers")?;
     let mut found = Vec::new();
@@ -112,7 +112,7 @@ fn names(reader: &Reader, prefix: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A group, by its name without the prefix, as the bus knows it.
+/// Returns a group under its name without the prefix, if it has read this topic. Blocks.
 fn group_of(
     client: &Client,
     name: &str,

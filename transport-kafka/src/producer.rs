@@ -1,4 +1,4 @@
-//! Sending records: many in flight, each batch answered when the last of it is confirmed.
+//! Sends records, many in flight. A batch is answered when its last record is confirmed.
 
 use std::{
     fmt,
@@ -24,7 +24,7 @@ use crate::{
     error::code,
 };
 
-/// While librdkafka's queue is full, it is tried again after this.
+/// The wait before a record is tried again while librdkafka's queue is full.
 const FULL: Duration = Duration::from_millis(2);
 
 /// A record to be sent.
@@ -32,13 +32,13 @@ pub(crate) struct Outgoing {
     pub(crate) topic: Name,
     pub(crate) partition: Option<i32>,
     pub(crate) key: Option<Name>,
-    /// Without one it is the end of its key in a compacted topic.
+    /// `None` deletes the key from a compacted topic.
     pub(crate) payload: Option<Vec<u8>>,
-    /// Taken when it is sent.
+    /// Taken when the record is sent.
     pub(crate) headers: Option<OwnedHeaders>,
 }
 
-/// Where a record was put.
+/// Where a record was stored.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Placed {
     pub(crate) partition: i32,
@@ -48,7 +48,7 @@ pub(crate) struct Placed {
 /// Sends records to one cluster.
 pub(crate) struct Producer {
     threaded: ThreadedProducer<DeliveryReports>,
-    /// Gone wrong for good: another is to be made.
+    /// It had a fatal error, and must be replaced.
     broken: AtomicBool,
 }
 
@@ -70,8 +70,8 @@ impl Producer {
         self.threaded.client()
     }
 
-    /// Sends records, and waits until each is confirmed or one has failed for good. Those that fail
-    /// do not keep the others from being sent.
+    /// Sends records, and waits until each is confirmed or has failed. The others are sent even if one
+    /// fails.
     pub(crate) async fn send(
         &self,
         mut records: Vec<Outgoing>,
@@ -88,7 +88,7 @@ impl Producer {
                         tokio::time::sleep(FULL).await;
                     }
                     Err((error, back)) => {
-                        back.delivery_opaque.judge(Err(error));
+                        back.delivery_opaque.complete(Err(error));
                         break;
                     }
                 }
@@ -126,7 +126,7 @@ fn prepare(record: &mut Outgoing, ticket: Box<Ticket>) -> BaseRecord<'_, str, [u
     }
 }
 
-/// What waits for a batch of records.
+/// A batch of records, and who waits for it.
 struct Batch {
     left: AtomicUsize,
     state: Mutex<State>,
@@ -157,7 +157,7 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    fn judge(self, placed: std::result::Result<Placed, KafkaError>) {
+    fn complete(self, placed: std::result::Result<Placed, KafkaError>) {
         let mut state = self.batch.state.lock().unwrap_or_else(PoisonError::into_inner);
         match placed {
             Ok(placed) => state.placed[self.index] = placed,
@@ -170,13 +170,13 @@ impl Ticket {
                 Some(error) => Err(error),
                 None => Ok(std::mem::take(&mut state.placed)),
             };
-            // Nobody waits any more: then nobody wants to know.
+            // Fails only if the sender waits no more.
             let _ = done.send(answer);
         }
     }
 }
 
-/// Takes delivery reports.
+/// The context of the producer: takes delivery reports.
 pub(crate) struct DeliveryReports(Arc<Refusals>);
 
 impl ClientContext for DeliveryReports {
@@ -199,16 +199,16 @@ impl ProducerContext for DeliveryReports {
     type DeliveryOpaque = Box<Ticket>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
-        ticket.judge(match result {
+        ticket.complete(match result {
             Ok(record) => Ok(Placed { partition: record.partition(), offset: record.offset() }),
             Err((error, _)) => Err(error.clone()),
         });
     }
 }
 
-/// The error of a send that its caller's deadline cut short.
+/// The error of a call whose deadline passed while it was sent.
 pub(crate) fn cut_short(broker: &str) -> Error {
-    Error::new(ErrorKind::Unavailable, "Kafka did not take the call before its deadline")
+    Error::new(ErrorKind::Unavailable, "Kafka did not confirm the call before its deadline")
         .with("broker", format_args!("kafka {broker}"))
         .retry(Retry::MayDuplicate)
 }

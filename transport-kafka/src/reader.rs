@@ -1,4 +1,4 @@
-//! Reading a part of a partition, by hand and without a group.
+//! Reads a range of a partition, without being a member of a group.
 
 use std::{
     sync::Arc,
@@ -19,7 +19,7 @@ use crate::{
     error::{Sent, code, from_kafka, is_refusal, retry_transient},
 };
 
-/// A consumer without a group's duties.
+/// The context of a consumer that is no member of a group.
 pub(crate) struct ReaderContext(pub(crate) Arc<Refusals>);
 
 impl ClientContext for ReaderContext {
@@ -40,7 +40,7 @@ impl ClientContext for ReaderContext {
 
 impl ConsumerContext for ReaderContext {}
 
-/// One who reads ranges.
+/// Reads ranges of partitions.
 pub(crate) struct Reader {
     pub(crate) consumer: BaseConsumer<ReaderContext>,
     pub(crate) timeout: Duration,
@@ -48,7 +48,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// The first offset of a partition, and the one after the last. Blocks.
+    /// Returns the first offset of a partition, and the one after the last. Blocks.
     pub(crate) fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
         retry_transient(self.timeout, || {
             self.consumer.fetch_watermarks(topic, partition, self.timeout)
@@ -56,7 +56,7 @@ impl Reader {
         .map_err(|error| self.error(error))
     }
 
-    /// The first offset whose record is not older than this; `None` if all are older. Blocks.
+    /// Returns the first offset whose record is not older than `time`; `None` if all are older. Blocks.
     pub(crate) fn not_older(
         &self,
         topic: &str,
@@ -80,7 +80,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// Hands each record from `from` on to `each`, those before `to` only. Blocks.
+    /// Calls `each` with the records from `from` to before `to`. Blocks.
     pub(crate) fn read(
         &self,
         topic: &str,
@@ -114,12 +114,14 @@ impl Reader {
                         return Ok(());
                     }
                 }
-                // Where the last ones are gone, or are no records.
+                // The last offsets are gone, or hold no records.
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
                 Some(Err(error)) if code(&error).is_some_and(is_refusal) => {
                     return Err(self.error(error));
                 }
-                Some(Err(error)) => tracing::debug!(%error, "reading goes on"),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "the consumer reported an error and continues")
+                }
                 None if Instant::now() >= until => {
                     return Err(Error::new(
                         ErrorKind::Unavailable,
@@ -137,18 +139,18 @@ impl Reader {
     }
 }
 
-/// The first error of a partition.
+/// Returns the first error of a partition.
 pub(crate) fn check(list: &TopicPartitionList) -> std::result::Result<(), KafkaError> {
     list.elements().iter().try_for_each(|element| element.error())
 }
 
-/// A moment as Kafka tells it.
+/// Returns a time in milliseconds since 1970, as Kafka has it.
 pub(crate) fn milliseconds(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// When the broker took a record, or its sender made it.
+/// Returns when the broker stored a record, or its sender created it, as the topic is set.
 pub(crate) fn time_of<M: Message>(record: &M) -> SystemTime {
     let ms = record.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
     UNIX_EPOCH + Duration::from_millis(ms)

@@ -1,4 +1,4 @@
-//! The topics: what they are called, and how they are made.
+//! Topics: how they are created, and their legal names.
 
 use std::{
     collections::HashMap,
@@ -24,10 +24,10 @@ use crate::{
     error::{Sent, from_code, from_kafka, is_refusal, is_unknown_topic, text},
 };
 
-/// While a topic that was made is not seen by all, it is looked for again after this.
+/// The wait before a new topic is looked for again, while not all brokers know it.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// How to make a topic.
+/// How to create a topic.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicSpec {
     create: bool,
@@ -64,7 +64,7 @@ impl TopicSpec {
         self
     }
 
-    /// Sets what the options do not set by Kafka's own name.
+    /// Sets a setting, unless the options set it.
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         if self.settings.iter().all(|(known, _)| known != name) {
             self.settings.push((name.to_owned(), value.into()));
@@ -75,7 +75,7 @@ impl TopicSpec {
     pub(crate) fn kept_for(self, time: Option<Duration>) -> Self {
         match time {
             Some(time) => {
-                // Kafka removes whole segments only: they must not grow older than that either.
+                // Kafka removes whole segments, so that a segment must not grow older than that.
                 let segment =
                     time.clamp(Duration::from_secs(60), Duration::from_secs(7 * 24 * 3600));
                 self.with("retention.ms", ms_long(time)).with("segment.ms", ms(segment))
@@ -89,12 +89,12 @@ fn ms_long(time: Duration) -> String {
     time.as_millis().clamp(1, 1 << 62).to_string()
 }
 
-/// What is known of the topics of a cluster.
+/// The number of partitions of each topic that is known.
 #[derive(Debug, Default)]
 pub(crate) struct Topics(Mutex<HashMap<Name, Arc<OnceCell<i32>>>>);
 
 impl Topics {
-    /// Where the number of the topic's partitions stands, once somebody has asked.
+    /// Returns the cell of a topic's number of partitions, which the first caller fills.
     pub(crate) fn cell(&self, topic: &str) -> Arc<OnceCell<i32>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = known.get(topic) {
@@ -103,20 +103,20 @@ impl Topics {
         Arc::clone(known.entry(topic.into()).or_default())
     }
 
-    /// The number of its partitions, if it is known.
+    /// Returns the number of partitions, if it is known.
     pub(crate) fn partitions(&self, topic: &str) -> Option<i32> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(topic).and_then(|cell| cell.get().copied())
     }
 
-    /// Asks again next time: it may have been removed.
+    /// Forgets a topic, which may have been deleted.
     pub(crate) fn forget(&self, topic: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
     }
 }
 
-/// Makes a topic, unless it is there. Gives whether it was refused for want of rights: then it may be
-/// there all the same.
+/// Creates a topic, unless it exists. Returns the refusal if the user lacks the right to: the topic may
+/// exist all the same.
 pub(crate) async fn create(
     admin: &AdminClient<Logging>,
     topic: &str,
@@ -141,12 +141,12 @@ pub(crate) async fn create(
             if is_refusal(code) { Ok(Some(error)) } else { Err(error) }
         }
         None => {
-            Err(Error::new(ErrorKind::Unexpected, "Kafka did not say whether it made the topic"))
+            Err(Error::new(ErrorKind::Unexpected, "Kafka did not say whether it created the topic"))
         }
     }
 }
 
-/// The number of a topic's partitions; `None` if there is no such topic. Blocks.
+/// Returns the number of a topic's partitions; `None` if it does not exist. Blocks.
 pub(crate) fn partitions<C: ClientContext>(
     client: &RdClient<C>,
     topic: &str,
@@ -166,7 +166,7 @@ pub(crate) fn partitions<C: ClientContext>(
         }
         return Err(from_code(code, broker, Sent::Harmless).with("topic", topic));
     }
-    // One that is being made has partitions without a leader, or none.
+    // A topic that is being created has partitions without a leader, or no partitions.
     if found.partitions().is_empty() || found.partitions().iter().any(|part| part.leader() < 0) {
         return Err(
             from_code(Code::LeaderNotAvailable, broker, Sent::Harmless).with("topic", topic)
@@ -175,14 +175,14 @@ pub(crate) fn partitions<C: ClientContext>(
     Ok(i32::try_from(found.partitions().len()).ok())
 }
 
-/// What the brokers say of themselves and of all topics.
+/// Reads the metadata of brokers and topics.
 pub(crate) fn cluster(found: &Metadata) -> Cluster {
     let topics = found.topics().iter().map(|topic| {
         let parts = topic.partitions();
         let refused = topic.error().map(|error| text(Code::from(error)));
         Topic {
             name: topic.name().to_owned(),
-            copies: parts.iter().map(|part| part.replicas().len()).min().unwrap_or(0),
+            replicas: parts.iter().map(|part| part.replicas().len()).min().unwrap_or(0),
             in_sync: parts.iter().map(|part| part.isr().len()).min().unwrap_or(0),
             has_leaders: parts.iter().all(|part| part.leader() >= 0),
             refused,
@@ -194,7 +194,7 @@ pub(crate) fn cluster(found: &Metadata) -> Cluster {
     }
 }
 
-/// The same, waiting until the topic can be seen. Blocks.
+/// Returns the number of a topic's partitions, and waits until the topic is known. Blocks.
 pub(crate) fn await_partitions<C: ClientContext>(
     client: &RdClient<C>,
     topic: &str,
@@ -207,9 +207,12 @@ pub(crate) fn await_partitions<C: ClientContext>(
         match found {
             Ok(Some(count)) => return Ok(count),
             Ok(None) if Instant::now() >= deadline => {
-                return Err(Error::new(ErrorKind::Unavailable, "Kafka does not know the topic")
-                    .with("topic", topic)
-                    .with("broker", format_args!("kafka {broker}")));
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "Kafka does not know the topic yet",
+                )
+                .with("topic", topic)
+                .with("broker", format_args!("kafka {broker}")));
             }
             Err(error) if !error.is_temporary() || Instant::now() >= deadline => return Err(error),
             _ => std::thread::sleep(LOOK_AGAIN),
@@ -217,9 +220,9 @@ pub(crate) fn await_partitions<C: ClientContext>(
     }
 }
 
-/// A name as Kafka allows it: letters, digits, `.`, `_` and `-`. Anything else becomes its number
-/// between double underscores. Two names that become the same share a topic, which does no harm:
-/// each record says what it is.
+/// Returns a name that Kafka accepts: letters, digits, `.`, `_` and `-`. Any other character becomes
+/// its code point between double underscores. Two names that become the same share a topic, which does
+/// no harm: each record names its API.
 pub(crate) fn legal(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for letter in name.chars() {

@@ -1,4 +1,4 @@
-//! Events as records: the value holds the arguments, the key is the event's, headers hold the rest.
+//! Events as records: arguments in the value, the event's key as the key, everything else in headers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ const OWN: [&str; 7] = [
     header::ORIGIN,
 ];
 
-/// The record of an event.
+/// Encodes an event.
 pub(super) fn outgoing(topic: &Name, event: &EventMessage) -> Outgoing {
     let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     let mut headers = OwnedHeaders::new_with_capacity(8);
@@ -45,22 +45,22 @@ pub(super) fn outgoing(topic: &Name, event: &EventMessage) -> Outgoing {
     }
 }
 
-/// What Kafka calls an event.
+/// Returns the native id of an event: topic, partition and offset.
 pub(super) fn native_id(topic: &str, placed: Placed) -> Name {
     format!("{topic}/{}/{}", placed.partition, placed.offset).into()
 }
 
 /// What a record turned out to be.
 pub(super) enum Read {
-    /// An event that was asked for.
+    /// An event that is selected.
     Event(Box<EventMessage>),
-    /// One that was not.
+    /// An event that is not.
     Other,
-    /// It cannot be read, for this reason.
+    /// Why it cannot be read.
     Malformed(String),
 }
 
-/// Reads a record, if one of these selects it, for a group, or for the history.
+/// Decodes an event, if a selector selects it: for a group, or for the history (`None`).
 pub(super) fn read<M: Message>(
     record: &M,
     selectors: &[EventSelector],
@@ -69,7 +69,7 @@ pub(super) fn read<M: Message>(
     let found = Found::read(record, OWN);
     let only = found.get(header::ONLY_GROUP);
     if only.is_some() && only != group {
-        // Given back to another group; in the past it stands where it was first.
+        // Requeued for another group. The history has it at its original place.
         return Read::Other;
     }
     let names =
@@ -104,12 +104,12 @@ pub(super) fn read<M: Message>(
         key: key(record),
         native_id: origin.or_else(|| Some(native_id(record.topic(), placed))),
         time: Some(time_of(record)),
-        // Kafka does not count.
+        // Kafka does not count deliveries.
         attempt: 0,
     }))
 }
 
-/// What of a record can be made out, where it cannot be read.
+/// Decodes what can be decoded of a malformed event.
 pub(super) fn unreadable<M: Message>(record: &M) -> EventMessage {
     let found = Found::read(record, OWN);
     let text = |name| found.get(name).unwrap_or_default();
@@ -129,7 +129,7 @@ pub(super) fn unreadable<M: Message>(record: &M) -> EventMessage {
     }
 }
 
-/// When its sender sent it, in microseconds, where it says so: orders what came in one millisecond.
+/// Returns when the event was sent, in microseconds, or 0: orders events of one millisecond.
 pub(super) fn sent_at<M: Message>(record: &M) -> u64 {
     let found = Found::read(record, [header::SENT]);
     found.get(header::SENT).and_then(|text| text.parse().ok()).unwrap_or(0)
@@ -139,7 +139,7 @@ fn key<M: Message>(record: &M) -> Option<Name> {
     record.key().and_then(|key| std::str::from_utf8(key).ok()).map(Name::from)
 }
 
-/// The names of the event as the listener wrote them, if it wants it.
+/// Returns the names of a selected event, sharing the selector's.
 fn wanted(selectors: &[EventSelector], api: &str, event: &str) -> Option<(Name, Name)> {
     let selector = selectors.iter().find(|selector| selector.selects(api, event))?;
     let event = match &selector.event {

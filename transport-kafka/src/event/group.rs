@@ -1,4 +1,4 @@
-//! The consumer group of a listener: what it and its topics are called, its members, and its end.
+//! The consumer group of a listener: its name and topics, its members, and its deletion.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use crate::{
     topic::legal,
 };
 
-/// A group that has members, or no coordinator, is tried again after this.
+/// The wait before a group is deleted again that has members, or no coordinator.
 const AGAIN: Duration = Duration::from_millis(50);
 
 impl KafkaEventTransport {
-    /// The topic of an event, or of all events of an API.
+    /// Returns the topic of an event, or of all events of an API.
     pub(super) fn topic(&self, api: &str, event: Option<&str>) -> Result<Name> {
         let prefix = &self.config.prefix;
         match (self.config.topic_use, event) {
@@ -32,13 +32,15 @@ impl KafkaEventTransport {
             }
             (TopicUse::PerEvent, None) => Err(Error::new(
                 ErrorKind::Config,
-                format!("all events of `{api}` cannot be meant with `topic_use: per_event`"),
+                format!(
+                    "with `topic_use: per_event`, all events of `{api}` cannot be selected at once"
+                ),
             )
             .hint("Name the events one by one, or let all processes use `topic_use: per_api`")),
         }
     }
 
-    /// The topics that hold these events.
+    /// Returns the topics of these events.
     pub(super) fn topics(&self, events: &[EventSelector]) -> Result<Vec<Name>> {
         let mut topics: Vec<Name> = Vec::new();
         for selector in events {
@@ -53,13 +55,13 @@ impl KafkaEventTransport {
         Ok(topics)
     }
 
-    /// The name of a group, as people know it.
+    /// Returns the name of a group without the prefix.
     pub(super) fn group(&self, group: &GroupSpec) -> String {
         let service = self.config.service_name.as_deref().unwrap_or(&group.service);
         GroupSpec::new(service, Name::clone(&group.listener)).to_string()
     }
 
-    /// The name of a group, as Kafka knows it.
+    /// Returns the name of a group on Kafka.
     pub(super) fn full_group(&self, group: &GroupSpec) -> String {
         format!("{}{}", self.config.prefix, self.group(group))
     }
@@ -73,7 +75,7 @@ impl KafkaEventTransport {
         format!("{}lightbus.readers", self.config.prefix)
     }
 
-    /// The member of its group that this process becomes.
+    /// Returns how this process joins its group.
     pub(super) fn member(
         &self,
         client: &Client,
@@ -95,7 +97,7 @@ impl KafkaEventTransport {
     }
 }
 
-/// Removes a consumer group and how far it was; one with members not before they have left.
+/// Deletes a consumer group with its position. A group with members is deleted when they have left.
 pub(super) async fn delete(client: &Client, group: &str) -> Result<()> {
     let admin = client.admin()?;
     let options = AdminOptions::new().request_timeout(Some(client.endpoint().timeout));

@@ -1,4 +1,4 @@
-//! Looking back: the history of events.
+//! The history of events: all partitions read backwards, page by page, and merged by time.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -16,10 +16,10 @@ use crate::{
     reader::{Reader, time_of},
 };
 
-/// How many offsets of a partition are read at once, from the end.
+/// How many offsets of a partition a page has.
 const PAGE: i64 = 500;
 
-/// Past events, newest first.
+/// Returns past events, newest first.
 pub(super) fn history(
     client: Arc<Client>,
     group: String,
@@ -35,7 +35,7 @@ pub(super) fn history(
             Ok(None) => stream::empty().boxed(),
             Ok(Some(past)) => stream::unfold(Some(past), |past| async move {
                 let mut past = past?;
-                // The whole goes to the thread that reads and comes back.
+                // The whole state moves to the blocking thread and back.
                 let page = blocking(move || {
                     let page = past.page();
                     (page, past)
@@ -63,15 +63,15 @@ pub(super) fn history(
         .boxed()
 }
 
-/// What is still to be read of a topic.
+/// What is left to read of a topic.
 struct Past {
-    /// Ends where it keeps nobody waiting.
+    /// Dropped in a thread of its own.
     reader: Option<Reader>,
     topic: Name,
     selectors: [EventSelector; 1],
     from: Option<SystemTime>,
     until: Option<SystemTime>,
-    parts: Vec<Part>,
+    parts: Vec<PartitionPages>,
 }
 
 impl Drop for Past {
@@ -80,17 +80,17 @@ impl Drop for Past {
     }
 }
 
-/// What is still to be read of a partition: offsets from `low` to `high`.
-struct Part {
+/// What is left to read of a partition: offsets from `low` to before `high`.
+struct PartitionPages {
     partition: i32,
     low: i64,
     high: i64,
-    /// Read, newest last, and not given yet: others may be newer.
+    /// Read and not returned yet, newest last: other partitions may have newer events.
     events: Vec<Event>,
 }
 
 struct Event {
-    /// When the broker took it, when its sender sent it, and its offset.
+    /// When the broker stored it, when it was sent, and its offset.
     order: (SystemTime, u64, i64),
     message: EventMessage,
 }
@@ -107,13 +107,13 @@ impl Past {
                 let after = until + std::time::Duration::from_millis(1);
                 high = reader.not_older(&topic, partition, after)?.unwrap_or(high).min(high);
             }
-            parts.push(Part { partition, low, high, events: Vec::new() });
+            parts.push(PartitionPages { partition, low, high, events: Vec::new() });
         }
         let (selectors, from, until) = ([spec.events], spec.from, spec.until);
         Ok(Self { reader: Some(reader), topic, selectors, from, until, parts })
     }
 
-    /// The next ones, newest first; `None` at the end. Blocks.
+    /// Returns the next page, newest first; `None` at the end. Blocks.
     fn page(&mut self) -> Result<Option<Vec<EventMessage>>> {
         let mut page = Vec::new();
         loop {
@@ -123,7 +123,7 @@ impl Past {
                     part.read(reader, &self.topic, &self.selectors, (self.from, self.until))?;
                 }
             }
-            // The newest of the last ones, while each partition that is not at its end shows one.
+            // The newest of all partitions, as long as each that is not at its end has an event.
             let newest = self
                 .parts
                 .iter_mut()
@@ -140,8 +140,8 @@ impl Past {
     }
 }
 
-impl Part {
-    /// Reads the last of what is left.
+impl PartitionPages {
+    /// Reads the last page of what is left.
     fn read(
         &mut self,
         reader: &Reader,
@@ -153,7 +153,7 @@ impl Part {
         let mut events = Vec::new();
         reader.read(topic, self.partition, start, self.high, |found| {
             let time = time_of(found);
-            // Times of senders need not grow with the offsets.
+            // Senders' times need not grow with the offsets.
             if from.is_some_and(|from| time < truncated(from))
                 || until.is_some_and(|until| time > until)
             {
@@ -166,7 +166,7 @@ impl Part {
                 }
                 Read::Other => {}
                 Read::Malformed(reason) => {
-                    tracing::warn!(reason, topic, "an event of the past cannot be read");
+                    tracing::warn!(reason, topic, "a past event cannot be read");
                 }
             }
         })?;
@@ -176,7 +176,7 @@ impl Part {
     }
 }
 
-/// The millisecond in which a moment is: records know no finer time.
+/// Truncates a time to its millisecond, because records have no finer time.
 fn truncated(time: SystemTime) -> SystemTime {
     let ms = crate::reader::milliseconds(time);
     SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0))
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_cut_to_its_millisecond() {
+    fn a_time_is_truncated_to_its_millisecond() {
         let moment = SystemTime::UNIX_EPOCH + Duration::from_micros(1_234_567);
         assert_eq!(truncated(moment), SystemTime::UNIX_EPOCH + Duration::from_millis(1234));
     }

@@ -1,4 +1,4 @@
-//! How far a group is behind: its offsets, beside the ends of its topics.
+//! How far a group is behind: its offsets, compared to the ends of its topics.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     reader::{Reader, check},
 };
 
-/// How far a group is behind in these topics.
+/// Returns how far a group is behind in these topics.
 pub(crate) async fn lag(client: &Arc<Client>, topics: &[Name], group: String) -> Result<Lag> {
     let mut counts = Vec::new();
     for topic in topics {
@@ -31,7 +31,7 @@ pub(crate) async fn lag(client: &Arc<Client>, topics: &[Name], group: String) ->
     .await?
 }
 
-/// The same; `None` if the group has never been there. Blocks.
+/// Returns how far a group is behind; `None` if it has no offsets in these topics. Blocks.
 pub(crate) fn behind(reader: &Reader, topics: &[(Name, i32)]) -> Result<Option<Lag>> {
     let error = |error| from_kafka(error, &reader.broker, Sent::Harmless);
     let mut all = TopicPartitionList::new();
@@ -41,7 +41,7 @@ pub(crate) fn behind(reader: &Reader, topics: &[(Name, i32)]) -> Result<Option<L
         }
     }
     let mut times = all.clone();
-    // To this question the end is a time too.
+    // Kafka finds the end by time too.
     times.set_all_offsets(Offset::End).map_err(error)?;
     let committed = retry_transient(reader.timeout, || {
         let committed = reader.consumer.committed_offsets(all.clone(), reader.timeout)?;

@@ -46,7 +46,7 @@ impl KafkaEventTransport {
             TopicSpec::new(&config.topics()).with("message.timestamp.type", "LogAppendTime");
         let forever = |time: Option<crate::Seconds>| time.map(|time| time.0);
         let dead_spec = match forever(config.dead_letter_retention) {
-            // Their order is that of one partition.
+            // One partition, because dead letters are listed in order.
             None => plain.clone().one_partition().with("retention.ms", "-1"),
             some => plain.clone().one_partition().kept_for(some),
         };
@@ -161,7 +161,7 @@ impl Inspect for KafkaEventTransport {
     async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client(WHAT)?;
         if member.is_none() && self.config.topic_use == TopicUse::PerEvent {
-            // Which events there are stands in the schema, not here.
+            // Which events an API has is known from its schema, not here.
             return Ok(Vec::new());
         }
         let topic = self.topic(api, member)?;

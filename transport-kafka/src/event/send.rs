@@ -1,11 +1,11 @@
-//! Firing: events as records, many in flight.
+//! Fires events: many records in flight.
 
 use lightbus_core::{EventMessage, Name, Result};
 
 use super::{KafkaEventTransport, WHAT, codec};
 
 impl KafkaEventTransport {
-    /// Sends events, and returns what Kafka calls each.
+    /// Sends events, and returns their native ids.
     pub(super) async fn fire(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
         let client = self.handle.client(WHAT)?;
         let mut topics: Vec<Name> = Vec::with_capacity(events.len());

@@ -1,4 +1,4 @@
-//! Listening: a member of the listener's group.
+//! Takes events, as a member of the listener's group.
 
 use std::{
     collections::HashSet,
@@ -21,13 +21,13 @@ use crate::{
     topic::TopicSpec,
 };
 
-/// What was taken.
+/// A record that was taken.
 pub(super) enum Taken {
     Event(RecordPosition, Box<EventMessage>),
     Malformed(RecordPosition, String, Raw),
 }
 
-/// Reads events that somebody asked for.
+/// Reads the events that the listener selects.
 struct Events {
     selectors: Vec<EventSelector>,
     group: String,
@@ -41,10 +41,10 @@ impl Reading for Events {
     fn read<M: Message<Headers = rdkafka::message::BorrowedHeaders>>(
         &mut self,
         record: &M,
-        place: RecordPosition,
+        position: RecordPosition,
     ) -> Option<Taken> {
         match codec::read(record, &self.selectors, Some(&self.group)) {
-            Read::Event(event) => Some(Taken::Event(place, event)),
+            Read::Event(event) => Some(Taken::Event(position, event)),
             Read::Other => None,
             Read::Malformed(reason) => {
                 let raw = Raw::of(record);
@@ -52,15 +52,15 @@ impl Reading for Events {
                     origin = raw.origin,
                     reason,
                     event = json::excerpt(&raw.payload),
-                    "an event cannot be read and is set aside"
+                    "an event cannot be read and is dead-lettered"
                 );
-                Some(Taken::Malformed(place, reason, raw))
+                Some(Taken::Malformed(position, reason, raw))
             }
         }
     }
 }
 
-/// Where a group sets aside what it cannot handle.
+/// The topic of a group's dead letters.
 pub(super) struct DeadLetterTopic {
     pub(super) topic: Name,
     pub(super) spec: TopicSpec,
@@ -73,11 +73,12 @@ pub(super) struct EventSource {
     handoff: Arc<Handoff<Taken>>,
     member: Member<Taken>,
     dead: DeadLetterTopic,
-    /// Cannot be read, and not set aside yet.
+    /// Events that cannot be read, and are not dead-lettered yet.
     malformed: Mutex<Vec<(RecordPosition, String, Raw)>>,
-    /// Set aside, and their settlement not confirmed yet: not to be set aside twice.
+    /// Events that are dead-lettered and not committed yet. If the commit is tried again, they must not
+    /// be dead-lettered twice.
     dead_lettered: Mutex<HashSet<(u64, i64)>>,
-    /// The producer lives as long as the listener, which sets aside also when the transport closes.
+    /// Keeps the producer, because events may be dead-lettered after the transport is closed.
     _user: User,
 }
 
@@ -105,7 +106,7 @@ impl EventSource {
         })
     }
 
-    /// Sets aside what cannot be read. What fails is tried again with the next.
+    /// Dead-letters events that cannot be read. If that fails, it is tried again with the next fetch.
     async fn dead_letter_malformed(&self) {
         let malformed = std::mem::take(&mut *self.malformed());
         if malformed.is_empty() {
@@ -120,18 +121,19 @@ impl EventSource {
             self.client.send(records).await
         };
         match sent.await {
-            Ok(_) => {
-                self.member.assignments().settle(malformed.into_iter().map(|(place, ..)| place))
-            }
+            Ok(_) => self
+                .member
+                .assignments()
+                .settle(malformed.into_iter().map(|(position, ..)| position)),
             Err(error) => {
-                tracing::error!(%error, "events that cannot be read could not be set aside yet");
+                tracing::error!(%error, "events that cannot be read could not be dead-lettered yet");
                 self.malformed().extend(malformed);
             }
         }
     }
 
-    /// Sets aside what the listener rejected, once.
-    async fn set_aside(&self, settled: &[(Token, Outcome)]) -> Result<()> {
+    /// Dead-letters what the listener rejected, once.
+    async fn dead_letter_rejected(&self, settled: &[(Token, Outcome)]) -> Result<()> {
         let rejected: Vec<_> = {
             let dead_lettered = self.dead_lettered.lock().unwrap_or_else(PoisonError::into_inner);
             settled
@@ -162,15 +164,15 @@ impl EventSource {
     }
 }
 
-/// An event that was handed out: where it came from, and itself, should it be set aside.
+/// What settling an event needs: its position, and the event itself in case it is rejected.
 pub(super) struct Token {
-    place: RecordPosition,
+    position: RecordPosition,
     event: Arc<EventMessage>,
 }
 
 impl Token {
     fn key(&self) -> (u64, i64) {
-        (self.place.assignment, self.place.offset)
+        (self.position.assignment, self.position.offset)
     }
 }
 
@@ -189,25 +191,27 @@ impl Source for EventSource {
         let mut events = Vec::with_capacity(taken.len());
         for taken in taken {
             match taken {
-                Taken::Event(place, event) => {
+                Taken::Event(position, event) => {
                     let event: Arc<EventMessage> = event.into();
-                    events.push((Arc::clone(&event), Token { place, event }));
+                    events.push((Arc::clone(&event), Token { position, event }));
                 }
-                Taken::Malformed(place, reason, raw) => self.malformed().push((place, reason, raw)),
+                Taken::Malformed(position, reason, raw) => {
+                    self.malformed().push((position, reason, raw))
+                }
             }
         }
         Ok(events)
     }
 
     async fn settle(&self, settled: &[(Token, Outcome)]) -> Result<()> {
-        self.set_aside(settled).await?;
+        self.dead_letter_rejected(settled).await?;
         let done = settled.iter().filter(|(_, outcome)| *outcome != Outcome::Retry);
         let mut any = false;
         self.member
             .assignments()
-            .settle(done.map(|(token, _)| token.place).inspect(|_| any = true));
+            .settle(done.map(|(token, _)| token.position).inspect(|_| any = true));
         if !any {
-            // Given back: the next owner reads it again, as the group's offset is before it.
+            // The next owner reads it again, because the group's offset is before it.
             return Ok(());
         }
         self.member.assignments().commit().await?;

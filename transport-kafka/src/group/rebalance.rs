@@ -5,7 +5,7 @@
 //!
 //! - Assigned partitions are read from the group's committed offsets, asked for again until the
 //!   group answers.
-//! - Revoked partitions are read no more. Of events, those that handlers still hold are waited for,
+//! - Revoked partitions are read no more. Events that handlers still hold are waited for,
 //!   at most `revoke_timeout`; then what is settled is committed, and only then is the partition
 //!   given up. Of calls, a commit in flight is waited for instead: what it covers is handed over, and
 //!   what it does not is left to the next owner.

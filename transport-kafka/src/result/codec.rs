@@ -1,4 +1,4 @@
-//! Results as records: the key is the call's id, the value is the result or the error.
+//! Results as records: the call's id as the key, the result or the error as the value.
 
 use bytes::Bytes;
 use lightbus_core::{Name, RemoteError, Result, ResultMessage};
@@ -13,7 +13,7 @@ use crate::{
     producer::Outgoing,
 };
 
-/// The record of a result.
+/// Encodes a result.
 pub(crate) fn outgoing(to: &ReplyPath, result: &ResultMessage) -> Outgoing {
     let mut headers = header::add(OwnedHeaders::new_with_capacity(2), header::ID, &result.id);
     let payload = match &result.body {
@@ -32,13 +32,13 @@ pub(crate) fn outgoing(to: &ReplyPath, result: &ResultMessage) -> Outgoing {
     }
 }
 
-/// Reads the record of a result.
+/// Decodes a result.
 pub(super) fn read<M: Message>(record: &M) -> Result<ResultMessage> {
     let rpc_id = record
         .key()
         .and_then(|key| std::str::from_utf8(key).ok())
         .filter(|key| !key.is_empty())
-        .ok_or_else(|| json::malformed("its key is no id of a call"))?;
+        .ok_or_else(|| json::malformed("its key is not the id of a call"))?;
     let found = Found::read(record, [header::ID, header::ERROR]);
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
     let body = if found.get(header::ERROR).is_some() {
@@ -55,7 +55,7 @@ pub(super) fn read<M: Message>(record: &M) -> Result<ResultMessage> {
     })
 }
 
-/// Writes what went wrong.
+/// Encodes an error.
 fn encode_error(error: &RemoteError) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + error.message.len());
     out.extend_from_slice(b"{\"message\":");
@@ -76,7 +76,7 @@ fn encode_error(error: &RemoteError) -> Vec<u8> {
     out
 }
 
-/// Reads what went wrong.
+/// Decodes an error.
 fn decode_error(raw: &Bytes) -> Result<RemoteError> {
     #[derive(Deserialize)]
     struct Document<'a> {

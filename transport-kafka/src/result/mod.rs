@@ -1,4 +1,4 @@
-//! Results: a reply topic, of which a process reads one partition, matched to their calls by id.
+//! Results: a topic of which each process reads one partition, and matches results to calls by id.
 
 mod codec;
 mod path;
@@ -39,7 +39,7 @@ pub struct KafkaResultTransport {
     fetch_wait: std::time::Duration,
     /// Set while results are received.
     receiver: Mutex<Option<Receiver>>,
-    /// Held by the one who starts to receive.
+    /// Locked while receiving starts, so that it starts once.
     starting: tokio::sync::Mutex<()>,
 }
 
@@ -66,14 +66,14 @@ impl KafkaResultTransport {
             .map(|receiver| receiver.return_path.clone())
     }
 
-    /// Starts to receive, once.
+    /// Starts receiving, once.
     async fn start(&self, client: &Arc<Client>) -> Result<ReturnPath> {
         let _turn = self.starting.lock().await;
         if let Some(path) = self.return_path() {
             return Ok(path);
         }
         let count = client.topic(&self.topic, &self.spec).await?;
-        // Any: processes that meet in one leave each other's results alone.
+        // Any: processes that share a partition ignore each other's results.
         let random = RandomState::new().build_hasher().finish();
         let partition = i32::try_from(random % u64::from(count.max(1).unsigned_abs())).unwrap_or(0);
         let path = ReplyPath { topic: Name::clone(&self.topic), partition };

@@ -1,18 +1,18 @@
-//! The way back: a topic and a partition of it.
+//! Return paths: a topic and one of its partitions.
 
 use lightbus_core::{Error, ErrorKind, Name, Result, ReturnPath};
 
-/// What a return path on Kafka begins with; topic and partition follow.
+/// The scheme of a return path; topic and partition follow.
 const SCHEME: &str = "kafka+reply://";
-/// What the topic of results is called, behind the prefix of the configuration.
+/// The name of the topic of results, without the configured prefix.
 const TOPIC: &str = "lightbus.results";
 
-/// The topic of results.
+/// Returns the topic of results.
 pub(super) fn topic(prefix: &str) -> Name {
     format!("{prefix}{TOPIC}").into()
 }
 
-/// Where a process reads its results.
+/// Where a process receives its results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReplyPath {
     pub(crate) topic: Name,
@@ -24,10 +24,10 @@ impl ReplyPath {
         ReturnPath::new(format!("{SCHEME}{}/{}", self.topic, self.partition))
     }
 
-    /// Reads a return path, which must lead to this topic: callers do not choose where workers write.
+    /// Parses a return path. It must lead to `topic`: callers do not choose where workers write.
     pub(crate) fn parse(path: &ReturnPath, topic: &Name) -> Result<Self> {
         Self::read(path).filter(|read| read.topic == *topic).ok_or_else(|| {
-            Error::new(ErrorKind::Malformed, "the return path is none of this transport")
+            Error::new(ErrorKind::Malformed, "the return path does not belong to this transport")
                 .with("return path", path.as_str())
                 .hint(
                     "Do callers and workers use the same result transport, with the same `prefix`?",
@@ -35,7 +35,7 @@ impl ReplyPath {
         })
     }
 
-    /// Reads a return path to any topic of results.
+    /// Parses a return path to any topic of results.
     pub(crate) fn read(path: &ReturnPath) -> Option<Self> {
         let (topic, partition) = path.as_str().strip_prefix(SCHEME)?.rsplit_once('/')?;
         let partition = partition.parse().ok().filter(|partition| *partition >= 0)?;

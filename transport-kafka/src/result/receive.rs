@@ -1,4 +1,4 @@
-//! Reading the results of the whole process, in a thread.
+//! Receives the results of the whole process, in a thread.
 
 use std::{
     sync::{
@@ -25,10 +25,10 @@ use crate::{
     reader::ReaderContext,
 };
 
-/// The thread looks whether it is to end this often.
+/// How often the thread checks whether to end.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Receives results; dropped, it ends a little later.
+/// Receives results until it is dropped, and ends shortly after.
 #[derive(Debug)]
 pub(super) struct Receiver {
     pub(super) return_path: ReturnPath,
@@ -36,7 +36,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Connects, and starts to receive what comes from now on.
+    /// Connects, and starts receiving what is sent from now on.
     pub(super) async fn start(
         client: &Arc<Client>,
         group: &str,
@@ -77,7 +77,7 @@ impl Drop for Receiver {
     }
 }
 
-/// A consumer of one partition, from its end on.
+/// Returns a consumer of one partition, from its end on.
 fn assign(
     config: &rdkafka::ClientConfig,
     context: ReaderContext,
@@ -85,7 +85,7 @@ fn assign(
     timeout: Duration,
 ) -> std::result::Result<BaseConsumer<ReaderContext>, KafkaError> {
     let consumer = BaseConsumer::from_config_and_context(config, context)?;
-    // A position rather than "the end", which would be looked up later than a call is sent.
+    // The position, because "the end" would be looked up later than the first call is sent.
     let (_, end) = retry_transient(timeout, || {
         consumer.fetch_watermarks(&path.topic, path.partition, timeout)
     })?;
@@ -101,7 +101,7 @@ fn receive(consumer: &BaseConsumer<ReaderContext>, running: &AtomicBool, pending
         match consumer.poll(LOOK) {
             Some(Ok(record)) => match codec::read(&record) {
                 Ok(result) => {
-                    // That of nobody is counted: it may be another process'.
+                    // One that is not expected may be another process': it is only counted.
                     pending.complete(result);
                 }
                 Err(error) => {
@@ -114,7 +114,9 @@ fn receive(consumer: &BaseConsumer<ReaderContext>, running: &AtomicBool, pending
                     );
                 }
             },
-            Some(Err(error)) => tracing::debug!(%error, "receiving results goes on"),
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the consumer reported an error and continues")
+            }
             None => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Calls as records: the value holds the arguments, headers hold the rest.
+//! Calls as records: arguments in the value, everything else in headers.
 
 use std::{
     sync::Arc,
@@ -17,10 +17,10 @@ use crate::{
     reader::time_of,
 };
 
-/// A caller that waits for years is of no interest to the clock.
+/// The longest time limit that is kept: one year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The record of a call whose caller waits this long from now on.
+/// Encodes a call. `left` is the time until its deadline.
 pub(super) fn outgoing(
     topic: &Name,
     partition: i32,
@@ -48,15 +48,15 @@ pub(super) fn outgoing(
 
 /// What a record turned out to be.
 pub(super) enum Read {
-    /// A call whose caller waits.
+    /// A call that has not expired.
     Call(Box<RpcMessage>),
-    /// Its caller waits no more.
+    /// Its deadline has passed.
     Expired,
-    /// It cannot be read, for this reason. Whom to tell, if that can be made out.
+    /// Why it cannot be read, and the id and return path of its caller if those can be read.
     Malformed(String, Option<(Name, ReturnPath)>),
 }
 
-/// Reads the record of a call of this API. A caller that does not say how long it waits, waits `usual`.
+/// Decodes a call of this API. `usual` is the time limit of a call that carries none.
 pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read {
     let found = Found::read(
         record,
@@ -67,7 +67,7 @@ pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read 
         .and_then(|text| text.parse().ok())
         .map_or(usual, Duration::from_millis)
         .min(LONGEST);
-    // From the moment in which the caller sent it: it may have waited for its broker as well.
+    // By the caller's clock: the record may have waited for its broker as well.
     let age = SystemTime::now().duration_since(time_of(record)).unwrap_or_default();
     let Some(left) = left.checked_sub(age).filter(|left| !left.is_zero()) else {
         return Read::Expired;

@@ -1,4 +1,4 @@
-//! Calls: a topic for each API, read by one consumer group of its workers.
+//! Calls: a topic for each API, read by the consumer group of its workers.
 
 mod codec;
 mod send;

@@ -1,4 +1,4 @@
-//! Sending calls: to the partitions of their API's topic in turn.
+//! Sends calls to the partitions of their API's topic, in turn.
 
 use std::sync::{
     Arc,
@@ -15,12 +15,12 @@ use crate::{
     topic::{TopicSpec, legal},
 };
 
-/// The topics of calls.
+/// The topics of calls, and how to send to them.
 pub(super) struct Queues {
     pub(super) prefix: String,
     pub(super) spec: TopicSpec,
     pub(super) client: Arc<Client>,
-    /// Calls go to the partitions in turn.
+    /// The partition that the next call goes to, modulo their number.
     pub(super) turn: AtomicUsize,
 }
 
@@ -35,12 +35,12 @@ impl Queues {
         }
     }
 
-    /// The topic in which the calls to an API wait.
+    /// Returns the topic of an API's calls.
     pub(super) fn topic(&self, api: &str) -> Name {
         format!("{}{}.rpc_queue", self.prefix, legal(api)).into()
     }
 
-    /// The group of an API's workers.
+    /// Returns the group of an API's workers.
     pub(super) fn group(&self, api: &str) -> String {
         format!("{}{}.workers", self.prefix, legal(api))
     }
@@ -60,7 +60,7 @@ impl Queues {
     }
 }
 
-/// Somewhere, so that callers do not all begin with the same partition.
+/// Returns a random start, so that callers do not all begin with the same partition.
 fn rand() -> usize {
     use std::hash::{BuildHasher, Hasher};
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();

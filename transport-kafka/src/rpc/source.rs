@@ -1,4 +1,8 @@
-//! Taking calls: a member of the workers' group of each API.
+//! Takes calls, as a member of the workers' group of each API.
+//!
+//! A call runs at most once: its offset is committed before it is handed over (`COMMITS_FIRST`), so
+//! that a worker that dies loses it rather than having it run twice. A call that was taken and not
+//! started is sent again when the worker closes.
 
 use std::{
     sync::{
@@ -30,10 +34,10 @@ use crate::{
     result::{ReplyPath, outgoing},
 };
 
-/// What was taken.
+/// A record that was taken.
 pub(super) enum Taken {
     Call(Box<RpcMessage>),
-    /// Not to be read, for this reason; whom to tell.
+    /// It cannot be read, for this reason; its caller is told.
     Malformed(String, Name, ReturnPath),
 }
 
@@ -47,7 +51,7 @@ struct Calls {
 impl Reading for Calls {
     type Item = Taken;
 
-    // At most once: what was handed out is over, whatever becomes of it.
+    // At most once.
     const COMMITS_FIRST: bool = true;
 
     fn read<M: Message<Headers = BorrowedHeaders>>(
@@ -62,7 +66,7 @@ impl Reading for Calls {
                 tracing::debug!(
                     api = &*self.api,
                     total,
-                    "a call was dropped: its caller has given up"
+                    "a call was dropped: its deadline has passed"
                 );
                 None
             }
@@ -79,13 +83,13 @@ impl Reading for Calls {
     }
 }
 
-/// Takes calls of several APIs.
+/// Takes the calls of several APIs.
 pub(super) struct CallSource {
     queues: Arc<Queues>,
     closing: Arc<Closing>,
     handoff: Arc<Handoff<Taken>>,
     members: Vec<Member<Taken>>,
-    /// What nobody has seen is sent again after the transport is closed.
+    /// Keeps the producer, because unseen calls are sent again after the transport is closed.
     _user: User,
 }
 
@@ -107,8 +111,8 @@ impl CallSource {
                     api = &**api,
                     topic = &*topic,
                     partitions = count,
-                    "at most {count} workers share the calls, as a partition belongs to one; \
-                     `kafka-topics --alter --partitions` makes more of them"
+                    "at most {count} workers share the calls, because each partition has one worker; \
+                     `kafka-topics --alter --partitions` adds partitions"
                 );
                 let calls = Calls { api: Name::clone(api), usual: config.rpc_timeout.0, expired };
                 Member::join(queues.member(api, topic, config), calls, &handoff).await
@@ -124,7 +128,7 @@ impl CallSource {
         })
     }
 
-    /// Answers what cannot be read, so that its caller does not wait in vain.
+    /// Answers a call that cannot be read, so that its caller does not wait in vain.
     fn refuse(&self, reason: &str, id: Name, path: &ReturnPath) {
         let Some(to) = ReplyPath::read(path) else { return };
         let client = Arc::clone(&self.queues.client);
@@ -138,22 +142,22 @@ impl CallSource {
             headers: Default::default(),
             body: Err(error),
         };
-        // By the way: the calls that came with it must not be dropped with a wait for this.
+        // In a task: the calls that were fetched with it must not be lost if the fetch is dropped.
         tokio::spawn(async move {
             if let Err(error) = client.send(vec![outgoing(&to, &result)]).await {
-                tracing::debug!(%error, "a caller could not be told that its call cannot be read");
+                tracing::debug!(%error, "the caller of a malformed call could not be answered");
             }
         });
     }
 
-    /// Puts calls that nobody has seen back into their topics.
+    /// Sends calls that no handler has seen again.
     async fn give_back<'a>(&self, calls: impl Iterator<Item = &'a RpcMessage>) -> Result<()> {
         let now = Instant::now();
         let sends = calls.filter(|call| call.deadline > now).map(|call| self.queues.send(call));
         for sent in join_all(sends).await {
-            // At most once: it may have been sent, so it is not sent again.
+            // At most once: it may have been stored, so that it is not sent once more.
             if let Err(error) = sent {
-                tracing::warn!(%error, "a call that nobody has seen could not be given back");
+                tracing::warn!(%error, "a call that no handler has seen could not be sent again");
             }
         }
         Ok(())
@@ -180,7 +184,7 @@ impl Queues {
 #[async_trait]
 impl Source for CallSource {
     type Message = RpcMessage;
-    /// To be sent again if nobody has seen it.
+    /// The call, to be sent again if no handler has seen it.
     type Token = Arc<RpcMessage>;
 
     const REDELIVERS: bool = false;
@@ -195,7 +199,7 @@ impl Source for CallSource {
         let mut calls = Vec::with_capacity(taken.len());
         for taken in taken {
             match taken {
-                // It may have waited for its offset to be committed.
+                // It expired while its offset was committed.
                 Taken::Call(call) if call.deadline <= now => {}
                 Taken::Call(call) => {
                     let call: Arc<RpcMessage> = call.into();

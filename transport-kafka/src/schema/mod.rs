@@ -1,4 +1,4 @@
-//! Schemas: a compacted topic, read to its end.
+//! Schemas: a compacted topic, which each process reads to its end.
 
 mod store;
 
@@ -73,7 +73,7 @@ impl KafkaSchemaTransport {
         client.send(vec![record]).await.map(drop)
     }
 
-    /// Reads what came since, and looks at the whole.
+    /// Reads what was stored since the last time, and calls `look` with all schemas.
     async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&HashMap<String, Entry>) -> T + Send + 'static,
@@ -95,7 +95,7 @@ impl KafkaSchemaTransport {
 impl SchemaTransport for KafkaSchemaTransport {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
         self.put(api.to_owned(), schema.get().as_bytes().to_vec(), ttl).await.map_err(|error| {
-            // The same again does no harm.
+            // Storing the same schema twice does no harm.
             let error =
                 if error.is_temporary() { error.retry(lightbus_core::Retry::Safe) } else { error };
             error.during(format!("storing the schema of {api}"))
@@ -168,7 +168,7 @@ impl Transport for KafkaSchemaTransport {
 
     async fn close(&self) -> Result<()> {
         self.handle.close();
-        // In a thread of its own: one who reads holds it for a while.
+        // In a thread of its own, because a read may hold the lock for a while.
         let table = Arc::clone(&self.table);
         discard(Ended(table));
         Ok(())

@@ -15,10 +15,10 @@ use crate::{
     reader::{Reader, time_of},
 };
 
-/// What the key of a record begins with that only lets a schema live longer. No API is called so.
+/// The prefix of the key of a record that only renews a schema. No API has such a name.
 pub(super) const ALIVE: &str = "alive:";
 
-/// What was read of the topic so far.
+/// What was read of the topic.
 #[derive(Default)]
 pub(super) struct SchemaStore {
     reader: Option<Reader>,
@@ -41,7 +41,7 @@ impl SchemaStore {
         let reader = self.reader.insert(reader);
         let (low, high) = reader.bounds(topic, 0)?;
         if high < self.next {
-            // The topic was made anew.
+            // The topic was deleted and created again.
             self.schemas.clear();
             self.next = 0;
         }
@@ -81,7 +81,7 @@ impl Entry {
     }
 }
 
-/// Ends the reader when it is dropped.
+/// Drops the reader when it is dropped.
 pub(super) struct Ended(pub(super) Arc<Mutex<SchemaStore>>);
 
 impl Drop for Ended {

@@ -1,4 +1,4 @@
-//! Dead letters: records that could not be handled, in a topic of their group, with the reason.
+//! Dead letters as records: the record as it was, with the reason in headers.
 
 use lightbus_core::{EventMessage, Name, Rejection, transport::DeadLetter};
 use rdkafka::{Message, message::OwnedHeaders};
@@ -13,7 +13,7 @@ use crate::{
 /// The most bytes of a reason that are kept.
 const LONGEST_REASON: usize = 4096;
 
-/// A record as it came, to be set aside because it cannot be read.
+/// A record that cannot be read, to be dead-lettered as it is.
 pub(in crate::event) struct Raw {
     pub(in crate::event) key: Option<Name>,
     pub(in crate::event) payload: Vec<u8>,
@@ -34,7 +34,7 @@ impl Raw {
         }
     }
 
-    /// The record that sets it aside.
+    /// Encodes its dead letter.
     pub(in crate::event) fn outgoing(&self, topic: &Name, reason: &str) -> Outgoing {
         let headers = self.headers.clone().unwrap_or_default();
         Outgoing {
@@ -47,7 +47,7 @@ impl Raw {
     }
 }
 
-/// The record that sets an event aside.
+/// Encodes the dead letter of an event.
 pub(in crate::event) fn outgoing(topic: &Name, event: &EventMessage, why: &Rejection) -> Outgoing {
     let mut record = codec::outgoing(topic, event);
     let headers = record.headers.take().unwrap_or_default();
@@ -80,7 +80,7 @@ pub(super) fn place<M: Message>(record: &M) -> Placed {
     Placed { partition: record.partition(), offset: record.offset() }
 }
 
-/// Topic, partition and offset.
+/// Splits a native id into topic, partition and offset.
 pub(super) fn parts(id: &str) -> Option<(&str, i32, i64)> {
     let mut parts = id.rsplitn(3, '/');
     let (offset, partition) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);

@@ -1,7 +1,7 @@
-//! Dead letters as they are looked at: read, removed, given back.
+//! Dead letters: a topic for each group, which is listed, removed from and requeued from.
 //!
-//! A record cannot be taken out of the middle of a topic. So those that are removed are told by a later
-//! record of the same topic, and when all are, the topic is emptied.
+//! A record cannot be deleted from the middle of a topic. So a later record of the same topic lists the
+//! dead letters that were removed, and when all of them are, the topic is emptied.
 
 mod codec;
 mod requeue;
@@ -32,14 +32,14 @@ pub(super) struct Letters {
     pub(super) client: Arc<Client>,
     pub(super) reader_group: String,
     pub(super) topic: Name,
-    /// As people know it.
+    /// Without the prefix.
     pub(super) group: Name,
-    /// As Kafka knows it.
+    /// On Kafka.
     pub(super) full_group: String,
 }
 
 impl Letters {
-    /// What the group set aside, oldest first, at most `limit` of those after this one.
+    /// Returns the dead letters after this one, oldest first, at most `limit`.
     pub(super) async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>> {
         let after = match after {
             Some(id) => self.offset(id).ok_or_else(|| self.unknown(id))?,
@@ -54,30 +54,30 @@ impl Letters {
         Ok(later.take(limit).map(|record| read(record, &group)).collect())
     }
 
-    /// Removes those of these ids that are there, and gives how many they were.
+    /// Removes dead letters, and returns how many there were.
     pub(super) async fn remove(&self, ids: &[Name]) -> Result<usize> {
         let records = self.records().await?;
-        let (found, left) = self.pick(records, ids);
-        self.tell(&found, left).await?;
+        let (found, left) = self.select(records, ids);
+        self.mark_removed(&found, left).await?;
         Ok(found.len())
     }
 
-    /// Those with these ids, and how many others there are.
-    fn pick(&self, records: Vec<OwnedMessage>, ids: &[Name]) -> (Vec<OwnedMessage>, usize) {
+    /// Returns the records with these ids, and how many others there are.
+    fn select(&self, records: Vec<OwnedMessage>, ids: &[Name]) -> (Vec<OwnedMessage>, usize) {
         let wanted: HashSet<i64> = ids.iter().filter_map(|id| self.offset(id)).collect();
         let (found, others): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| wanted.contains(&record.offset()));
         (found, others.len())
     }
 
-    /// Tells that these are removed.
-    async fn tell(&self, removed: &[OwnedMessage], left: usize) -> Result<()> {
+    /// Marks these as removed, and empties the topic if none are left.
+    async fn mark_removed(&self, removed: &[OwnedMessage], left: usize) -> Result<()> {
         if removed.is_empty() {
             return Ok(());
         }
         let offsets: Vec<i64> = removed.iter().map(OwnedMessage::offset).collect();
         let payload = serde_json::to_vec(&offsets).map_err(|error| {
-            Error::new(ErrorKind::Unexpected, "numbers are no JSON").because(error)
+            Error::new(ErrorKind::Unexpected, "the offsets could not be encoded").because(error)
         })?;
         let record = Outgoing {
             topic: Name::clone(&self.topic),
@@ -89,16 +89,16 @@ impl Letters {
         let placed = self.client.send(vec![record]).await?;
         if left == 0
             && let (Some(placed), Some(last)) = (placed.first(), offsets.last())
-            // Nothing was set aside meanwhile.
+            // Nothing was dead-lettered meanwhile.
             && placed.offset == last + 1
             && let Err(error) = self.client.empty(&self.topic, placed.offset + 1).await
         {
-            tracing::debug!(%error, topic = &*self.topic, "records of dead letters that are gone stay");
+            tracing::debug!(%error, topic = &*self.topic, "the records of removed dead letters could not be deleted");
         }
         Ok(())
     }
 
-    /// All that are not removed, oldest first.
+    /// Returns all that are not removed, oldest first.
     async fn records(&self) -> Result<Vec<OwnedMessage>> {
         if self.client.existing(&self.topic).await?.is_none() {
             return Ok(Vec::new());
@@ -112,7 +112,7 @@ impl Letters {
             reader.read(&topic, 0, low, high, |record| {
                 if Found::read(record, OWN).get(header::REMOVED).is_some() {
                     let payload = record.payload().unwrap_or_default();
-                    // What cannot be read removes nothing.
+                    // A list that cannot be read removes nothing.
                     removed.extend(serde_json::from_slice::<Vec<i64>>(payload).unwrap_or_default());
                 } else {
                     records.push(record.detach());
@@ -130,8 +130,11 @@ impl Letters {
     }
 
     fn unknown(&self, id: &str) -> Error {
-        Error::new(ErrorKind::Invalid, format!("`{id}` names no dead letter of this group"))
-            .with("group", &self.group)
+        Error::new(
+            ErrorKind::Invalid,
+            format!("`{id}` is not the id of a dead letter of this group"),
+        )
+        .with("group", &self.group)
     }
 }
 
@@ -151,7 +154,7 @@ impl DeadLetters for KafkaEventTransport {
     }
 
     async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        self.letters(group)?.give_back(ids).await
+        self.letters(group)?.requeue(ids).await
     }
 }
 

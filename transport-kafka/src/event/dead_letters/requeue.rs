@@ -1,4 +1,4 @@
-//! Dead letters sent again to the partitions from which they came, for their group alone.
+//! Requeues dead letters: sends their events to the original partitions, for their group alone.
 
 use lightbus_core::{Error, ErrorKind, Name, Result};
 use rdkafka::{
@@ -17,42 +17,45 @@ use crate::{
 };
 
 impl Letters {
-    /// Sends those of these ids again, for the group alone, and then removes them.
-    pub(in crate::event) async fn give_back(&self, ids: &[Name]) -> Result<usize> {
+    /// Sends the events of dead letters again, removes the dead letters, and returns how many there were.
+    pub(in crate::event) async fn requeue(&self, ids: &[Name]) -> Result<usize> {
         let records = self.records().await?;
-        let (found, left) = self.pick(records, ids);
+        let (found, left) = self.select(records, ids);
         if found.is_empty() {
             return Ok(0);
         }
         let again = found.iter().map(|record| self.again(record)).collect::<Result<Vec<_>>>()?;
         for record in &again {
             if self.client.existing(&record.topic).await?.is_none() {
-                return Err(Error::new(ErrorKind::Unknown, "the topic of the event is gone")
-                    .with("topic", &record.topic)
-                    .hint("Fire the event again, or remove its dead letter"));
+                return Err(Error::new(
+                    ErrorKind::Unknown,
+                    "the topic of the event does not exist any more",
+                )
+                .with("topic", &record.topic)
+                .hint("Fire the event again, or remove its dead letter"));
             }
         }
         self.client.send(again).await?;
-        self.tell(&found, left).await?;
+        self.mark_removed(&found, left).await?;
         Ok(found.len())
     }
 
-    /// The event as it was, in the partition where it was.
+    /// Encodes the event as it was, for its original partition.
     fn again(&self, record: &OwnedMessage) -> Result<Outgoing> {
         let found = Found::read(record, OWN);
         let origin = found.get(header::ORIGIN).unwrap_or_default();
         let Some((topic, partition, _)) = parts(origin) else {
             return Err(Error::new(
                 ErrorKind::Unknown,
-                "the dead letter does not say where it was",
+                "the dead letter does not name its original partition",
             )
             .with("id", native_id(&self.topic, place(record)))
             .hint("Fire the event again, or remove its dead letter"));
         };
         let mut headers = OwnedHeaders::new();
         for header in record.headers().into_iter().flat_map(|headers| headers.iter()) {
-            let told_anew = [header::REASON, header::ATTEMPTS, header::ORIGIN, header::ONLY_GROUP];
-            if !told_anew.contains(&header.key) {
+            let replaced = [header::REASON, header::ATTEMPTS, header::ORIGIN, header::ONLY_GROUP];
+            if !replaced.contains(&header.key) {
                 headers = headers.insert(header);
             }
         }
