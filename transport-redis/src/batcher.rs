@@ -1,9 +1,9 @@
-//! Sends of many callers, collected into few round trips.
+//! Sends of many callers, batched into few round trips.
 //!
-//! Who comes while nothing is under way sends from its own task, without a hop. Who comes while
-//! something is under way waits in a queue; when the way is free again, all that wait go out as one
-//! batch, from a task that ends when the queue is empty. A caller that is dropped takes nobody
-//! else's message with it.
+//! A caller that finds nothing in flight sends from its own task, without a hop. Callers that arrive
+//! while a send is in flight wait in a queue. When it is answered, all that wait are sent as one batch,
+//! from a task that ends when the queue is empty. A caller that is dropped does not affect the messages
+//! of others.
 
 use std::{
     collections::VecDeque,
@@ -19,30 +19,30 @@ use tokio::sync::{Semaphore, oneshot};
 const BATCH: usize = 256;
 /// The most bytes in a batch, except for a message that is larger by itself.
 const BATCH_BYTES: usize = 1 << 20;
-/// The most messages that wait; who comes then waits for room.
+/// The most messages in the queue. Further callers wait for room.
 const QUEUE: usize = 4096;
 
-/// How messages are sent.
+/// Sends messages, alone or in a batch.
 pub(crate) trait BatchSender: Send + Sync + 'static {
     /// A message.
     type Item: Send + 'static;
-    /// What the broker says to a message.
+    /// The broker's answer to a message.
     type Answer: Send + 'static;
 
-    /// How many bytes it has, about.
+    /// Returns the approximate size of a message in bytes.
     fn size(item: &Self::Item) -> usize;
 
-    /// Sends a message by itself.
+    /// Sends one message.
     fn one(&self, item: Self::Item) -> impl Future<Output = Result<Self::Answer>> + Send;
 
-    /// Sends messages together, and gives an answer for each, in order.
+    /// Sends messages together, and returns an answer for each, in order.
     fn many(
         &self,
         items: Vec<Self::Item>,
     ) -> impl Future<Output = Vec<Result<Self::Answer>>> + Send;
 }
 
-/// Collects what callers send.
+/// Batches what callers send.
 pub(crate) struct Batcher<S: BatchSender>(Arc<Inner<S>>);
 
 struct Inner<S: BatchSender> {
@@ -73,7 +73,7 @@ impl<S: BatchSender> Batcher<S> {
 
     /// Sends a message, alone or with others.
     ///
-    /// Dropped, the message is sent, or is not.
+    /// If the future is dropped, the message may have been sent or not.
     pub(crate) async fn send(&self, item: S::Item) -> Result<S::Answer> {
         let inner = &self.0;
         if inner.take_turn() {
@@ -85,21 +85,21 @@ impl<S: BatchSender> Batcher<S> {
                 room.forget();
                 receiver
             }
-            // The way has become free meanwhile.
+            // Nothing is in flight any more.
             Err(item) => {
                 drop(room);
                 return inner.alone(item).await;
             }
         };
         receiver.await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Unexpected, "the task that sends has ended"))
+            Err(Error::new(ErrorKind::Unexpected, "the task that sends batches has ended"))
         })
     }
 }
 
 impl<S: BatchSender> Inner<S> {
-    /// Sends a message by itself, and then lets others have the turn. In a box, so that the future of
-    /// those who wait for a batch stays small: under load they are the many.
+    /// Sends one message, and then passes the turn on. Boxed, so that the future of callers in the
+    /// queue stays small: under load, they are most.
     fn alone(self: &Arc<Self>, item: S::Item) -> BoxFuture<'_, Result<S::Answer>> {
         let turn = Turn(self);
         Box::pin(async move {
@@ -113,7 +113,7 @@ impl<S: BatchSender> Inner<S> {
         !std::mem::replace(&mut state.busy, true)
     }
 
-    /// Puts a message into the queue; gives it back with the turn, if there is nothing to wait for.
+    /// Queues a message. Returns it with the turn, if nothing is in flight.
     fn enqueue(&self, item: S::Item) -> Result<Answered<S>, S::Item> {
         let mut state = self.state();
         if !state.busy {
@@ -130,7 +130,7 @@ impl<S: BatchSender> Inner<S> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next batch of those still waited for; without any, the turn ends.
+    /// Takes the next batch. If there is none, the turn ends.
     fn next_batch(&self) -> Option<Batch<S>> {
         let mut state = self.state();
         let expected = state.queue.len().min(BATCH);
@@ -139,7 +139,7 @@ impl<S: BatchSender> Inner<S> {
         while items.len() < BATCH && bytes < BATCH_BYTES {
             let Some((item, caller)) = state.queue.pop_front() else { break };
             taken += 1;
-            // A caller that has gone before its message went needs none.
+            // A message whose caller was dropped is not sent.
             if !caller.is_closed() {
                 bytes += S::size(&item);
                 items.push(item);
@@ -157,8 +157,8 @@ impl<S: BatchSender> Inner<S> {
     async fn pump(mut turn: PumpTurn<S>) {
         let inner = Arc::clone(&turn.inner);
         loop {
-            // Those who are ready to send do so first: a larger batch costs little more than a small
-            // one. Where nobody is, this takes no time.
+            // Lets tasks that are ready queue their messages first: a larger batch costs little more than
+            // a small one. If none is ready, this returns at once.
             tokio::task::yield_now().await;
             let Some((items, callers)) = inner.next_batch() else { break };
             let answers = inner.sender.many(items).await;
@@ -166,11 +166,11 @@ impl<S: BatchSender> Inner<S> {
                 let _ = caller.send(answer);
             }
         }
-        // The turn has ended with the last batch; it may be another's already.
+        // The turn ended with the last batch, and may be another caller's already.
         turn.over = true;
     }
 
-    /// Ends the turn; those who wait get an error.
+    /// Ends the turn with an error for all callers in the queue.
     fn give_up(&self) {
         let mut state = self.state();
         state.busy = false;
@@ -179,7 +179,7 @@ impl<S: BatchSender> Inner<S> {
         self.room.add_permits(dropped.len());
     }
 
-    /// Lets those who wait have their turn.
+    /// Sends the queue from a task, or ends the turn if it is empty.
     fn pass_on(self: &Arc<Self>) {
         {
             let mut state = self.state();
@@ -197,7 +197,7 @@ impl<S: BatchSender> Inner<S> {
     }
 }
 
-/// The turn of one who sends directly.
+/// The turn of a caller that sends from its own task.
 struct Turn<'a, S: BatchSender>(&'a Arc<Inner<S>>);
 
 impl<S: BatchSender> Drop for Turn<'_, S> {
@@ -206,7 +206,7 @@ impl<S: BatchSender> Drop for Turn<'_, S> {
     }
 }
 
-/// The turn of the task. If it ends in the middle, with its runtime, nobody waits for ever.
+/// The turn of the task. If the task is dropped with its runtime, the queue gets an error.
 struct PumpTurn<S: BatchSender> {
     inner: Arc<Inner<S>>,
     over: bool,

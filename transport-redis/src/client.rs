@@ -1,5 +1,5 @@
-//! Connections: one for all sends, made when it is needed and replaced when it breaks; others for
-//! reads that wait.
+//! Connections: one for all sends, opened when it is needed and replaced when it breaks, and one for
+//! each blocking read.
 
 use std::{
     fmt,
@@ -21,16 +21,16 @@ use crate::{
     value,
 };
 
-/// After a failed connect, those who come within this wait get the same error at once; doubled with
-/// each failure up to the longest.
+/// After a failed connection attempt, callers get the same error at once for this long; doubled with
+/// each failure, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// One Redis, shared by all transports whose options about the connection are equal.
+/// One Redis, shared by all transports with equal connection options.
 pub(crate) struct Client {
     endpoint: Endpoint,
     state: Mutex<State>,
-    /// InFlight by the one who connects, so that a crowd makes one connection.
+    /// Locked while connecting, so that many callers open one connection.
     connecting: tokio::sync::Mutex<()>,
     users: AtomicUsize,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Client {
 struct State {
     shared: Option<Arc<Link>>,
     failed: Option<(Instant, Error)>,
-    /// Until then nobody tries again.
+    /// When the next connection attempt may begin.
     not_before: Option<Instant>,
     backoff: Backoff,
 }
@@ -58,12 +58,12 @@ impl Client {
         }
     }
 
-    /// For people, without secrets.
+    /// Returns the broker's address without secrets, for logs and errors.
     pub(crate) fn broker(&self) -> &str {
         &self.endpoint.broker
     }
 
-    /// Whether keys that are used together may live on different servers.
+    /// Whether keys may live on different servers.
     pub(crate) fn is_cluster(&self) -> bool {
         #[cfg(feature = "cluster")]
         if matches!(self.endpoint.target, Target::Cluster(_)) {
@@ -72,12 +72,12 @@ impl Client {
         false
     }
 
-    /// The connection for sends: the one there is, or a new one.
+    /// Returns the connection for sends, and opens it if need be.
     pub(crate) async fn shared(&self) -> Result<Arc<Link>> {
         if let Some(link) = self.live() {
             return Ok(link);
         }
-        // In a box: what it takes to connect is large, and part of every send's future otherwise.
+        // Boxed: the future of a connection attempt is large, and would be part of every send's.
         Box::pin(self.make_shared()).await
     }
 
@@ -87,7 +87,7 @@ impl Client {
         if let Some(link) = self.live() {
             return Ok(link);
         }
-        // Somebody else tried while this one waited for its turn, or just before.
+        // Another caller tried while this one waited for its turn, or just before.
         {
             let state = self.state();
             if let Some((when, error)) = &state.failed
@@ -129,8 +129,8 @@ impl Client {
         }
     }
 
-    /// A connection of its own, to the server that has this key, for reads that wait; the reader
-    /// sets its own limits.
+    /// Opens a connection of its own to the server that has this key, for blocking reads. It has no
+    /// response timeout: the reader sets its own limits.
     pub(crate) async fn dedicated(&self, key: &str) -> Result<Link> {
         #[cfg(feature = "cluster")]
         if let Target::Cluster(nodes) = &self.endpoint.target {
@@ -142,7 +142,7 @@ impl Client {
         self.connect(None).await
     }
 
-    /// Sends a command that has no key to the server that has this one.
+    /// Sends a command without a key to the server that has `key`.
     pub(crate) async fn command_at(&self, key: &str, command: &redis::Cmd) -> Result<redis::Value> {
         if self.is_cluster() {
             let link = self.dedicated(key).await?;
@@ -165,7 +165,7 @@ impl Client {
             Target::Cluster(nodes) => {
                 let connect = async {
                     let wire = nodes.connect(&self.endpoint).await?;
-                    self.greet(wire, Arc::new(AtomicBool::new(true))).await
+                    self.identify(wire, Arc::new(AtomicBool::new(true))).await
                 };
                 self.in_time(connect).await
             }
@@ -193,7 +193,7 @@ impl Client {
                 .get_multiplexed_async_connection_with_config(&config)
                 .await
                 .map_err(|error| from_redis(error, self.broker(), Sent::No))?;
-            self.greet(Wire::Single(connection), alive).await
+            self.identify(Wire::Single(connection), alive).await
         };
         self.in_time(connect).await
     }
@@ -208,8 +208,8 @@ impl Client {
         })
     }
 
-    /// Asks the server who it is.
-    async fn greet(&self, wire: Wire, alive: Arc<AtomicBool>) -> Result<Link> {
+    /// Checks the server's version and role, and which commands it has.
+    async fn identify(&self, wire: Wire, alive: Arc<AtomicBool>) -> Result<Link> {
         let hello = redis::cmd("HELLO");
         let answer = wire
             .command(&hello)
@@ -226,7 +226,7 @@ impl Client {
             && match wire.command(&look).await {
                 Ok(answer) => value::items(answer)
                     .is_some_and(|known| known.iter().any(|command| *command != redis::Value::Nil)),
-                // Not allowed to ask: what the version promises.
+                // `COMMAND` is not permitted: rely on the version.
                 Err(error) => !breaks_connection(&error),
             };
         let server = Server {
@@ -241,13 +241,12 @@ impl Client {
         if !self.is_cluster() && matches!(role, Some("replica" | "slave")) {
             return Err(Error::new(ErrorKind::Unavailable, "this Redis is a replica")
                 .with("broker", format_args!("redis {}", self.broker()))
-                .hint("Name the primary, or use `sentinel` to have it found"));
+                .hint("Set the primary's address in `url`, or let `sentinel` find it"));
         }
         Ok(Link::new(wire, alive, server))
     }
 
-    /// Looks at an error of the shared connection: if it is broken, the next one who sends gets a
-    /// new one.
+    /// Marks a connection as broken. The next send opens a new one.
     pub(crate) fn failed(&self, link: &Arc<Link>) {
         link.mark_broken();
         let mut state = self.state();
@@ -256,7 +255,7 @@ impl Client {
         }
     }
 
-    /// What the error of a command on this connection means; replaces the connection if need be.
+    /// Maps the error of a command on this connection, and marks the connection as broken if it is.
     pub(crate) fn explain(&self, link: &Arc<Link>, error: redis::RedisError, sent: Sent) -> Error {
         if breaks_connection(&error) {
             self.failed(link);
@@ -270,8 +269,8 @@ impl Client {
         link.command(command).await.map_err(|error| self.explain(&link, error, sent))
     }
 
-    /// Sends several commands at once on the shared connection; each has its own answer, or its own
-    /// error in the place of it.
+    /// Sends several commands at once on the shared connection. Each has its own answer, or its own
+    /// error instead.
     pub(crate) async fn pipeline(
         &self,
         pipeline: &redis::Pipeline,
@@ -280,7 +279,7 @@ impl Client {
         let link = self.shared().await?;
         let answers =
             link.pipeline(pipeline).await.map_err(|error| self.explain(&link, error, sent))?;
-        // A primary that became a replica is of no use any more.
+        // The server was the primary, and has become a replica.
         if answers.iter().any(crate::error::is_from_replica) {
             self.failed(&link);
         }

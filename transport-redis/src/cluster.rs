@@ -1,4 +1,4 @@
-//! Redis Cluster: which server has a key, and commands that concern several.
+//! Redis Cluster: which server has a key, and commands for several servers.
 
 use futures_util::future::try_join_all;
 use lightbus_core::{Error, Result};
@@ -20,7 +20,7 @@ use crate::{
 
 const SLOTS: u16 = 16384;
 
-/// The nodes of a cluster, as far as the options name them.
+/// The nodes of a cluster that the options name.
 pub(crate) struct Nodes {
     seeds: Vec<ConnectionInfo>,
     info: ConnectionInfo,
@@ -37,10 +37,10 @@ impl Nodes {
     ) -> Result<Self> {
         let at = format!("{path}.cluster.nodes");
         if config.nodes.is_empty() {
-            return Err(Error::config(at, "there must be at least one node"));
+            return Err(Error::config(at, "at least one node is needed"));
         }
         if info.redis_settings().db() != 0 {
-            return Err(Error::config(path, "a cluster has no database but 0"));
+            return Err(Error::config(path, "a cluster has only database 0"));
         }
         let seeds = config
             .nodes
@@ -76,7 +76,7 @@ impl Nodes {
         client.get_async_connection().await.map(Wire::Cluster).map_err(explain)
     }
 
-    /// A client of the server that has this key now.
+    /// Returns a client of the server that has this key now.
     pub(crate) async fn client_for(&self, shared: &Link, key: &str) -> Result<redis::Client> {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
@@ -104,7 +104,7 @@ impl Nodes {
                 .with("key", key)
             })?;
         let address = match &*host {
-            // The node that was asked does not know by which name it was reached.
+            // The node does not know its own address: use the one by which it was reached.
             "" | "?" => self.seeds.first().map_or_else(
                 || address(&self.info, "127.0.0.1", port),
                 |seed| match seed.addr() {
@@ -125,7 +125,7 @@ fn host_and_port(node: &str) -> Option<(&str, u16)> {
     Some((host.trim_start_matches('[').trim_end_matches(']'), port.parse().ok()?))
 }
 
-/// An address that is reached like this one.
+/// Returns an address with the encryption of another one.
 fn address(like: &ConnectionInfo, host: &str, port: u16) -> ConnectionAddr {
     match like.addr() {
         ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
@@ -138,7 +138,7 @@ fn address(like: &ConnectionInfo, host: &str, port: u16) -> ConnectionAddr {
     }
 }
 
-/// Sends a command to the server that it concerns; one that concerns none, to any.
+/// Sends a command to the server of its key, or to any server if it has none.
 pub(crate) async fn command(connection: &ClusterConnection, command: &Cmd) -> RedisResult<Value> {
     let mut connection = connection.clone();
     if matches!(name(command), b"PING" | b"HELLO" | b"COMMAND" | b"CLUSTER") {
@@ -204,12 +204,12 @@ fn name(command: &Cmd) -> &[u8] {
     argument(command, 0).unwrap_or_default()
 }
 
-/// The key of a command, of those that are sent in pipelines.
+/// Returns the key of a command, for the commands that pipelines have.
 fn key(command: &Cmd) -> Option<&[u8]> {
     argument(command, if matches!(name(command), b"XGROUP" | b"XINFO") { 2 } else { 1 })
 }
 
-/// The slot of a key: of the part in braces, if there is one.
+/// Returns the slot of a key, or of its part in braces.
 fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];

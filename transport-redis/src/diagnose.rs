@@ -10,12 +10,12 @@ use crate::{
     value,
 };
 
-/// Holds a server's settings against what the bus promises.
+/// Checks a server's settings.
 pub(crate) async fn diagnose(client: &Client) -> Result<Vec<Finding>> {
     if client.is_cluster() {
         return Ok(vec![Finding::warning(
-            "a Redis Cluster: its nodes are not examined one by one",
-            "settings that lose messages stay unseen",
+            "this is a Redis Cluster: its nodes are not checked one by one",
+            "settings that lose messages are not found",
             "run `lightbus doctor` with the address of each node",
         )]);
     }
@@ -24,41 +24,43 @@ pub(crate) async fn diagnose(client: &Client) -> Result<Vec<Finding>> {
         Err(why) => {
             return Ok(vec![Finding::warning(
                 format!("INFO is not allowed: {why}"),
-                "whether this Redis keeps what it is given cannot be said",
-                "give the user of the bus the right `+info`, or ask as another user",
+                "it is not known whether this Redis keeps what is sent",
+                "grant the user of the bus `+info`, or run this as another user",
             )]);
         }
     };
     let Some(info) = info else {
-        let error =
-            redis::RedisError::from((redis::ErrorKind::Parse, "INFO was not answered with a text"));
+        let error = redis::RedisError::from((
+            redis::ErrorKind::Parse,
+            "INFO was not answered with a string",
+        ));
         let error: Error = from_redis(error, client.broker(), Sent::Harmless);
         return Err(error);
     };
-    let mut findings = judge(&Facts(&info));
+    let mut findings = check(&Facts(&info));
     if Facts(&info).get("aof_enabled") == "1" {
         let save = ask(client, &command(&["CONFIG", "GET", "appendfsync"])).await?;
-        findings.extend(judge_save(save));
+        findings.extend(check_save(save));
     }
     Ok(findings)
 }
 
-/// How often the append-only file is written.
-fn judge_save(save: Result<Value, String>) -> Option<Finding> {
+/// Checks how often the append-only file is written.
+fn check_save(save: Result<Value, String>) -> Option<Finding> {
     let save = match save {
         Ok(save) => value::pairs(save)?,
         Err(why) => {
             return Some(Finding::warning(
                 format!("CONFIG GET is not allowed: {why}"),
-                "whether a crash of the machine loses the last seconds cannot be said (appendfsync)",
-                "give the user of the bus the right `+config|get`, or ask as another user",
+                "it is not known whether a crash of the machine loses the last seconds (appendfsync)",
+                "grant the user of the bus `+config|get`, or run this as another user",
             ));
         }
     };
     (value::get(&save, "appendfsync").and_then(value::text) == Some("no")).then(|| {
         Finding::warning(
             "appendfsync is `no`",
-            "a crash of the machine loses what the system had not written: often 30 s of events",
+            "a crash of the machine loses what the system had not written: up to 30 s of events",
             "CONFIG SET appendfsync everysec",
         )
     })
@@ -78,20 +80,20 @@ impl<'a> Facts<'a> {
     }
 }
 
-fn judge(facts: &Facts<'_>) -> Vec<Finding> {
+fn check(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = vec![Finding::good(format!("Redis {}", facts.get("redis_version")))];
     let (most, policy) = (facts.number("maxmemory"), facts.get("maxmemory_policy"));
     findings.push(if !matches!(policy, "noeviction" | "") {
         Finding::problem(
             format!("maxmemory-policy is `{policy}`, maxmemory {most} bytes"),
-            "when memory is full, Redis throws streams, queues and schemas away without a word",
-            "CONFIG SET maxmemory-policy noeviction: then firing fails, and loses nothing",
+            "when memory is full, Redis silently evicts streams, queues and schemas",
+            "CONFIG SET maxmemory-policy noeviction: then firing fails instead of losing events",
         )
     } else if most == 0 {
         Finding::warning(
             "maxmemory is not set",
-            "Redis grows until the system ends it",
-            "CONFIG SET maxmemory to about three quarters of the machine's, with noeviction",
+            "Redis grows until the system kills it",
+            "CONFIG SET maxmemory to about three quarters of the machine's memory, with noeviction",
         )
     } else {
         Finding::good(format!("maxmemory {most} bytes, noeviction"))
@@ -99,7 +101,7 @@ fn judge(facts: &Facts<'_>) -> Vec<Finding> {
     if most > 0 && facts.number("used_memory") > most / 10 * 9 {
         findings.push(Finding::problem(
             format!("{} of {most} bytes are in use", facts.number("used_memory")),
-            "soon calls and events are refused",
+            "calls and events will soon be refused",
             "raise maxmemory, or lower `max_stream_length`",
         ));
     }
@@ -108,8 +110,8 @@ fn judge(facts: &Facts<'_>) -> Vec<Finding> {
     } else {
         Finding::problem(
             "there is no append-only file (appendonly no)",
-            "a restart of Redis loses what was fired since the last snapshot, or all of it",
-            "CONFIG SET appendonly yes, and in redis.conf",
+            "a restart of Redis loses the events since the last snapshot, or all of them",
+            "CONFIG SET appendonly yes, also in redis.conf",
         )
     });
     for (key, what) in
@@ -119,7 +121,7 @@ fn judge(facts: &Facts<'_>) -> Vec<Finding> {
             findings.push(Finding::problem(
                 format!("the last {what} could not be written"),
                 "Redis may refuse to write, and a restart loses data",
-                "look at the log of Redis: most often the disk is full",
+                "read the log of Redis: most often the disk is full",
             ));
         }
     }
@@ -127,17 +129,17 @@ fn judge(facts: &Facts<'_>) -> Vec<Finding> {
         Finding::problem(
             "this server is a replica",
             "nothing can be sent to it",
-            "name the primary in the configuration, or use `sentinel`",
+            "set the primary's address in `url`, or use `sentinel`",
         )
     } else if facts.number("connected_slaves") == 0 {
         Finding::warning(
             "there is no replica",
-            "if the machine is lost, so is everything on it",
-            "add a replica, with Sentinel or Cluster to take over, if that matters",
+            "losing the machine loses everything on it",
+            "add a replica, with Sentinel or Cluster for failover, if that matters",
         )
     } else {
         Finding::good(format!(
-            "{} replicas; what was confirmed in the moment before a failover may be missing on them",
+            "{} replicas; after a failover, they may lack the last confirmed messages",
             facts.number("connected_slaves")
         ))
     });
@@ -153,7 +155,7 @@ mod tests {
     #[test]
     fn what_loses_messages_is_a_problem() {
         let bad = "redis_version:7.0.1\r\nmaxmemory:100\r\nused_memory:95\r\nmaxmemory_policy:allkeys-lru\r\naof_enabled:0\r\nrole:slave\r\n";
-        let findings = judge(&Facts(bad));
+        let findings = check(&Facts(bad));
         let problems = findings.iter().filter(|finding| finding.severity == Severity::Problem);
         assert_eq!(problems.count(), 4, "{findings:?}");
         assert!(findings.iter().all(|finding| {
@@ -163,9 +165,9 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_keeps_what_it_is_given_is_good() {
+    fn a_server_that_keeps_what_is_sent_is_good() {
         let good = "redis_version:7.0.1\r\nmaxmemory:100\r\nused_memory:5\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\nrole:master\r\nconnected_slaves:1\r\n";
-        let findings = judge(&Facts(good));
+        let findings = check(&Facts(good));
         assert!(findings.iter().all(|finding| finding.severity == Severity::Good), "{findings:?}");
     }
 }

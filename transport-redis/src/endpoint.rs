@@ -1,4 +1,4 @@
-//! Where Redis is, made out from the options; nothing is connected here.
+//! The options of the connection, checked and turned into an address. Nothing connects here.
 
 use std::{fmt, time::Duration};
 
@@ -9,11 +9,11 @@ use redis::{
 
 use crate::config::{ConnectionConfig, TlsConfig};
 
-/// Connecting may take this long, unless the options say otherwise.
+/// How long connecting may take, unless the options say otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// An answer may take this long. The client library's own limit is 500 ms.
+/// How long an answer may take. The client library's default is 500 ms.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that is gone without a word is noticed by the system after about this long.
+/// After about this long the system notices a peer that has vanished.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// How to reach Redis.
@@ -21,11 +21,11 @@ pub(crate) struct Endpoint {
     pub(crate) target: Target,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
-    /// For people, without secrets.
+    /// The address without secrets, for logs and errors.
     pub(crate) broker: String,
 }
 
-/// What kind of installation it is.
+/// The kind of installation.
 pub(crate) enum Target {
     Single(redis::Client),
     #[cfg(feature = "sentinel")]
@@ -41,7 +41,7 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// Reads the options. `path` is where they stand, for errors.
+    /// Checks the options. `path` is their place in the configuration, for errors.
     pub(crate) fn new(path: &str, config: &ConnectionConfig) -> Result<Self> {
         let mut url = Url::parse(path, config)?;
         let parameters = &config.parameters;
@@ -107,7 +107,7 @@ fn target(path: &str, config: &ConnectionConfig, info: ConnectionInfo) -> Result
     }
 }
 
-/// A client of one server.
+/// Returns a client of one server.
 pub(crate) fn single(
     path: &str,
     tls: Option<&TlsConfig>,
@@ -117,7 +117,7 @@ pub(crate) fn single(
     let client = match (tls, encrypted) {
         (Some(_), false) => {
             return Err(Error::config(path, "`tls` needs an encrypted connection")
-                .hint("Write rediss:// in `url`"));
+                .hint("Use rediss:// in `url`"));
         }
         #[cfg(feature = "tls")]
         (Some(tls), true) => {
@@ -136,13 +136,13 @@ pub(crate) fn not_compiled_in(path: &str, feature: &'static str) -> Error {
     Error::config(
         path,
         format!(
-            "this needs the cargo feature `{feature}` of lightbus-transport-redis, which this program lacks"
+            "this needs the cargo feature `{feature}` of lightbus-transport-redis, which is not compiled in"
         ),
     )
-    .hint(format!("Switch on the feature `redis-{feature}` of lightbus"))
+    .hint(format!("Enable the feature `redis-{feature}` of lightbus"))
 }
 
-/// An address, and what its query says.
+/// An address with its query.
 struct Url {
     info: ConnectionInfo,
     names_db: bool,
@@ -154,8 +154,11 @@ struct Url {
 impl Url {
     fn parse(path: &str, config: &ConnectionConfig) -> Result<Self> {
         let refused = |why: &str| {
-            Error::config(format_args!("{path}.url"), format!("not an address of Redis: {why}"))
-                .hint("Write redis://[user:password@]host[:port][/db], rediss://… or unix:///path")
+            Error::config(
+                format_args!("{path}.url"),
+                format!("this is not an address of Redis: {why}"),
+            )
+            .hint("Use redis://[user:password@]host[:port][/db], rediss://… or unix:///path")
         };
         let text = config.url.reveal();
         let url = redis::parse_redis_url(text)
@@ -188,7 +191,7 @@ impl Url {
         }
         #[cfg(feature = "tls")]
         if encrypted {
-            crate::tls::choose_cryptography();
+            crate::tls::set_default_provider();
         }
         let info = if encrypt {
             text.replacen("redis://", "rediss://", 1).into_connection_info()

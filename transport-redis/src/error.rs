@@ -1,20 +1,20 @@
-//! From the client's errors to lightbus'.
+//! Maps the client library's errors to lightbus' errors.
 
 use lightbus_core::{Error, ErrorKind, Retry};
 use redis::{ErrorKind as RedisKind, RedisError, ServerErrorKind, Value};
 
-/// Whether the command that failed may have reached the server.
+/// Whether a command that failed may have taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// It did not.
+    /// It has not.
     No,
-    /// It may have, and doing it twice shows.
+    /// It may have, and repeating it has a visible effect.
     Maybe,
-    /// It may have, and doing it twice does no harm.
+    /// It may have, and repeating it does no harm.
     Harmless,
 }
 
-/// Whether the connection is of no use any more.
+/// Whether the connection cannot be used any more.
 pub(crate) fn breaks_connection(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_io_error()
@@ -24,23 +24,23 @@ pub(crate) fn breaks_connection(error: &RedisError) -> bool {
         )
 }
 
-/// Whether the answer is that of a replica that was asked to write.
+/// Whether a replica refused to write.
 pub(crate) fn is_from_replica(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
 }
 
-/// Whether the server says that it does not know the consumer group, or the stream.
+/// Whether the consumer group or the stream does not exist.
 pub(crate) fn is_missing_group(error: &RedisError) -> bool {
     matches!(error.code(), Some("NOGROUP" | "UNBLOCKED"))
         || error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
 
-/// Whether the group was there already.
+/// Whether the group exists already.
 pub(crate) fn is_busy_group(error: &RedisError) -> bool {
     error.code() == Some("BUSYGROUP")
 }
 
-/// What the error of a command means to lightbus.
+/// Maps the error of a command.
 pub(crate) fn from_redis(error: RedisError, broker: &str, sent: Sent) -> Error {
     let text = error.to_string();
     let retry = match sent {
@@ -52,15 +52,15 @@ pub(crate) fn from_redis(error: RedisError, broker: &str, sent: Sent) -> Error {
             ErrorKind::Config,
             format!("Redis refuses the user or the password: {text}"),
         )
-        .hint("Put them into `url`, as redis://user:password@host:port/db, or into `connection_parameters`"),
+        .hint("Set them in `url`, as redis://user:password@host:port/db, or in `connection_parameters`"),
         (_, Some("NOPERM")) => Error::new(
             ErrorKind::Config,
             format!("the Redis user may not do this: {text}"),
         )
-        .hint("Give the user the commands and keys that the README of the Redis transport lists"),
+        .hint("Grant the user the commands and keys that the README of lightbus-transport-redis lists"),
         (RedisKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown), _) => {
             Error::new(ErrorKind::Unavailable, format!("this Redis is a replica: {text}"))
-                .hint("Name the primary, or use `sentinel` to have it found")
+                .hint("Set the primary's address in `url`, or let `sentinel` find it")
         }
         (
             RedisKind::Server(
@@ -73,15 +73,15 @@ pub(crate) fn from_redis(error: RedisError, broker: &str, sent: Sent) -> Error {
             _,
         )
         | (_, Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY")) => {
-            Error::new(ErrorKind::Unavailable, format!("Redis does not serve now: {text}"))
+            Error::new(ErrorKind::Unavailable, format!("Redis is not available now: {text}"))
         }
         (RedisKind::RESP3NotSupported, _) => too_old("below 6"),
         (RedisKind::InvalidClientConfig, _) => Error::new(ErrorKind::Config, text),
         (_, Some("WRONGTYPE")) => Error::new(
             ErrorKind::Unexpected,
-            format!("a key of lightbus holds something else: {text}"),
+            format!("a key of lightbus has another type: {text}"),
         )
-        .hint("Does something other than lightbus write to this Redis database?"),
+        .hint("Does another program write to this Redis database?"),
         (RedisKind::Io | RedisKind::Parse | RedisKind::ClusterConnectionNotFound, _)
         | (
             RedisKind::MasterNameNotFoundBySentinel
@@ -102,7 +102,7 @@ pub(crate) fn from_redis(error: RedisError, broker: &str, sent: Sent) -> Error {
     made.with("broker", format_args!("redis {broker}")).because(error)
 }
 
-/// The error of a server that lacks what lightbus needs.
+/// The error of a server that is too old.
 pub(crate) fn too_old(version: &str) -> Error {
     Error::new(
         ErrorKind::Config,
@@ -110,7 +110,7 @@ pub(crate) fn too_old(version: &str) -> Error {
     )
 }
 
-/// The error of an answer that has another form than the command's documentation says.
+/// The error of an answer that differs from the command's documentation.
 pub(crate) fn odd_answer(command: &'static str, answer: &Value) -> Error {
     let mut text = format!("{answer:?}");
     if let Some((end, _)) = text.char_indices().nth(200) {

@@ -42,7 +42,7 @@ pub use lightbus_core::config_types::{Seconds, Secret};
 /// The name by which the configuration selects this transport.
 pub const NAME: &str = "redis";
 
-/// What all four can do.
+/// Returns the capabilities of all four transports.
 fn capabilities() -> Capabilities {
     let mut capabilities = Capabilities::default();
     capabilities.durable = true;

@@ -7,7 +7,7 @@ use std::sync::{
 
 use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 
-/// What carries commands.
+/// The client library's connection.
 #[derive(Clone)]
 pub(crate) enum Wire {
     Single(MultiplexedConnection),
@@ -30,14 +30,14 @@ impl Wire {
     }
 }
 
-/// Who is at the other end.
+/// What is known about the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Server {
     /// Major and minor version.
     pub(crate) version: (u16, u16),
-    /// What the server calls this connection.
+    /// The server's id of this connection.
     pub(crate) id: i64,
-    /// Whether it has `BLMPOP`, which waits for many at once: Redis 7, unless it is disabled.
+    /// Whether it has `BLMPOP`, which pops many at once: Redis 7, unless it is disabled.
     pub(crate) has_blmpop: bool,
 }
 
@@ -67,8 +67,7 @@ impl Link {
         self.wire.command(command).await
     }
 
-    /// Sends several commands at once. Each has its answer; one that failed has its
-    /// [`Value::ServerError`] in the place of it.
+    /// Sends several commands at once. Each has its answer, or its [`Value::ServerError`] instead.
     pub(crate) async fn pipeline(&self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         match &self.wire {
             Wire::Single(connection) => {
@@ -79,8 +78,8 @@ impl Link {
         }
     }
 
-    /// Sends several commands, all of which are done or none. In a cluster, where their keys live
-    /// on different servers, one after the other.
+    /// Sends several commands as a transaction. In a cluster, where their keys live on different
+    /// servers, sends them one after the other.
     pub(crate) async fn transaction(&self, pipeline: &mut Pipeline) -> RedisResult<Vec<Value>> {
         match &self.wire {
             Wire::Single(connection) => {
@@ -93,7 +92,7 @@ impl Link {
     }
 }
 
-/// The answer, or the error that stands in its place.
+/// Returns the answer, or the error that replaces it.
 pub(crate) fn answer(value: Value) -> RedisResult<Value> {
     match value {
         Value::ServerError(error) => Err(RedisError::from(error)),

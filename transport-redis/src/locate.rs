@@ -10,7 +10,7 @@ use redis::{Cmd, Value};
 
 use crate::{client::Client, error::Sent, value};
 
-/// A command whose refusal by the server is an answer too.
+/// Sends a command, and returns the server's refusal as an answer.
 pub(crate) async fn ask(client: &Client, command: &Cmd) -> Result<Result<Value, String>> {
     let link = client.shared().await?;
     match link.command(command).await {
@@ -36,12 +36,12 @@ async fn number(client: &Client, words: &[&str]) -> Result<Option<u64>> {
     Ok(number.and_then(|number| u64::try_from(number).ok()))
 }
 
-/// A word as it can be given to a shell.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// A list in which calls wait.
+/// Locates a list of calls.
 pub(crate) async fn queue(client: &Client, key: &str) -> Result<Location> {
     let mut place = Location::new("calls that wait for a worker (a list)", key);
     place.messages = number(client, &["LLEN", key]).await?;
@@ -49,15 +49,15 @@ pub(crate) async fn queue(client: &Client, key: &str) -> Result<Location> {
     Ok(place)
 }
 
-/// The key of a schema.
+/// Locates the key of a schema.
 pub(crate) async fn document(client: &Client, key: &str) -> Result<Location> {
-    let mut place = Location::new("the schema (a text that expires)", key);
+    let mut place = Location::new("the schema (a string that expires)", key);
     place.messages = number(client, &["EXISTS", key]).await?;
     place.look = vec![format!("redis-cli GET {0}; redis-cli PTTL {0}", quoted(key))];
     Ok(place)
 }
 
-/// A stream with its groups.
+/// Locates a stream with its groups.
 pub(crate) async fn stream(client: &Client, key: &str, groups: Vec<Group>) -> Result<Location> {
     let mut place = Location::new("events (a stream)", key);
     place.messages = number(client, &["XLEN", key]).await?;
@@ -92,7 +92,7 @@ async fn consumers(client: &Client, key: &str, group: &str) -> Result<Vec<Consum
     Ok(consumers)
 }
 
-/// For how long a consumer has held the first of its entries.
+/// Returns how long a consumer has held its oldest entry.
 async fn oldest(
     client: &Client,
     key: &str,

@@ -1,4 +1,4 @@
-//! Several sources read as one: in a cluster, what is read together lives on different servers.
+//! Several sources merged into one: in a cluster, keys that are read together live on different servers.
 
 use std::{
     collections::VecDeque,
@@ -13,18 +13,18 @@ use futures_util::{
 };
 use lightbus_core::{Outcome, Result, Source};
 
-/// Reads from all of them at the same time.
+/// Reads from several sources at the same time.
 pub(crate) struct MergedSource<S: Source> {
     sources: Vec<Arc<S>>,
     state: Mutex<Option<State<S>>>,
 }
 
 struct State<S: Source> {
-    /// Fetches under way. They go on while nobody asks, and are never dropped: what they took
-    /// would be lost.
+    /// Fetches in progress. They continue between two calls, and are never dropped: what they took would
+    /// be lost.
     fetching: FuturesUnordered<BoxFuture<'static, (usize, Fetched<S>)>>,
     idle: Vec<usize>,
-    /// Fetched, and not yet handed out: at most what each fetch was allowed.
+    /// Fetched and not returned yet: at most what each fetch was allowed.
     ready: VecDeque<Ready<S>>,
 }
 
@@ -53,7 +53,7 @@ impl<S: Source> MergedSource<S> {
     }
 }
 
-fn keep<S: Source>(state: &mut State<S>, (index, fetched): (usize, Fetched<S>)) -> Result<()> {
+fn store<S: Source>(state: &mut State<S>, (index, fetched): (usize, Fetched<S>)) -> Result<()> {
     state.idle.push(index);
     let fetched = fetched?;
     state.ready.extend(fetched.into_iter().map(|(message, token)| (message, (index, token))));
@@ -80,7 +80,7 @@ where
                 state.fetching.push(Box::pin(async move { (index, source.fetch(share).await) }));
             }
             if let Some(one) = state.fetching.next().await {
-                fetched = keep(&mut state, one);
+                fetched = store(&mut state, one);
             }
         }
         let count = state.ready.len().min(max);
@@ -111,8 +111,8 @@ where
     async fn close(&self) -> Result<()> {
         let mut state = self.take();
         while let Some(one) = state.fetching.next().await {
-            if let Err(error) = keep(&mut state, one) {
-                tracing::debug!(%error, "a last read failed");
+            if let Err(error) = store(&mut state, one) {
+                tracing::debug!(%error, "the last fetch failed while closing");
             }
         }
         let unseen: Vec<_> =

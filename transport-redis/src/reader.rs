@@ -1,4 +1,4 @@
-//! A connection of its own for reads that wait, which can be woken.
+//! Blocking reads on a connection of their own, which can be interrupted.
 
 use std::{
     future::Future,
@@ -19,25 +19,25 @@ use crate::{
     value,
 };
 
-/// How long a read waits at the server before it comes back empty.
+/// How long a read blocks at the server.
 pub(crate) const BLOCK: Duration = Duration::from_secs(1);
-/// A server that does not answer for this much longer than it should wait is gone.
+/// How much longer the server may take before it counts as unreachable.
 const SILENCE: Duration = Duration::from_secs(4);
-/// Between tries to wake a read that has not reached the server yet.
+/// The wait before a read is unblocked again that had not reached the server yet.
 const WAKE_AGAIN: Duration = Duration::from_millis(5);
-/// How long a read that was woken may take to return.
+/// How long an interrupted read may take to return.
 const WAKE_LIMIT: Duration = Duration::from_millis(1500);
 
-/// Reads on a connection of its own: one read at a time.
+/// Reads on a connection of its own, one read at a time.
 pub(crate) struct Reader {
     client: Arc<Client>,
     closing: Arc<Closing>,
     /// The connection, while no read uses it.
     idle: Mutex<Option<Link>>,
-    /// What the server calls the connection of the read under way; 0 without one.
+    /// The server's id of the connection with a read in progress; 0 if there is none.
     reading: AtomicI64,
     interrupted: AtomicBool,
-    /// What is read: in a cluster it decides where.
+    /// The key that is read: in a cluster it decides the server.
     key: String,
     _user: User,
 }
@@ -59,18 +59,18 @@ impl Reader {
         &self.client
     }
 
-    /// Whether nothing more is to be read.
+    /// Whether reading has ended.
     pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::SeqCst) || self.closing.is_closed()
     }
 
-    /// An error if the transport is closed: the subscription ends.
+    /// Returns an error if the transport is closed.
     pub(crate) fn check_open(&self, what: &'static str) -> Result<()> {
         if self.closing.is_closed() { Err(Error::closed(what)) } else { Ok(()) }
     }
 
-    /// The connection, for one read: give it [back](Self::give_back) if it is still good. Says also
-    /// whether it is new.
+    /// Takes the connection for one read, and says whether it is new. [Give it back](Self::give_back)
+    /// after the read.
     pub(crate) async fn take(&self) -> Result<(Link, bool)> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
         match idle {
@@ -85,9 +85,9 @@ impl Reader {
         }
     }
 
-    /// Waits for a command that blocks at the server for at most [`BLOCK`], and wakes it if the
-    /// transport is closed meanwhile. `None` if nothing is to be read any more.
-    pub(crate) async fn waiting<T>(
+    /// Waits for a command that blocks at the server for at most [`BLOCK`], and unblocks it if the
+    /// transport is closed meanwhile. Returns `None` if reading has ended.
+    pub(crate) async fn blocking<T>(
         &self,
         link: &Link,
         read: impl Future<Output = RedisResult<T>>,
@@ -108,7 +108,7 @@ impl Reader {
                 biased;
                 answer = &mut read => answer,
                 () = self.closing.closed() => {
-                    // Reading goes on while it is woken.
+                    // The read is polled while it is unblocked.
                     let (answer, ()) = tokio::join!(&mut read, self.wake());
                     answer
                 }
@@ -122,14 +122,14 @@ impl Reader {
             Ok(answer) => Ok(Some(answer)),
             Err(_) => {
                 link.mark_broken();
-                Err(Error::new(ErrorKind::Unavailable, "Redis has fallen silent")
+                Err(Error::new(ErrorKind::Unavailable, "Redis did not answer")
                     .with("broker", format_args!("redis {}", self.client.broker())))
             }
         }
     }
 
     /// Waits for the answer to commands that do not block.
-    pub(crate) async fn prompt<T>(
+    pub(crate) async fn request<T>(
         &self,
         link: &Link,
         work: impl Future<Output = RedisResult<T>>,
@@ -145,21 +145,21 @@ impl Reader {
             }
             Err(_) => {
                 link.mark_broken();
-                Err(Error::new(ErrorKind::Unavailable, "Redis has fallen silent")
+                Err(Error::new(ErrorKind::Unavailable, "Redis did not answer")
                     .with("broker", format_args!("redis {}", self.client.broker())))
             }
         }
     }
 
-    /// Has the read under way return now, and no other begin.
+    /// Makes the read in progress return, and prevents another.
     pub(crate) async fn interrupt(&self) -> bool {
         self.interrupted.store(true, Ordering::SeqCst);
         tokio::time::timeout(WAKE_LIMIT, self.wake()).await.ok();
         true
     }
 
-    /// Wakes the read under way. It may not have reached the server yet: so again, until it was
-    /// there or is over.
+    /// Unblocks the read in progress, repeatedly until it is unblocked or over: it may not have reached
+    /// the server yet.
     async fn wake(&self) {
         loop {
             let id = self.reading.load(Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Finding the primary by asking sentinels.
+//! Finds the primary by asking sentinels.
 
 use lightbus_core::{Error, Result};
 use redis::{
@@ -11,7 +11,7 @@ use crate::{
     error::{Sent, from_redis},
 };
 
-/// A primary under the watch of sentinels.
+/// A primary that sentinels monitor.
 pub(crate) struct Watched {
     config: SentinelConfig,
     nodes: Vec<ConnectionAddr>,
@@ -42,7 +42,7 @@ impl Watched {
         })
     }
 
-    /// Asks the sentinels who is the primary now.
+    /// Returns a client of the current primary.
     pub(crate) async fn primary(&self) -> Result<redis::Client> {
         let explain =
             |error| from_redis(error, &format!("sentinels of {}", self.config.master), Sent::No);
@@ -79,10 +79,10 @@ impl Watched {
     }
 }
 
-/// The addresses of nodes, each `host:port`.
+/// Parses the addresses of nodes, each `host:port`.
 fn addresses(path: &str, nodes: &[String]) -> Result<Vec<ConnectionAddr>> {
     if nodes.is_empty() {
-        return Err(Error::config(path, "there must be at least one node"));
+        return Err(Error::config(path, "at least one node is needed"));
     }
     nodes
         .iter()

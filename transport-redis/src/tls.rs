@@ -5,12 +5,12 @@ use redis::{ClientTlsConfig, TlsCertificates};
 
 use crate::config::TlsConfig;
 
-/// Chooses what rustls encrypts with, unless the program has chosen. The client asks for the choice of
-/// the process, and panics if there is none and other crates of the program have brought a second kind.
-pub(crate) fn choose_cryptography() {
+/// Sets the process's default rustls provider, unless the program has set one. The client library panics
+/// if there is none and other crates of the program have enabled a second provider.
+pub(crate) fn set_default_provider() {
     use rustls::crypto::{CryptoProvider, ring};
     if CryptoProvider::get_default().is_none() {
-        // Another thread may have been quicker: then there is a choice, too.
+        // Fails only if another thread has set one meanwhile.
         let _ = ring::default_provider().install_default();
     }
 }

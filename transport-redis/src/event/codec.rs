@@ -8,18 +8,17 @@ use serde::de::IgnoredAny;
 use super::entry::EntryId;
 use crate::{json, value};
 
-/// What an entry turned out to be.
+/// A decoded entry.
 pub(super) enum Read {
-    /// An event that was asked for.
+    /// An event that is selected.
     Event(Box<EventMessage>),
-    /// One that was not, or no event at all: to be acknowledged and skipped.
+    /// An event that is not, or no event: to be acknowledged and skipped.
     Other,
-    /// It cannot be read, for this reason. Its fields come back.
+    /// Why it cannot be read, with its fields.
     Malformed(String, Vec<Value>),
 }
 
-/// Reads the fields of an entry. `select` gives the names as the listener knows them, if it wants
-/// the event.
+/// Decodes the fields of an entry. `select` returns the names of a selected event.
 pub(super) fn read(
     id: EntryId,
     fields: Vec<Value>,
@@ -63,7 +62,7 @@ pub(super) fn read(
     }
 }
 
-/// The parts of an event that are no arguments.
+/// The parts of an event that are not arguments.
 struct Parts<'a> {
     id: &'a str,
     api: &'a str,
@@ -72,7 +71,7 @@ struct Parts<'a> {
     headers: Headers,
 }
 
-/// Finds the parts of an event; nothing in an entry that only made its stream exist.
+/// Finds the parts of an event. An entry that only created its stream has none.
 fn find_parts(fields: &[Value]) -> Result<Option<Parts<'_>>, String> {
     let (mut id, mut api, mut event, mut version) = (None, None, None, None);
     let mut headers = Headers::new();
@@ -93,7 +92,7 @@ fn find_parts(fields: &[Value]) -> Result<Option<Parts<'_>>, String> {
                 }
                 continue;
             }
-            // An argument, or something that a later version may know.
+            // An argument, or a field of a later version.
             _ => continue,
         };
         *place = Some(value::text(&pair[1]).ok_or_else(|| format!("`{name}` is not UTF-8"))?);
@@ -124,7 +123,7 @@ fn check_arguments(fields: &[Value]) -> Result<(), String> {
     Ok(())
 }
 
-/// The command that adds an event to its stream.
+/// Encodes an event as the command that adds it to its stream.
 pub(super) fn xadd(stream: &str, max_length: Option<u64>, event: &EventMessage) -> Cmd {
     let size = stream.len() + event.fields.size() + event.fields.len() * 2 + 160;
     let mut add = Cmd::with_capacity(14 + event.fields.len() * 2, size);
@@ -149,7 +148,7 @@ pub(super) fn xadd(stream: &str, max_length: Option<u64>, event: &EventMessage) 
     add
 }
 
-/// The names of the event as the listener wrote them, if it wants it.
+/// Returns the names of a selected event, sharing the selector's.
 pub(super) fn wanted(selectors: &[EventSelector], api: &str, event: &str) -> Option<(Name, Name)> {
     let selector = selectors.iter().find(|selector| selector.selects(api, event))?;
     let event = match &selector.event {

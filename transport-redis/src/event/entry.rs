@@ -9,7 +9,7 @@ use redis::Value;
 
 use crate::value;
 
-/// The id of an entry: a moment, and a number within it.
+/// The id of an entry: a time in milliseconds, and a number within it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct EntryId {
     pub(super) ms: u64,
@@ -27,12 +27,12 @@ impl EntryId {
         }
     }
 
-    /// Just before the first entry not older than this, as exactly as entries have a time.
+    /// Returns the id just before the first entry that is not older than `time`.
     pub(super) fn before(time: SystemTime) -> Self {
         Self::before_ms(milliseconds(time))
     }
 
-    /// Just before the first entry of the same millisecond.
+    /// Returns the id just before the first entry of the same millisecond.
     pub(super) fn before_its_millisecond(self) -> Self {
         Self::before_ms(self.ms)
     }
@@ -41,7 +41,7 @@ impl EntryId {
         ms.checked_sub(1).map_or(Self::ZERO, |ms| Self { ms, seq: u64::MAX })
     }
 
-    /// The lowest id after this one.
+    /// Returns the lowest id after this one.
     pub(super) fn next(self) -> Self {
         match self.seq.checked_add(1) {
             Some(seq) => Self { seq, ..self },
@@ -60,21 +60,21 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// The millisecond in which this moment is. Entries know no finer time: one that is fired within
-/// the millisecond counts as not older.
+/// Returns a time in milliseconds since 1970, truncated, because entries have no finer time: one of the
+/// same millisecond counts as not older.
 pub(super) fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An entry as Redis gives it; without fields if it was deleted while it was pending.
+/// An entry as Redis returns it; without fields if it was deleted while it was pending.
 pub(super) struct RawEntry {
     pub(super) id: EntryId,
     pub(super) fields: Option<Vec<Value>>,
 }
 
 impl RawEntry {
-    /// Takes an entry apart. `None` for what is no entry: a place that is empty in some versions.
+    /// Splits an entry into id and fields; `None` for null, which some versions return for a deleted entry.
     pub(super) fn new(entry: Value) -> Option<Self> {
         let [id, fields] = <[Value; 2]>::try_from(value::items(entry)?).ok()?;
         Some(Self { id: EntryId::parse(value::text(&id)?)?, fields: value::items(fields) })

@@ -1,4 +1,4 @@
-//! Consumer groups: made, made again when they vanish, and cleared of what is long dead.
+//! Consumer groups: created, restored when they vanish, and cleared of dead consumers.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     link, value,
 };
 
-/// Removes a group if it has no consumer and nothing pending, looked at and done in one step.
+/// Removes a group if it has no consumer and nothing pending, atomically.
 const DESTROY_IF_EMPTY: &str = "\
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local is = {}
@@ -23,17 +23,17 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
 end
 return 0";
 
-/// What `XINFO GROUPS` says of a group.
+/// A group in `XINFO GROUPS`.
 pub(super) struct GroupInfo {
     pub(super) name: String,
     pub(super) pending: u64,
     pub(super) last_delivered: EntryId,
-    /// How many entries are waiting, where Redis knows.
+    /// How many entries wait, if Redis knows.
     pub(super) lag: Option<u64>,
 }
 
-/// Makes the group, if it is new, and its consumer: at once, because Python's Lightbus destroys
-/// groups without any. Gives where the group stands.
+/// Creates the group, if it is new, and its consumer, at once: Python's Lightbus destroys groups without
+/// consumers. Returns the group's position.
 pub(super) async fn ensure(
     client: &Client,
     stream: &str,
@@ -63,9 +63,9 @@ pub(super) async fn ensure(
         .map_or(EntryId::ZERO, |info| info.last_delivered))
 }
 
-/// Makes a group again that has vanished: where this process last was, or at the beginning of what
-/// is a new stream. Which of both it is cannot always be told, and a new stream may use ids again:
-/// so the last millisecond is read again, and events of it may come twice.
+/// Restores a group that has vanished: at the last entry that this process saw, or at the beginning of a
+/// new stream. The two cannot always be told apart, because a new stream may reuse ids. So the last
+/// millisecond is read again, and its events may be redelivered.
 pub(super) async fn restore(
     client: &Client,
     stream: &str,
@@ -78,13 +78,13 @@ pub(super) async fn restore(
     let exists = value::int(&client.command(&exists, Sent::Harmless).await?) == Some(1);
     let start = if exists { last.before_its_millisecond() } else { EntryId::ZERO };
     let from = ensure(client, stream, group, consumer, &start.to_string()).await?;
-    tracing::warn!(stream, group, stream_exists = exists, %from, "a consumer group had vanished and was made again");
+    tracing::warn!(stream, group, stream_exists = exists, %from, "a consumer group had vanished and was created again");
     Ok(())
 }
 
-/// Removes a group, if there is one.
+/// Removes a group, if it exists.
 pub(super) async fn destroy(client: &Client, stream: &str, group: &str) -> Result<()> {
-    // A stream that is not there would be an error.
+    // Destroying a group of a stream that does not exist is an error.
     if list(client, stream).await?.iter().any(|info| info.name == group) {
         let mut destroy = redis::cmd("XGROUP");
         destroy.arg("DESTROY").arg(stream).arg(group);
@@ -93,7 +93,7 @@ pub(super) async fn destroy(client: &Client, stream: &str, group: &str) -> Resul
     Ok(())
 }
 
-/// The groups of a stream; none if there is no stream.
+/// Returns the groups of a stream; none if it does not exist.
 pub(super) async fn list(client: &Client, stream: &str) -> Result<Vec<GroupInfo>> {
     let mut info = redis::cmd("XINFO");
     info.arg("GROUPS").arg(stream);
@@ -127,8 +127,8 @@ fn parse(groups: Value) -> Vec<GroupInfo> {
         .collect()
 }
 
-/// Removes consumers that have been idle for `ttl` and have nothing pending, and then groups that
-/// lost their last consumer by it. Groups that never had one are left alone: they were just made.
+/// Removes consumers that have been idle for `ttl` and have nothing pending, and groups that lost their
+/// last consumer by it. A group that had none before was just created, and is kept.
 pub(super) async fn clean_up(
     client: &Client,
     stream: &str,
@@ -158,7 +158,7 @@ pub(super) async fn clean_up(
                 group = group.name,
                 consumer = name,
                 idle_ms = idle,
-                "a consumer that was long idle was removed"
+                "an idle consumer was removed"
             );
             removed += 1;
         }
@@ -177,7 +177,7 @@ pub(super) async fn clean_up(
     Ok(())
 }
 
-/// The position of a new group, as `XGROUP CREATE` takes it.
+/// Returns the position of a new group for `XGROUP CREATE`.
 pub(super) fn position(start: Start) -> String {
     match start {
         Start::New => "$".to_owned(),

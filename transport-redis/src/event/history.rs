@@ -1,4 +1,4 @@
-//! Looking back, and looking at how far a group is behind.
+//! The history of events: a stream read backwards, page by page.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -20,20 +20,20 @@ use crate::{
     value,
 };
 
-/// How many entries are read at once.
+/// How many entries a page has.
 const PAGE: usize = 100;
 struct History {
     client: Arc<Client>,
     stream: String,
     events: EventSelector,
-    /// The oldest entry wanted, as `XREVRANGE` takes it.
+    /// The oldest entry to read, for `XREVRANGE`.
     oldest: String,
     /// Where the next page begins; `None` after the last page.
     newest: Option<String>,
     page: VecDeque<EventMessage>,
 }
 
-/// The events of a stream, newest first, read page by page as they are asked for.
+/// Returns the events of a stream, newest first, read page by page on demand.
 pub(super) fn history(
     client: Arc<Client>,
     stream: String,
@@ -84,7 +84,7 @@ impl History {
                     Read::Event(event) => self.page.push_back(*event),
                     Read::Other => {}
                     Read::Malformed(reason, _) => {
-                        tracing::debug!(stream = self.stream, id = %raw.id, reason, "an event of the past cannot be read");
+                        tracing::debug!(stream = self.stream, id = %raw.id, reason, "a past event cannot be read");
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! The events that this process has in its hands: not to be taken again, and kept from others.
+//! The events in flight in this process: not to be taken again, and to be kept from other processes.
 
 use std::{
     collections::HashMap,
@@ -12,28 +12,28 @@ use tokio::time::Instant;
 
 use super::entry::EntryId;
 
-/// What the subscriptions of a transport hold, by group and stream.
+/// The events in flight of all subscriptions of a transport, by group and stream.
 #[derive(Default)]
 pub(super) struct InFlightSets {
     sets: Mutex<HashMap<(String, String), Weak<Set>>>,
     owners: AtomicU64,
 }
 
-type Set = Mutex<HashMap<EntryId, Hold>>;
+type Set = Mutex<HashMap<EntryId, Lease>>;
 
-struct Hold {
+struct Lease {
     owner: u64,
-    /// When Redis was last told that it is held.
-    refreshed: Instant,
+    /// When it was last renewed in Redis.
+    renewed: Instant,
 }
 
 impl InFlightSets {
-    /// A number for a subscription.
+    /// Returns a number for a subscription.
     pub(super) fn owner(&self) -> u64 {
         self.owners.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// What is held of this stream for this group.
+    /// Returns the events of this stream in flight for this group, as one subscription sees them.
     pub(super) fn of(&self, group: &str, stream: &str, owner: u64) -> InFlight {
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         sets.retain(|_, set| set.strong_count() > 0);
@@ -44,53 +44,53 @@ impl InFlightSets {
     }
 }
 
-/// What is held of a stream for a group, seen by one subscription.
+/// The events of a stream in flight for a group, as one subscription sees them.
 pub(super) struct InFlight {
     set: Arc<Set>,
     owner: u64,
 }
 
 impl InFlight {
-    /// Holds an entry. `false` if it is held already, by whomever in this process.
-    pub(super) fn take(&self, id: EntryId, now: Instant) -> bool {
+    /// Adds an entry. Returns `false` if it is in flight already, in any subscription of this process.
+    pub(super) fn insert(&self, id: EntryId, now: Instant) -> bool {
         let mut set = self.set();
         if set.contains_key(&id) {
             return false;
         }
-        set.insert(id, Hold { owner: self.owner, refreshed: now });
+        set.insert(id, Lease { owner: self.owner, renewed: now });
         true
     }
 
-    pub(super) fn release(&self, ids: impl IntoIterator<Item = EntryId>) {
+    pub(super) fn remove(&self, ids: impl IntoIterator<Item = EntryId>) {
         let mut set = self.set();
         for id in ids {
             set.remove(&id);
         }
     }
 
-    /// What this subscription holds and Redis was not told of since, oldest first.
-    pub(super) fn stale(&self, since: Instant) -> Vec<EntryId> {
+    /// Returns the entries of this subscription that were not renewed since, oldest first.
+    pub(super) fn due(&self, since: Instant) -> Vec<EntryId> {
         let mut ids: Vec<EntryId> = self
             .set()
             .iter()
-            .filter(|(_, hold)| hold.owner == self.owner && hold.refreshed <= since)
+            .filter(|(_, lease)| lease.owner == self.owner && lease.renewed <= since)
             .map(|(id, _)| *id)
             .collect();
         ids.sort_unstable();
         ids
     }
 
-    /// Redis was told.
-    pub(super) fn refreshed(&self, ids: &[EntryId], now: Instant) {
+    /// Notes that entries were renewed.
+    pub(super) fn renewed(&self, ids: &[EntryId], now: Instant) {
         let mut set = self.set();
         for id in ids {
-            if let Some(hold) = set.get_mut(id) {
-                hold.refreshed = now;
+            if let Some(lease) = set.get_mut(id) {
+                lease.renewed = now;
             }
         }
     }
 
-    fn set(&self) -> MutexGuard<'_, HashMap<EntryId, Hold>> {
+    fn set(&self) -> MutexGuard<'_, HashMap<EntryId, Lease>> {
         // Nothing panics while it is locked.
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,6 +99,6 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let owner = self.owner;
-        self.set().retain(|_, hold| hold.owner != owner);
+        self.set().retain(|_, lease| lease.owner != owner);
     }
 }

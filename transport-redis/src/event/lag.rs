@@ -16,7 +16,7 @@ use crate::{
 /// How many entries are counted at once.
 const LAG_PAGE: usize = 1000;
 
-/// How far a group is behind in these streams.
+/// Returns how far a group is behind in these streams.
 pub(super) async fn lag(client: &Client, streams: &[(String, Name)], group: &str) -> Result<Lag> {
     let mut lag = Lag::default();
     for (stream, _) in streams {
@@ -31,7 +31,8 @@ pub(super) async fn lag(client: &Client, streams: &[(String, Name)], group: &str
     Ok(lag)
 }
 
-/// Counts entries where Redis cannot tell: before 7, and where some were deleted.
+/// Counts the entries after `last`. Redis does not know the number before version 7, or if entries were
+/// deleted.
 async fn count_after(client: &Client, stream: &str, last: EntryId) -> Result<u64> {
     let (mut count, mut last) = (0, last);
     loop {

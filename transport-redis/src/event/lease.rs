@@ -1,4 +1,6 @@
-//! Telling Redis that events are still in hand, so that they are not taken for abandoned.
+//! Renews the leases of events in flight, so that no other process takes them for abandoned.
+//!
+//! Redis measures how long an entry has been pending. Claiming it for its own consumer resets that time.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -8,10 +10,10 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::{entry::EntryId, source::Listener};
 use crate::{client::Client, error::Sent, value};
 
-/// The most entries refreshed by one command.
+/// The most entries that one command renews.
 const PAGE: usize = 1000;
 
-/// The task that does it; dropped, it ends.
+/// The task that renews leases. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct LeaseRenewer(JoinHandle<()>);
 
@@ -21,8 +23,8 @@ impl LeaseRenewer {
         Self(tokio::spawn(async move {
             loop {
                 tokio::time::sleep(interval).await;
-                if let Err(error) = refresh(&client, &listener, interval).await {
-                    tracing::debug!(%error, "Redis was not told which events are still handled");
+                if let Err(error) = renew(&client, &listener, interval).await {
+                    tracing::debug!(%error, "the leases of events in flight could not be renewed");
                 }
             }
         }))
@@ -35,19 +37,19 @@ impl Drop for LeaseRenewer {
     }
 }
 
-async fn refresh(client: &Client, listener: &Listener, interval: Duration) -> Result<()> {
+async fn renew(client: &Client, listener: &Listener, interval: Duration) -> Result<()> {
     for stream in &listener.streams {
         let now = Instant::now();
-        // Half an interval early rather than one late.
+        // Renewed half an interval early rather than one late.
         let Some(since) = now.checked_sub(interval / 2) else { continue };
-        for ids in stream.in_flight.stale(since).chunks(PAGE) {
+        for ids in stream.in_flight.due(since).chunks(PAGE) {
             let (Some(first), Some(last)) = (ids.first(), ids.last()) else { continue };
             let mut pending = redis::cmd("XPENDING");
             pending.arg(&stream.key).arg(&listener.group).arg(first.to_string());
             pending.arg(last.to_string()).arg(PAGE).arg(&listener.consumer);
             let ours = client.command(&pending, Sent::Harmless).await?;
             let ids: HashSet<EntryId> = ids.iter().copied().collect();
-            // What another has taken over meanwhile stays with it.
+            // Entries that another process has taken over stay with it.
             let ours: Vec<EntryId> = value::items(ours)
                 .unwrap_or_default()
                 .into_iter()
@@ -63,7 +65,7 @@ async fn refresh(client: &Client, listener: &Listener, interval: Duration) -> Re
                 }
                 claim.arg("JUSTID");
                 client.command(&claim, Sent::Harmless).await?;
-                stream.in_flight.refreshed(&ours, now);
+                stream.in_flight.renewed(&ours, now);
             }
         }
     }

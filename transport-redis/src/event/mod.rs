@@ -53,7 +53,7 @@ impl RedisEventTransport {
         }
     }
 
-    /// The streams that hold these events, each with its API.
+    /// Returns the streams of these events, each with its API.
     fn streams(&self, events: &[EventSelector]) -> Result<Vec<(String, Name)>> {
         let mut streams: Vec<(String, Name)> = Vec::new();
         for selector in events {
@@ -63,7 +63,7 @@ impl RedisEventTransport {
                 (StreamUse::PerEvent, None) => {
                     return Err(Error::new(
                         ErrorKind::Config,
-                        format!("all events of `{}` cannot be meant with `stream_use: per_event`", selector.api),
+                        format!("with `stream_use: per_event`, all events of `{}` cannot be selected at once", selector.api),
                     )
                     .hint("Name the events one by one, or let all processes use `stream_use: per_api`"));
                 }
@@ -179,7 +179,7 @@ impl RedisEventTransport {
                 let own = (group.as_str(), consumer.as_str());
                 let cleaned = group::clean_up(client, &key, own, self.config.consumer_ttl.0).await;
                 if let Err(error) = cleaned {
-                    tracing::debug!(%error, stream = key, "consumers that are long idle were not removed");
+                    tracing::debug!(%error, stream = key, "idle consumers could not be removed");
                 }
             }
             listened.push(Stream { in_flight: self.in_flight.of(&group, &key, owner), key });
@@ -254,7 +254,6 @@ impl fmt::Debug for RedisEventTransport {
     }
 }
 
-/// The stream of an event, or of all events of an API: then `event` is an asterisk.
 #[async_trait]
 impl Inspect for RedisEventTransport {
     async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Location>> {
@@ -262,7 +261,7 @@ impl Inspect for RedisEventTransport {
         let selector = match member {
             Some(event) => EventSelector::one(api, event),
             None if self.config.stream_use == StreamUse::PerApi => EventSelector::all(api),
-            // Which events there are stands in the schema, not here.
+            // Which events an API has is known from its schema, not here.
             None => return Ok(Vec::new()),
         };
         let mut places = Vec::new();
@@ -279,6 +278,7 @@ impl Inspect for RedisEventTransport {
     }
 }
 
+/// Returns the stream of an event, or of all events of an API if `event` is an asterisk.
 fn stream_key(api: &str, event: &str) -> String {
     format!("{api}.{event}:stream")
 }

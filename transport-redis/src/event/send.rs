@@ -1,4 +1,4 @@
-//! Firing: `XADD`s, many in a round trip.
+//! Fires events: many `XADD`s in a round trip.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     link, value,
 };
 
-/// The events of one caller, ready to be sent.
+/// The encoded events of one caller.
 pub(super) enum Outgoing {
     One(Cmd),
     Many(Vec<Cmd>),
@@ -35,8 +35,8 @@ impl EventSender {
         Self(client)
     }
 
-    /// Hands their answers to callers who sent this many events each.
-    fn judge(
+    /// Splits the answers of Redis by caller, each of which sent this many events.
+    fn split(
         &self,
         link: &Arc<link::Link>,
         sent: redis::RedisResult<Vec<Value>>,
@@ -56,7 +56,7 @@ impl EventSender {
                             }
                         }
                         match failed {
-                            // Others of the same caller may be stored.
+                            // Other events of the same caller may be stored.
                             Some(error) if !ids.is_empty() => {
                                 Err(error.retry(lightbus_core::Retry::MayDuplicate))
                             }
@@ -135,6 +135,6 @@ impl BatchSender for EventSender {
             }
         }
         let sent = link.pipeline(&pipeline).await;
-        self.judge(&link, sent, counts.into_iter())
+        self.split(&link, sent, counts.into_iter())
     }
 }

@@ -1,4 +1,25 @@
-//! Taking events from streams, and settling them.
+//! Takes events from streams, and settles them.
+//!
+//! The driver calls `fetch` one at a time, on a connection that only this source uses ([`Reader`]).
+//! `settle` may run at the same time, on the connection for sends. A fetch reads, in this order:
+//!
+//! 1. this consumer's own pending entries, after each new connection: entries that were on their way
+//!    when the last connection broke are pending;
+//! 2. entries that other consumers have abandoned: each `reclaim_interval`, or each second when idle;
+//! 3. new entries, for which it blocks at the server for at most a second.
+//!
+//! What is known between two fetches ([`State`]) is taken out of its mutex by the fetch in progress. A
+//! fetch that is dropped loses it, and no event: what it had read is pending, and read again as in 1.
+//!
+//! So an entry may be read while its handler still runs: as one's own (1), or as abandoned, if the
+//! handler takes longer than `acknowledgement_timeout` (2). [`InFlight`] has all entries that this
+//! process has handed out, and those are skipped; the [`LeaseRenewer`]'s task keeps other processes from
+//! taking them over. An entry leaves `InFlight` only after Redis has acknowledged it. Held by
+//! `a_slow_handler_keeps_its_event_and_a_dead_one_loses_it` and
+//! `listeners_survive_a_restart_and_killed_connections` (tests/events.rs).
+//!
+//! A group can vanish under a listener (`FLUSHALL`, or a crash of a Redis that does not persist). It is
+//! restored at the newest entry seen: `a_group_that_vanishes_is_made_again_and_misses_nothing`.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,7 +50,7 @@ use crate::{
     value,
 };
 
-/// What a listener listens to, and as whom.
+/// What a listener reads, and as which consumer.
 pub(super) struct Listener {
     pub(super) group: String,
     pub(super) consumer: String,
@@ -43,16 +64,16 @@ pub(super) struct Stream {
     pub(super) in_flight: InFlight,
 }
 
-/// When what is abandoned is looked for.
+/// When to look for abandoned entries.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reclaim {
-    /// Not acknowledged for this long counts as abandoned.
+    /// After how long without acknowledgement an entry counts as abandoned.
     pub(super) after: Duration,
     pub(super) interval: Duration,
     pub(super) batch: usize,
 }
 
-/// Takes events.
+/// Takes the events of a listener.
 pub(super) struct EventSource {
     reader: Reader,
     listener: Arc<Listener>,
@@ -64,25 +85,25 @@ pub(super) struct EventSource {
 /// What is known between one fetch and the next.
 struct State {
     streams: Vec<Position>,
-    /// Read, and not yet handed out.
+    /// Read and not handed out yet.
     ready: VecDeque<(Arc<EventMessage>, EventToken)>,
-    /// To be acknowledged with the next read.
+    /// Skipped, and to be acknowledged with the next read.
     skipped: Vec<EventToken>,
     next_reclaim: Instant,
 }
 
-/// Where the reading of a stream stands.
+/// The position in a stream.
 #[derive(Clone, Copy)]
 struct Position {
     /// The newest entry seen.
     last: EntryId,
-    /// While own pending entries are read: the last one read.
+    /// While own pending entries are read: the last one.
     own: Option<EntryId>,
-    /// While abandoned entries are looked for: where to go on.
+    /// While abandoned entries are claimed: where to continue.
     abandoned: Option<EntryId>,
 }
 
-/// Which entry it is.
+/// What settling an event needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EventToken {
     stream: usize,
@@ -90,7 +111,7 @@ pub(super) struct EventToken {
 }
 
 impl EventSource {
-    /// Connects. `last` says where the group stands in each stream.
+    /// Connects. `last` is the group's position in each stream.
     pub(super) async fn start(
         client: &Arc<Client>,
         closing: &Arc<Closing>,
@@ -126,7 +147,7 @@ impl EventSource {
 
     fn take_state(&self) -> State {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Gone with a fetch that was dropped: what it had is pending, and is read again.
+        // Lost with a fetch that was dropped: what it had read is pending, and is read again.
         state.unwrap_or_else(|| State {
             streams: vec![
                 Position {
@@ -153,7 +174,7 @@ impl EventSource {
     async fn fill(&self, state: &mut State, max: usize) -> Result<()> {
         let (link, new) = self.reader.take().await?;
         if new {
-            // What was on its way when the last connection broke is pending by now.
+            // Entries that were on their way when the last connection broke are pending.
             for position in &mut state.streams {
                 position.own = Some(EntryId::ZERO);
             }
@@ -169,7 +190,7 @@ impl EventSource {
         Ok(())
     }
 
-    /// Reads what there is, in this order: own entries from before, abandoned ones, new ones.
+    /// Reads own pending entries, then abandoned ones, then new ones, until there is one to hand out.
     async fn read(
         &self,
         link: &Link,
@@ -200,7 +221,7 @@ impl EventSource {
         if state.ready.is_empty() { self.read_new(link, state, max).await } else { Ok(Ok(())) }
     }
 
-    /// A page of what this consumer took before and did not settle.
+    /// Reads a page of this consumer's pending entries.
     async fn read_own(
         &self,
         link: &Link,
@@ -222,7 +243,7 @@ impl EventSource {
             .arg("+")
             .arg(max)
             .arg(consumer);
-        let mut answers = self.reader.prompt(link, link.pipeline(&pipeline)).await?.into_iter();
+        let mut answers = self.reader.request(link, link.pipeline(&pipeline)).await?.into_iter();
         let entries = match answers.next().map(link::answer) {
             Some(Ok(answer)) => self.entries(answer)?.pop().map(|(_, entries)| entries),
             Some(Err(error)) => return Ok(Err(error)),
@@ -236,7 +257,7 @@ impl EventSource {
         Ok(Ok(()))
     }
 
-    /// A page of what others took and did not settle for too long.
+    /// Claims a page of entries that other consumers have abandoned.
     async fn read_abandoned(
         &self,
         link: &Link,
@@ -253,7 +274,7 @@ impl EventSource {
         claim.arg(from.to_string()).arg("COUNT").arg(max.min(self.reclaim.batch));
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.add_command(claim);
-        let answer = self.reader.prompt(link, link.pipeline(&pipeline)).await?.pop();
+        let answer = self.reader.request(link, link.pipeline(&pipeline)).await?.pop();
         let answer = match answer.map(link::answer) {
             Some(Ok(answer)) => answer,
             Some(Err(error)) => return Ok(Err(error)),
@@ -271,18 +292,18 @@ impl EventSource {
         let mut pending = redis::cmd("XPENDING");
         pending.arg(key).arg(group).arg(first.to_string()).arg(last.to_string());
         pending.arg(entries.len()).arg(consumer);
-        let counts = self.reader.prompt(link, link.command(&pending)).await.ok();
+        let counts = self.reader.request(link, link.command(&pending)).await.ok();
         tracing::debug!(
             stream = key,
             group,
             events = entries.len(),
-            "events of other processes were taken over"
+            "abandoned events of other processes were taken over"
         );
         self.classify(state, index, entries, &attempts(counts), 2).await?;
         Ok(Ok(()))
     }
 
-    /// Waits for new entries; what was skipped before is acknowledged along.
+    /// Waits for new entries. Acknowledges skipped ones in the same round trip.
     async fn read_new(
         &self,
         link: &Link,
@@ -292,7 +313,7 @@ impl EventSource {
         let Listener { group, consumer, streams, .. } = &*self.listener;
         let mut pipeline = Pipeline::with_capacity(1 + streams.len());
         self.acknowledge(&mut pipeline, state.skipped.iter().copied());
-        // The count is for each stream: what is too much waits here.
+        // The count is per stream: entries beyond `max` wait in `ready`.
         pipeline.cmd("XREADGROUP").arg("GROUP").arg(group).arg(consumer);
         pipeline.arg("COUNT").arg((max / streams.len()).max(1));
         pipeline.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(1000)).arg("STREAMS");
@@ -302,7 +323,7 @@ impl EventSource {
         for _ in streams {
             pipeline.arg(">");
         }
-        let Some(answers) = self.reader.waiting(link, link.pipeline(&pipeline)).await? else {
+        let Some(answers) = self.reader.blocking(link, link.pipeline(&pipeline)).await? else {
             return Ok(Ok(()));
         };
         let mut answers = answers.map_err(|error| self.explain(error))?;
@@ -314,7 +335,7 @@ impl EventSource {
         };
         let read = self.entries(answer)?;
         if read.is_empty() {
-            // Nothing else to do: a good time to look for what others abandoned.
+            // Idle: look for abandoned entries.
             state.next_reclaim = Instant::now();
         }
         for (key, entries) in read {
@@ -326,7 +347,7 @@ impl EventSource {
         Ok(Ok(()))
     }
 
-    /// The streams in an answer to `XREADGROUP`, each with its entries.
+    /// Returns the streams in an answer to `XREADGROUP`, each with its entries.
     fn entries(&self, answer: Value) -> Result<Vec<(Value, Vec<Value>)>> {
         let streams = match answer {
             Value::Nil => return Ok(Vec::new()),
@@ -344,7 +365,7 @@ impl EventSource {
             .collect())
     }
 
-    /// Sorts entries into those to hand out, to skip, and to set aside.
+    /// Classifies entries: to hand out, to skip, or to dead-letter.
     async fn classify(
         &self,
         state: &mut State,
@@ -359,7 +380,7 @@ impl EventSource {
         for RawEntry { id, fields } in entries.into_iter().filter_map(RawEntry::new) {
             let token = EventToken { stream: index, id };
             state.streams[index].last = state.streams[index].last.max(id);
-            if !stream.in_flight.take(id, now) {
+            if !stream.in_flight.insert(id, now) {
                 continue;
             }
             let select = |api: &str, event: &str| codec::wanted(&self.listener.events, api, event);
@@ -373,12 +394,12 @@ impl EventSource {
                 Some(Read::Other) | None => state.skipped.push(token),
                 Some(Read::Malformed(reason, fields)) => unreadable.push((id, reason, fields)),
             }
-            stream.in_flight.release([id]);
+            stream.in_flight.remove([id]);
         }
         for (id, reason, fields) in unreadable {
             let entry = Value::Array(fields.clone());
             let entry = json::excerpt(format!("{entry:?}").as_bytes());
-            tracing::warn!(stream = stream.key, group = self.listener.group, %id, reason, entry, "an event cannot be read and is set aside");
+            tracing::warn!(stream = stream.key, group = self.listener.group, %id, reason, entry, "an event cannot be read and is dead-lettered");
             dead_letters::add(
                 self.client(),
                 &stream.key,
@@ -392,7 +413,7 @@ impl EventSource {
         Ok(())
     }
 
-    /// One `XACK` for each stream.
+    /// Adds one `XACK` for each stream.
     fn acknowledge(
         &self,
         pipeline: &mut Pipeline,
@@ -414,7 +435,7 @@ impl EventSource {
         }
     }
 
-    /// Lets entries count as abandoned, so that whoever looks first may have them.
+    /// Makes entries count as abandoned, so that any process of the group takes them over.
     fn release(&self, pipeline: &mut Pipeline, tokens: impl Iterator<Item = EventToken> + Clone) {
         for (index, stream) in self.listener.streams.iter().enumerate() {
             let mut ids = tokens.clone().filter(|token| token.stream == index).peekable();
@@ -502,7 +523,7 @@ impl Source for EventSource {
         }
         for (index, stream) in self.listener.streams.iter().enumerate() {
             let ids = settled.iter().filter(|(token, _)| token.stream == index);
-            stream.in_flight.release(ids.map(|(token, _)| token.id));
+            stream.in_flight.remove(ids.map(|(token, _)| token.id));
         }
         Ok(())
     }
@@ -518,13 +539,13 @@ impl Source for EventSource {
         self.release(&mut pipeline, state.ready.iter().map(|(_, token)| *token));
         let settled = self.settle_all(&pipeline).await;
         for (_, token) in &state.ready {
-            self.listener.streams[token.stream].in_flight.release([token.id]);
+            self.listener.streams[token.stream].in_flight.remove([token.id]);
         }
         settled
     }
 }
 
-/// The id of an entry, which may have no fields.
+/// Returns the id of an entry, which may have no fields.
 fn id_of(entry: &Value) -> Option<EntryId> {
     match entry {
         Value::Array(entry) => EntryId::parse(value::text(entry.first()?)?),
@@ -532,7 +553,7 @@ fn id_of(entry: &Value) -> Option<EntryId> {
     }
 }
 
-/// How often entries were delivered, from an answer to `XPENDING`.
+/// Returns how often entries were delivered, from an answer to `XPENDING`.
 fn attempts(answer: Option<Value>) -> HashMap<EntryId, u32> {
     answer
         .and_then(value::items)

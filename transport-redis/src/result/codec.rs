@@ -9,10 +9,10 @@ use crate::json::{
     HeaderObject, Text, encode_headers, lenient_headers, malformed, parse, slice, string,
 };
 
-/// What a return path on Redis begins with; the name of a key follows.
+/// The scheme of a return path; the name of a key follows.
 pub(crate) const RETURN_SCHEME: &str = "redis+key://";
 
-/// Writes a result.
+/// Encodes a result.
 pub(crate) fn encode_result(result: &ResultMessage) -> Vec<u8> {
     let mut out = Vec::with_capacity(
         160 + result.id.len()
@@ -65,7 +65,7 @@ pub(crate) fn encode_result(result: &ResultMessage) -> Vec<u8> {
     out
 }
 
-/// Reads a result.
+/// Decodes a result.
 pub(crate) fn decode_result(raw: &Bytes) -> Result<ResultMessage> {
     let document: ResultDocument<'_> = parse(raw)?;
     let metadata = document.metadata.ok_or_else(|| malformed("it has no metadata"))?;
@@ -97,7 +97,7 @@ pub(crate) fn decode_result(raw: &Bytes) -> Result<ResultMessage> {
     })
 }
 
-/// What Python takes for true.
+/// Whether Python considers a value true.
 fn is_truthy(value: &RawValue) -> bool {
     match value.get() {
         "false" | "null" | "\"\"" => false,
@@ -112,7 +112,7 @@ fn is_truthy(value: &RawValue) -> bool {
     }
 }
 
-/// The text of a JSON string, or the JSON of anything else.
+/// Returns the text of a JSON string, or the JSON of any other value.
 fn plain_text(json: &[u8]) -> String {
     serde_json::from_slice::<String>(json)
         .unwrap_or_else(|_| String::from_utf8_lossy(json).into_owned())

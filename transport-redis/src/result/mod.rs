@@ -1,4 +1,4 @@
-//! Results: one list for all results of a process, matched to their calls by id.
+//! Results: one list for each process, which matches results to calls by id.
 
 mod codec;
 mod receive;
@@ -38,7 +38,7 @@ pub struct RedisResultTransport {
     return_path: ReturnPath,
     /// Set while results are received.
     receiver: Mutex<Option<Receiver>>,
-    /// InFlight by the one who starts to receive.
+    /// Locked while receiving starts, so that it starts once.
     starting: tokio::sync::Mutex<()>,
 }
 
@@ -64,7 +64,7 @@ impl RedisResultTransport {
             .is_some_and(Receiver::is_running)
     }
 
-    /// Starts to receive, once.
+    /// Starts receiving, once.
     async fn start(&self, client: &Arc<Client>) -> Result<()> {
         let _turn = self.starting.lock().await;
         if self.is_receiving() {
@@ -112,7 +112,7 @@ impl RedisResultTransport {
     async fn register(&self, id: &Name) -> Result<PendingResult> {
         let client = self.handle.client(WHAT)?;
         if !self.is_receiving() {
-            // In a box: it happens once, and would be part of every call's future otherwise.
+            // Boxed: it happens once, and would be part of every call's future.
             Box::pin(self.start(client)).await?;
         }
         self.pending.register(Name::clone(id), self.return_path.clone())
@@ -122,7 +122,7 @@ impl RedisResultTransport {
         self.handle.client(WHAT)?;
         let key = to.as_str().strip_prefix(RETURN_SCHEME).filter(|key| !key.is_empty());
         if key.is_none() {
-            return Err(json::malformed("the return path is not one of Redis")
+            return Err(json::malformed("the return path does not belong to the Redis transport")
                 .with("return path", json::excerpt(to.as_str().as_bytes())));
         }
         Ok(Outgoing { to: to.clone(), payload: codec::encode_result(result) })
@@ -165,7 +165,7 @@ impl fmt::Debug for RedisResultTransport {
     }
 }
 
-/// A number that no other process has.
+/// Returns a random number.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

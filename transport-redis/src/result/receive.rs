@@ -1,4 +1,4 @@
-//! Waiting for the results of the whole process on one connection.
+//! Receives the results of the whole process on one connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,18 +17,18 @@ use crate::{
     value,
 };
 
-/// The most results taken at once.
+/// The most results to take at once.
 const BATCH: usize = 512;
-/// The waits before the broker is asked again after an error.
+/// The backoff after an error.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
-/// The task that receives; dropped, it ends.
+/// The task that receives. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Receiver(JoinHandle<()>);
 
 impl Receiver {
-    /// Connects, and starts to receive.
+    /// Connects, and starts receiving.
     pub(super) async fn start(
         client: &Arc<Client>,
         closing: &Arc<Closing>,
@@ -82,14 +82,14 @@ async fn receive(reader: Reader, key: Name, pending: PendingResults) {
                     unclaimed = pending.unclaimed();
                     tracing::debug!(
                         total = unclaimed,
-                        "results that nobody waits for were dropped"
+                        "results of calls that no longer wait were dropped"
                     );
                 }
             }
             Err(error) => {
                 let wait = backoff.failed();
                 if backoff.failures() == 1 {
-                    tracing::warn!(%error, "receiving results was interrupted, trying again");
+                    tracing::warn!(%error, "receiving results was interrupted, retrying");
                 }
                 tokio::time::sleep(wait).await;
             }
@@ -97,7 +97,7 @@ async fn receive(reader: Reader, key: Name, pending: PendingResults) {
     }
 }
 
-/// The results that are there, oldest first; none as a sign of life.
+/// Waits for results, and returns them oldest first; none after [`BLOCK`].
 async fn pop(reader: &Reader, key: &str) -> Result<Vec<Bytes>> {
     let (link, _) = reader.take().await?;
     let results = pop_from(reader, &link, key).await?;
@@ -116,7 +116,7 @@ async fn pop_from(reader: &Reader, link: &Link, key: &str) -> Result<Vec<Bytes>>
     } else {
         pop.arg(key).arg(BLOCK.as_secs_f64());
     }
-    let answer = match reader.waiting(link, link.command(&pop)).await? {
+    let answer = match reader.blocking(link, link.command(&pop)).await? {
         None | Some(Ok(Value::Nil)) => return Ok(Vec::new()),
         Some(Ok(answer)) => answer,
         Some(Err(error)) => {
@@ -133,8 +133,8 @@ async fn pop_from(reader: &Reader, link: &Link, key: &str) -> Result<Vec<Bytes>>
     let mut results: Vec<Bytes> = value::bytes(popped).map(Bytes::from).into_iter().collect();
     let mut more = redis::cmd("RPOP");
     more.arg(key).arg(BATCH - 1);
-    // What is popped already must not be lost with the connection.
-    if let Ok(more) = reader.prompt(link, link.command(&more)).await {
+    // An error must not lose the result that was popped already.
+    if let Ok(more) = reader.request(link, link.command(&more)).await {
         results.extend(many(more));
     }
     Ok(results)

@@ -1,4 +1,4 @@
-//! Putting results where their callers wait.
+//! Sends results to the lists that their callers read.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use redis::{Cmd, Pipeline};
 use super::RETURN_SCHEME;
 use crate::{batcher::BatchSender, client::Client, error::Sent, link};
 
-/// A result, ready to be sent.
+/// An encoded result.
 pub(super) struct Outgoing {
     pub(super) to: ReturnPath,
     pub(super) payload: Vec<u8>,
 }
 
 impl Outgoing {
-    /// The list that its caller reads.
+    /// Returns the list that its caller reads.
     fn key(&self) -> &str {
         self.to.as_str().strip_prefix(RETURN_SCHEME).unwrap_or_default()
     }
@@ -33,7 +33,7 @@ impl ResultSender {
     }
 
     async fn push(&self, results: &[Outgoing]) -> Vec<Result<()>> {
-        // The lists, and whose results go into them. Mostly few.
+        // The lists, and which results go to each. Mostly few.
         let mut lists: Vec<(&str, Cmd, Vec<usize>)> = Vec::new();
         for (index, result) in results.iter().enumerate() {
             match lists.iter_mut().find(|(key, ..)| *key == result.key()) {
@@ -62,7 +62,7 @@ impl ResultSender {
                 .pipeline(&pipeline)
                 .await
                 .map(|sent| (Arc::clone(&link), sent))
-                // Sent twice, the second one is for nobody.
+                // If it is sent twice, the second one is dropped by its caller.
                 .map_err(|error| self.client.explain(&link, error, Sent::Harmless)),
             Err(error) => Err(error),
         };

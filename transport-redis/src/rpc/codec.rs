@@ -19,7 +19,7 @@ use crate::{
     result::RETURN_SCHEME,
 };
 
-/// Writes a call. `left` is the time until its deadline.
+/// Encodes a call. `left` is the time until its deadline.
 pub(crate) fn encode_call(call: &RpcMessage, left: Duration) -> Vec<u8> {
     let mut out = Vec::with_capacity(
         192 + call.fields.size()
@@ -68,13 +68,12 @@ pub(crate) struct DecodedCall {
     pub(crate) return_path: ReturnPath,
     pub(crate) fields: Arguments,
     pub(crate) headers: Headers,
-    /// What was left until the deadline when it was sent.
+    /// The time until the deadline when it was sent.
     pub(crate) left: Option<Duration>,
 }
 
 impl DecodedCall {
-    /// The call as the bus sees it. Without a header that says how long its caller waits, the
-    /// caller waits `usual`.
+    /// Returns the call for the bus. `usual` is the time limit of a call that carries none.
     pub(crate) fn into_message(self, now: Instant, usual: Duration) -> RpcMessage {
         let left = self.left.unwrap_or(usual);
         RpcMessage {
@@ -84,13 +83,13 @@ impl DecodedCall {
             fields: self.fields,
             headers: self.headers,
             return_path: self.return_path,
-            // A caller that waits for years is of no interest to the clock.
+            // At most a year, so that the clock does not overflow.
             deadline: now + left.min(Duration::from_secs(365 * 24 * 3600)),
         }
     }
 }
 
-/// Reads a call.
+/// Decodes a call.
 pub(crate) fn decode_call(raw: &Bytes) -> Result<DecodedCall> {
     let document: CallDocument<'_> = parse(raw)?;
     let metadata = document.metadata.ok_or_else(|| malformed("it has no metadata"))?;
@@ -115,11 +114,11 @@ pub(crate) fn decode_call(raw: &Bytes) -> Result<DecodedCall> {
     })
 }
 
-/// What of a call that cannot be read is enough to answer it: its id and its return path.
+/// Returns the id and return path of a call that cannot be read, if these can be, to answer it.
 pub(crate) fn salvage_call(raw: &[u8]) -> Option<(Name, ReturnPath)> {
     const KEY: &[u8] = b"\"metadata\"";
     let mut end = raw.len();
-    // From the end, where senders put it; a few only, whatever the message is full of.
+    // From the end, where senders put it. Bounded, whatever the message contains.
     for _ in 0..8 {
         let at = raw[..end].windows(KEY.len()).rposition(|window| window == KEY)?;
         end = at;
@@ -139,7 +138,7 @@ pub(crate) fn salvage_call(raw: &[u8]) -> Option<(Name, ReturnPath)> {
     None
 }
 
-/// A number as text, without allocating.
+/// Formats a number without allocating.
 fn itoa(buffer: &mut [u8; 20], number: u128) -> &str {
     let mut rest = u64::try_from(number).unwrap_or(u64::MAX);
     let mut start = buffer.len();
@@ -176,7 +175,7 @@ struct CallMetadata<'a> {
     return_path: Option<Text<'a>>,
 }
 
-/// The arguments of a call, each as it stands in the message.
+/// The arguments of a call, as slices of the message.
 #[derive(Default)]
 struct ArgumentList<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
@@ -197,7 +196,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for ArgumentList<'a> {
             ) -> std::result::Result<Self::Value, A::Error> {
                 let mut arguments: Vec<(Text<'de>, &RawValue)> = Vec::new();
                 while let Some((name, value)) = map.next_entry::<Text<'de>, &RawValue>()? {
-                    // Of a repeated name `Arguments` gives the last.
+                    // `Arguments` returns the last value of a repeated name.
                     arguments.push((name, value));
                 }
                 Ok(ArgumentList(arguments))
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn no_cut_of_a_message_panics_and_callers_are_made_out_where_possible() {
+    fn no_cut_of_a_message_panics_and_callers_are_salvaged_where_possible() {
         let whole = encode_call(&call(&[("a", "[1, {\"metadata\": 2}]")]), Duration::from_secs(1));
         for end in 0..whole.len() {
             let cut = Bytes::copy_from_slice(&whole[..end]);

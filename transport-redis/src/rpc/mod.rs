@@ -1,4 +1,5 @@
-//! Calls: lists as queues, and a key for each call that says whether its caller still waits.
+//! Calls: a list for each API as its queue, and a key for each call that lives as long as its caller
+//! waits.
 
 mod codec;
 mod send;
@@ -23,7 +24,7 @@ use send::{CallSender, Outgoing};
 use source::CallSource;
 
 const WHAT: &str = "the RPC transport";
-/// How often sending a call is tried, as in Python.
+/// How often sending a call is attempted, as in Python.
 const TRIES: u32 = 3;
 
 /// Carries calls over Redis lists.
@@ -42,7 +43,7 @@ impl RedisRpcTransport {
         }
     }
 
-    /// Sends until it worked, it may have worked, or there is no time for another try.
+    /// Sends a call, and retries until it may have been sent or there is no time for another attempt.
     async fn send(&self, call: &Arc<Outgoing>) -> Result<()> {
         let mut tries = 1;
         loop {
@@ -54,14 +55,14 @@ impl RedisRpcTransport {
             if error.retryable() != Retry::Safe || tries == TRIES || again >= call.deadline {
                 return Err(error);
             }
-            tracing::debug!(%error, "a call could not be sent, trying again");
+            tracing::debug!(%error, "a call could not be sent, retrying");
             tries += 1;
-            // In a box: it is rare, and would be part of every call's future otherwise.
+            // Boxed: it is rare, and would be part of every call's future.
             Box::pin(sleep_until(again)).await;
         }
     }
 
-    /// The call as it is sent.
+    /// Encodes a call.
     fn encode(&self, call: RpcMessage) -> Result<Arc<Outgoing>> {
         self.handle.client(WHAT)?;
         let left = call.deadline.saturating_duration_since(Instant::now());
@@ -77,7 +78,7 @@ impl RedisRpcTransport {
     }
 
     fn late(&self) -> Error {
-        Error::new(ErrorKind::Unavailable, "Redis did not take the call before its deadline")
+        Error::new(ErrorKind::Unavailable, "Redis did not confirm the call before its deadline")
             .with("broker", format_args!("redis {}", self.handle.broker()))
             .retry(Retry::MayDuplicate)
     }
@@ -177,7 +178,7 @@ impl fmt::Debug for RedisRpcTransport {
     }
 }
 
-/// The list in which the calls to an API wait.
+/// Returns the list of an API's calls.
 fn queue_key(api: &str) -> String {
     format!("{api}:rpc_queue")
 }

@@ -1,4 +1,4 @@
-//! Putting calls into their queues.
+//! Sends calls to their queues.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     link::{self, Link},
 };
 
-/// A call, ready to be sent.
+/// An encoded call.
 pub(super) struct Outgoing {
     pub(super) api: Name,
     pub(super) id: Name,
@@ -22,8 +22,8 @@ pub(super) struct Outgoing {
     pub(super) deadline: Instant,
 }
 
-/// Sends calls: first the keys that say they are waited for, then the calls, so that no worker can
-/// find a call without its key.
+/// Sends calls: first their expiry keys, then the calls, so that no worker can find a call without its
+/// key.
 pub(super) struct CallSender(Arc<Client>);
 
 impl CallSender {
@@ -31,7 +31,7 @@ impl CallSender {
         Self(client)
     }
 
-    /// `SET`s for all, then one `RPUSH` for each queue. The answers are one a call.
+    /// Sends one `SET` for each call, then one `RPUSH` for each queue. Returns one answer for each call.
     async fn push(&self, link: &Arc<Link>, calls: &[Arc<Outgoing>]) -> Vec<Result<()>> {
         let now = Instant::now();
         let mut answers: Vec<Result<()>> = Vec::with_capacity(calls.len());
@@ -45,7 +45,7 @@ impl CallSender {
                 None => answers.push(Err(too_late())),
             }
         }
-        // The queues, and whose calls go into them. Mostly one.
+        // The queues, and which calls go to each. Mostly one.
         let mut queues: Vec<(&str, Cmd, Vec<usize>)> = Vec::new();
         for (index, call) in calls.iter().enumerate().filter(|(index, _)| answers[*index].is_ok()) {
             match queues.iter_mut().find(|(api, ..)| *api == &*call.api) {
@@ -68,7 +68,7 @@ impl CallSender {
         }
         let mut members = Vec::with_capacity(queues.len());
         if self.0.is_cluster() {
-            // The servers differ: the keys must be there before the first call is.
+            // The keys live on other servers: all must be set before the first call is sent.
             let mut pushes = Pipeline::with_capacity(queues.len());
             for (_, push, of) in queues {
                 pushes.add_command(push);
@@ -82,20 +82,20 @@ impl CallSender {
                 }),
                 Err(error) => Err(error),
             };
-            self.judge(link, sent, keys, &members, &mut answers);
+            self.assign(link, sent, keys, &members, &mut answers);
         } else {
             for (_, push, of) in queues {
                 pipeline.add_command(push);
                 members.push(of);
             }
             let sent = link.pipeline(&pipeline).await;
-            self.judge(link, sent, keys, &members, &mut answers);
+            self.assign(link, sent, keys, &members, &mut answers);
         }
         answers
     }
 
-    /// Hands the answers of Redis to the calls that they concern.
-    fn judge(
+    /// Assigns the answers of Redis to the calls.
+    fn assign(
         &self,
         link: &Arc<Link>,
         sent: redis::RedisResult<Vec<Value>>,
@@ -156,9 +156,9 @@ impl BatchSender for CallSender {
     }
 }
 
-/// The key that says that a call is waited for, for so many milliseconds.
+/// Sets the expiry key of a call, in milliseconds.
 pub(super) fn set_expiry(id: &str, left: u64) -> Cmd {
-    // Room for all of it: there is one for each call.
+    // With capacity, because each call has one.
     let mut set = Cmd::with_capacity(5, 48 + id.len());
     set.arg("SET");
     set.write_arg_fmt(ExpiryKey(id));
@@ -166,7 +166,7 @@ pub(super) fn set_expiry(id: &str, left: u64) -> Cmd {
     set
 }
 
-/// What is left until then, if anything is.
+/// Returns the time until the deadline, unless it has passed.
 pub(super) fn milliseconds_until(deadline: Instant, now: Instant) -> Option<u64> {
     let left = deadline.saturating_duration_since(now);
     if left.is_zero() {

@@ -1,4 +1,8 @@
-//! Taking calls out of their queues.
+//! Takes calls from their queues.
+//!
+//! A call runs at most once: popping it removes it from its queue, and deleting its expiry key decides
+//! who may run it. A call without the key has expired, or was taken by another worker, and is dropped.
+//! Calls that were popped and not started go back to the head of their queues, each with a new key.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -31,17 +35,17 @@ use crate::{
     result, value,
 };
 
-/// How long the answer to a call that could not be read is kept.
+/// How long Redis keeps the answer to a call that cannot be read, in seconds.
 const ANSWER_TTL: u32 = 60;
 
 /// Takes calls.
 pub(super) struct CallSource {
     reader: Reader,
     queues: Vec<String>,
-    /// Where the next read begins, so that a busy queue does not starve the others.
+    /// The queue that is first in the next read, so that a busy one does not starve the others.
     first: AtomicUsize,
     usual_timeout: Duration,
-    /// Popped, and not yet checked: kept over the loss of a connection.
+    /// Popped and not checked yet. They survive the loss of a connection.
     popped: Mutex<VecDeque<Raw>>,
     expired: AtomicU64,
     malformed: AtomicU64,
@@ -52,7 +56,7 @@ struct Raw {
     message: Bytes,
 }
 
-/// What it takes to put a call back that nobody has seen.
+/// What putting back an unseen call needs.
 #[derive(Clone)]
 pub(super) struct CallToken {
     queue: usize,
@@ -61,14 +65,14 @@ pub(super) struct CallToken {
     deadline: Instant,
 }
 
-/// Which calls of a batch are waited for.
+/// Which calls of a batch have not expired.
 struct Wanted {
     wanted: Vec<bool>,
-    /// Whether one of them may be there twice: fewer keys than calls.
+    /// Whether a call may be in the batch twice: fewer keys were deleted than found.
     twice: bool,
 }
 
-/// A command about the expiry keys of calls.
+/// Returns a command for the expiry keys of calls.
 fn of_expiry_keys<'a>(
     command: &str,
     ids: impl ExactSizeIterator<Item = &'a Name> + Clone,
@@ -102,7 +106,7 @@ impl CallSource {
         }
     }
 
-    /// Connects now, so that a broker that is away is noticed by who wants to serve.
+    /// Connects now, so that serving fails if the broker is unreachable.
     pub(super) async fn connect(&self) -> Result<()> {
         let (link, _) = self.reader.take().await?;
         self.reader.give_back(link);
@@ -113,7 +117,7 @@ impl CallSource {
         self.popped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for calls in any queue, and takes those of one.
+    /// Waits for calls in any queue, and pops those of one.
     async fn pop(&self, link: &Link, max: usize) -> Result<()> {
         let count = self.queues.len();
         let first = self.first.fetch_add(1, Ordering::Relaxed) % count;
@@ -146,7 +150,7 @@ impl CallSource {
         {
             let mut more = redis::cmd("LPOP");
             more.arg(name).arg(max - 1);
-            let more = self.reader.prompt(link, link.command(&more)).await?;
+            let more = self.reader.request(link, link.command(&more)).await?;
             self.keep(&key, value::list_of_bytes(more).unwrap_or_default())?;
         }
         Ok(())
@@ -158,7 +162,7 @@ impl CallSource {
         link: &Link,
         pop: &redis::Cmd,
     ) -> Result<Option<Value>> {
-        match self.reader.waiting(link, link.command(pop)).await? {
+        match self.reader.blocking(link, link.command(pop)).await? {
             None | Some(Ok(Value::Nil)) => Ok(None),
             Some(Ok(answer @ Value::Array(_))) => Ok(Some(answer)),
             Some(Ok(answer)) => Err(odd_answer(name, &answer)),
@@ -169,13 +173,13 @@ impl CallSource {
         }
     }
 
-    /// Sends commands whose keys may live elsewhere than the queue.
+    /// Sends commands whose keys may live on other servers than the queue.
     async fn run(&self, link: &Link, pipeline: &Pipeline) -> Result<Vec<Value>> {
         let client = self.reader.client();
         if client.is_cluster() {
             client.pipeline(pipeline, Sent::Harmless).await
         } else {
-            self.reader.prompt(link, link.pipeline(pipeline)).await
+            self.reader.request(link, link.pipeline(pipeline)).await
         }
     }
 
@@ -188,7 +192,7 @@ impl CallSource {
         Ok(())
     }
 
-    /// Reads what was popped, and leaves out the calls that nobody waits for any more.
+    /// Decodes what was popped, and drops calls that have expired.
     async fn check(&self, link: &Link, max: usize) -> Result<Vec<(Arc<RpcMessage>, CallToken)>> {
         let batch: Vec<Raw> = {
             let mut popped = self.popped();
@@ -207,7 +211,7 @@ impl CallSource {
             }
         }
         if !unreadable.is_empty() {
-            self.set_aside(link, unreadable).await;
+            self.answer_malformed(link, unreadable).await;
         }
         if calls.is_empty() {
             return Ok(Vec::new());
@@ -215,8 +219,8 @@ impl CallSource {
         let Wanted { wanted, twice } = match self.take_expiry_keys(link, &calls).await {
             Ok(wanted) => wanted,
             Err(error) => {
-                // Checked again on the next connection. If the keys went with this one, the calls
-                // count as expired: never twice.
+                // Checked again on the next connection. If the keys were deleted on this one, the calls
+                // count as expired: they never run twice.
                 let mut popped = self.popped();
                 for (_, raw) in calls.into_iter().rev() {
                     popped.push_front(raw);
@@ -243,13 +247,12 @@ impl CallSource {
         }
         if dropped > 0 {
             let total = self.expired.fetch_add(dropped, Ordering::Relaxed) + dropped;
-            tracing::debug!(dropped, total, "calls whose callers have given up were dropped");
+            tracing::debug!(dropped, total, "calls that have expired were dropped");
         }
         Ok(fetched)
     }
 
-    /// Which calls are still waited for. Their keys are gone afterwards, so that no other worker
-    /// runs them.
+    /// Deletes the expiry keys, and returns which calls had one. No other worker can run them then.
     async fn take_expiry_keys(&self, link: &Link, calls: &[(DecodedCall, Raw)]) -> Result<Wanted> {
         let mut pipeline = Pipeline::with_capacity(2);
         if self.reader.client().is_cluster() || calls.len() == 1 {
@@ -266,7 +269,7 @@ impl CallSource {
         pipeline.add_command(of_expiry_keys("MGET", calls.iter().map(|(call, _)| &call.id)));
         pipeline.add_command(of_expiry_keys("DEL", calls.iter().map(|(call, _)| &call.id)));
         let mut answers =
-            self.reader.prompt(link, link.transaction(&mut pipeline)).await?.into_iter();
+            self.reader.request(link, link.transaction(&mut pipeline)).await?.into_iter();
         match answers.next() {
             Some(Value::Array(found)) if found.len() == calls.len() => {
                 let wanted: Vec<_> = found.into_iter().map(|value| value != Value::Nil).collect();
@@ -278,9 +281,8 @@ impl CallSource {
         }
     }
 
-    /// Counts and logs messages that cannot be read, and tells their callers where it can be made
-    /// out who they are.
-    async fn set_aside(&self, link: &Link, unreadable: Vec<(Raw, lightbus_core::Error)>) {
+    /// Logs calls that cannot be read, and answers their callers if id and return path can be.
+    async fn answer_malformed(&self, link: &Link, unreadable: Vec<(Raw, lightbus_core::Error)>) {
         let mut answers = Pipeline::new();
         for (raw, error) in unreadable {
             let total = self.malformed.fetch_add(1, Ordering::Relaxed) + 1;
@@ -310,17 +312,17 @@ impl CallSource {
             return;
         }
         if let Err(error) = self.run(link, &answers).await {
-            tracing::debug!(%error, "the callers of unreadable calls were not told");
+            tracing::debug!(%error, "the callers of malformed calls could not be answered");
         }
     }
 
-    /// Puts calls back at the head of their queues, in the order in which they came.
+    /// Puts calls back at the head of their queues, in their order.
     async fn put_back(&self, calls: &[&CallToken]) -> Result<()> {
         let now = Instant::now();
         let mut pipeline = Pipeline::new();
         let mut pushes = Pipeline::new();
         for call in calls.iter().rev() {
-            // One whose caller has given up needs not wait any longer.
+            // An expired call is not put back.
             let Some(left) = milliseconds_until(call.deadline, now) else { continue };
             pipeline.add_command(set_expiry(&call.id, left));
             pushes.cmd("LPUSH").arg(&self.queues[call.queue]).arg(&*call.message);
@@ -333,12 +335,12 @@ impl CallSource {
             link::answer(answer)
                 .map_err(|error| from_redis(error, client.broker(), Sent::Harmless))?;
         }
-        // Put back twice, the second one finds no expiry key.
+        // If it is put back twice, the second one finds no expiry key.
         for answer in client.pipeline(&pushes, Sent::Harmless).await? {
             link::answer(answer)
                 .map_err(|error| from_redis(error, client.broker(), Sent::Harmless))?;
         }
-        tracing::debug!(calls = calls.len(), "calls that nobody had seen were put back");
+        tracing::debug!(calls = calls.len(), "unseen calls were put back");
         Ok(())
     }
 }
@@ -370,7 +372,7 @@ impl Source for CallSource {
         if unseen.is_empty() {
             return Ok(());
         }
-        // In a box: it is rare, and would be part of every settlement's future otherwise.
+        // Boxed: it is rare, and would be part of every settlement's future.
         Box::pin(self.put_back(&unseen)).await
     }
 
@@ -379,7 +381,7 @@ impl Source for CallSource {
     }
 
     async fn close(&self) -> Result<()> {
-        // Popped, with the connection lost before the check: their keys are still there.
+        // The connection was lost before they were checked: their keys still exist.
         let left: Vec<Raw> = self.popped().drain(..).collect();
         if left.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Schemas: a key for each API, which expires, and a set of all their names.
+//! Schemas: a key for each API, which expires, and a set of their names.
 
 mod store;
 

@@ -1,4 +1,4 @@
-//! Dead letters: entries that could not be handled, kept with the reason.
+//! Dead letters: a stream for each group, with the entries that were rejected and why.
 
 mod codec;
 mod requeue;
@@ -20,12 +20,12 @@ use crate::{
     value,
 };
 
-/// About how many dead letters a group keeps.
+/// Approximately how many dead letters a group keeps.
 const KEPT: u32 = 10_000;
 /// The most dead letters that one command removes.
 const BATCH: usize = 1000;
 
-/// The stream of a group's dead letters.
+/// Returns the stream of a group's dead letters.
 pub(super) fn key(group: &str) -> String {
     format!("{group}:dead_letters")
 }
@@ -80,7 +80,7 @@ pub(super) async fn add(
 /// Removes dead letters by their ids, and returns how many there were.
 async fn remove(client: &Client, group: &str, ids: &[EntryId]) -> Result<usize> {
     let mut removed = 0;
-    // In several commands, because Redis serves nobody else during one.
+    // In several commands, because Redis serves no other client during one.
     for ids in ids.chunks(BATCH) {
         let mut delete = redis::cmd("XDEL");
         delete.arg(key(group));
@@ -147,7 +147,7 @@ impl DeadLetters for RedisEventTransport {
     }
 }
 
-/// What is no entry's id is not the id of a dead letter, and ignored.
+/// Parses ids. An id that is not an entry's is not a dead letter's either, and is ignored.
 fn entry_ids(ids: &[Name]) -> Vec<EntryId> {
     ids.iter().filter_map(|id| EntryId::parse(id)).collect()
 }

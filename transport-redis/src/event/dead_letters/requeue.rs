@@ -1,8 +1,8 @@
-//! Dead letters given back to the group that set them aside.
+//! Requeues dead letters to their group.
 //!
-//! The event still lies in its stream, so nothing is added to it: the entry is made pending for the
-//! group again, as if a process had taken it long ago and died. Whoever of the group looks next takes it
-//! over, in Rust or in Python; other groups see nothing.
+//! The event is still in its stream, so nothing is added to it. Its entry is made pending for the group
+//! again, as if a process had taken it long ago and died. The next process of the group that checks for
+//! abandoned entries takes it over, in Rust or in Python. Other groups do not notice.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,22 +20,22 @@ use crate::{
     link, value,
 };
 
-/// The most letters that are looked at by one command.
-const AT_ONCE: usize = 500;
-/// As if it had been taken this long ago at least: the members may wait longer than this process knows.
+/// The most dead letters that are requeued at once.
+const BATCH: usize = 500;
+/// How long ago it counts as taken, at least: members may have a longer timeout than this process.
 const LONG_AGO: Duration = Duration::from_secs(24 * 3600);
-/// For whom it is pending where the group has no member: the first one takes it from there.
-const NOBODY: &str = "lightbus-retry";
+/// The consumer for which it is pending if the group has none: the first member takes it over.
+const PLACEHOLDER: &str = "lightbus-retry";
 
-/// A dead letter, and where its event lies.
+/// A dead letter, and where its event is.
 struct Letter {
     id: EntryId,
     stream: String,
     entry: EntryId,
 }
 
-/// Makes the events of letters pending for their group, then removes the letters; gives how many
-/// there were.
+/// Makes the events of dead letters pending for their group, removes the dead letters, and returns how
+/// many there were.
 pub(in crate::event) async fn requeue(
     client: &Client,
     group: &str,
@@ -43,18 +43,18 @@ pub(in crate::event) async fn requeue(
     ids: &[EntryId],
 ) -> Result<usize> {
     let mut retried = 0;
-    for ids in ids.chunks(AT_ONCE) {
+    for ids in ids.chunks(BATCH) {
         let letters = find(client, group, ids).await?;
         let mut streams: BTreeMap<&str, Vec<&Letter>> = BTreeMap::new();
         for letter in &letters {
             streams.entry(&letter.stream).or_default().push(letter);
         }
-        // All are looked at first: mostly an error leaves each where it was.
+        // All are checked first, so that most errors leave every dead letter where it was.
         for (stream, letters) in &streams {
             check(client, group, stream, letters).await?;
         }
         for (stream, letters) in &streams {
-            give_back(client, group, stream, after, letters).await?;
+            make_pending(client, group, stream, after, letters).await?;
             let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
             retried += super::remove(client, group, &ids).await?;
         }
@@ -62,7 +62,7 @@ pub(in crate::event) async fn requeue(
     Ok(retried)
 }
 
-/// Reads where the events of letters lie. Those that are gone are left out.
+/// Reads where the events of dead letters are. Dead letters that do not exist are ignored.
 async fn find(client: &Client, group: &str, ids: &[EntryId]) -> Result<Vec<Letter>> {
     let key = super::key(group);
     let mut look = Pipeline::with_capacity(ids.len());
@@ -79,7 +79,7 @@ async fn find(client: &Client, group: &str, ids: &[EntryId]) -> Result<Vec<Lette
         let Some((stream, entry)) = codec::origin(fields) else {
             return Err(Error::new(
                 ErrorKind::Malformed,
-                "a dead letter does not say where its event was",
+                "a dead letter does not name its original entry",
             )
             .with("id", id)
             .with("stream", key));
@@ -89,13 +89,13 @@ async fn find(client: &Client, group: &str, ids: &[EntryId]) -> Result<Vec<Lette
     Ok(letters)
 }
 
-/// Whether the events are still there, and the group is.
+/// Fails unless the group and the events still exist.
 async fn check(client: &Client, group: &str, stream: &str, letters: &[&Letter]) -> Result<()> {
     if group::list(client, stream).await?.iter().all(|known| known.name != group) {
-        return Err(Error::new(ErrorKind::Unknown, "the consumer group is not there any more")
+        return Err(Error::new(ErrorKind::Unknown, "the consumer group does not exist any more")
             .with("group", group)
             .with("stream", stream)
-            .hint("Start the listener once, so that Redis knows it, and give the dead letters back then"));
+            .hint("Start the listener once, so that its group exists, and requeue the dead letters then"));
     }
     let mut look = Pipeline::with_capacity(letters.len());
     for Letter { entry, .. } in letters {
@@ -111,16 +111,16 @@ async fn check(client: &Client, group: &str, stream: &str, letters: &[&Letter]) 
 }
 
 fn gone(stream: &str, letter: &Letter) -> Error {
-    Error::new(ErrorKind::Unknown, "the event of a dead letter is in its stream no more: it was trimmed or deleted")
+    Error::new(ErrorKind::Unknown, "the event of a dead letter is not in its stream any more: it was trimmed or deleted")
         .with("id", letter.id)
         .with("event", letter.entry)
         .with("stream", stream)
-        .hint("The letter stays, with all of the event: let the service call `handle_dead_letters`, or fire it again")
+        .hint("The dead letter is kept, with the whole event: let the service call `handle_dead_letters`, or fire the event again")
 }
 
-/// Makes entries pending for the group, abandoned for so long that the next who looks takes them over.
-/// One that is pending already is left to whoever has it.
-async fn give_back(
+/// Makes entries pending for the group, for so long that the next check takes them over. An entry that
+/// is pending already stays with its consumer.
+async fn make_pending(
     client: &Client,
     group: &str,
     stream: &str,
@@ -151,7 +151,7 @@ async fn give_back(
     for (claimed, letter) in each(client, &claim).await?.into_iter().zip(lost) {
         match claimed.map(|claimed| value::items(claimed).unwrap_or_default()) {
             Ok(claimed) if !claimed.is_empty() => {}
-            // Trimmed, or the group was destroyed, since they were looked at.
+            // Trimmed, or the group was destroyed, after the check.
             Ok(_) => return Err(gone(stream, letter)),
             Err(error) if is_missing_group(&error) => return Err(gone(stream, letter)),
             Err(error) => return Err(from_redis(error, client.broker(), Sent::Harmless)),
@@ -160,8 +160,8 @@ async fn give_back(
     Ok(())
 }
 
-/// For whom entries are made pending: the member that was there last, so that no name is added to the
-/// group, and none that is about to be removed for its long idleness.
+/// Returns the consumer for which entries are made pending: the one that was active last, so that the
+/// group gets no new name, nor entries of a consumer that is about to be removed as idle.
 async fn consumer(client: &Client, group: &str, stream: &str) -> Result<String> {
     let mut info = redis::cmd("XINFO");
     info.arg("CONSUMERS").arg(stream).arg(group);
@@ -171,10 +171,10 @@ async fn consumer(client: &Client, group: &str, stream: &str) -> Result<String> 
         let idle = value::get(&consumer, "idle").and_then(value::int)?;
         Some((idle, value::get(&consumer, "name").and_then(value::text)?.to_owned()))
     });
-    Ok(known.min().map_or_else(|| NOBODY.to_owned(), |(_, name)| name))
+    Ok(known.min().map_or_else(|| PLACEHOLDER.to_owned(), |(_, name)| name))
 }
 
-/// The answer to each command.
+/// Returns the answer to each command.
 async fn each(client: &Client, pipeline: &Pipeline) -> Result<Vec<redis::RedisResult<Value>>> {
     if pipeline.is_empty() {
         return Ok(Vec::new());
