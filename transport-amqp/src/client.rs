@@ -1,7 +1,7 @@
-//! Connections: one for all that is sent, one for all that is consumed, each made when it is needed
-//! and replaced when it breaks.
+//! Connections: one for publishing and one for consuming, each opened when it is needed and replaced
+//! when it breaks.
 //!
-//! Two, because RabbitMQ stops reading from a connection that publishes while a resource is low: the
+//! Two, because RabbitMQ stops reading from a publishing connection during a resource alarm, and the
 //! acknowledgements of consumers must not wait behind that.
 
 use std::{
@@ -22,33 +22,33 @@ use crate::{
     link::Link,
 };
 
-/// After a failed connect, those who come within this wait get the same error at once; doubled with
-/// each failure up to the longest.
+/// After a failed connection attempt, callers get the same error at once for this long; doubled with
+/// each failure, up to the longest.
 const FIRST_WAIT: std::time::Duration = std::time::Duration::from_millis(20);
 const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// One RabbitMQ, shared by all transports whose options about the connection are equal.
+/// One RabbitMQ, shared by all transports with equal connection options.
 pub(crate) struct Client {
     endpoint: Endpoint,
     sends: Slot,
     consumes: Slot,
-    /// Which node is tried first; moves on when one does not answer.
+    /// The node that is tried first; the next one when it does not answer.
     node: AtomicUsize,
     users: AtomicUsize,
 }
 
-/// The place of a connection.
+/// A connection, if there is one, and its last failure.
 struct Slot {
     purpose: &'static str,
     state: Mutex<State>,
-    /// Held by the one who connects, so that a crowd makes one connection.
+    /// Locked while connecting, so that many callers open one connection.
     connecting: tokio::sync::Mutex<()>,
 }
 
 struct State {
     link: Option<Arc<Link>>,
     failed: Option<(Instant, Error)>,
-    /// Until then nobody tries again.
+    /// When the next connection attempt may begin.
     not_before: Option<Instant>,
     backoff: Backoff,
 }
@@ -80,7 +80,7 @@ impl Slot {
 
 impl Client {
     pub(crate) fn new(endpoint: Endpoint) -> Self {
-        // So that the processes of a service spread over the nodes.
+        // Random, so that the processes of a service spread over the nodes.
         let node = std::hash::BuildHasher::hash_one(
             &std::collections::hash_map::RandomState::new(),
             &endpoint.broker,
@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// For people, without secrets.
+    /// Returns the broker's address without secrets, for logs and errors.
     pub(crate) fn broker(&self) -> &str {
         &self.endpoint.broker
     }
@@ -108,12 +108,12 @@ impl Client {
         self.endpoint.response_timeout
     }
 
-    /// The connection for all that is sent: the one there is, or a new one.
+    /// Returns the connection for publishing, and opens it if need be.
     pub(crate) async fn sends(&self) -> Result<Arc<Link>> {
         self.link(&self.sends).await
     }
 
-    /// The connection for all that is consumed.
+    /// Returns the connection for consuming, and opens it if need be.
     pub(crate) async fn consumes(&self) -> Result<Arc<Link>> {
         self.link(&self.consumes).await
     }
@@ -127,7 +127,7 @@ impl Client {
         if let Some(link) = slot.live() {
             return Ok(link);
         }
-        // Somebody else tried while this one waited for its turn, or just before.
+        // Another caller tried while this one waited for its turn, or just before.
         {
             let state = slot.state();
             if let Some((when, error)) = &state.failed
@@ -166,7 +166,7 @@ impl Client {
         let mut last = None;
         for turn in 0..nodes {
             let index = (first + turn) % nodes;
-            // One that is silent must leave time for the others.
+            // A node that does not answer must leave time for the others.
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(nodes - turn).unwrap_or(1);
             match tokio::time::timeout(share, self.connect_to(index, purpose)).await {
@@ -174,7 +174,7 @@ impl Client {
                     self.node.store(index, Ordering::Relaxed);
                     return Ok(link);
                 }
-                // The next node would say the same.
+                // The next node would answer the same.
                 Ok(Err(error)) if !error.is_temporary() => return Err(error),
                 Ok(Err(error)) => last = Some(error),
                 Err(_) => {
@@ -187,7 +187,9 @@ impl Client {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "there is no node")))
+        Err(last.unwrap_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "there is no node to connect to")
+        }))
     }
 
     async fn connect_to(&self, index: usize, purpose: &str) -> Result<Link> {

@@ -1,11 +1,11 @@
-//! What a channel has delivered and not heard of again, so that acknowledgements can be few.
+//! Which deliveries of a channel are settled, so that one acknowledgement can cover many.
 
 use std::collections::VecDeque;
 
 /// The deliveries of one channel, numbered from 1 without gaps.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
-    /// The number of the first delivery in `settled`: all before it are settled.
+    /// The tag of the first delivery in `settled`: all before it are settled.
     first: u64,
     settled: VecDeque<bool>,
 }
@@ -24,7 +24,7 @@ impl Delivered {
         Self { first: 1, settled: VecDeque::new() }
     }
 
-    /// Settles a delivery; `false` if it was settled before.
+    /// Settles a delivery. Returns `false` if it was settled before.
     pub(crate) fn settle(&mut self, tag: u64) -> bool {
         let Some(index) = tag.checked_sub(self.first).and_then(|index| usize::try_from(index).ok())
         else {
@@ -44,14 +44,15 @@ impl Delivered {
         }
     }
 
-    /// How to acknowledge these, which have just been settled and were not acknowledged before.
+    /// Returns how to acknowledge deliveries that have just been settled.
     pub(crate) fn acks(&mut self, mut tags: Vec<u64>) -> Acks {
         while self.settled.front() == Some(&true) {
             self.settled.pop_front();
             self.first += 1;
         }
         tags.sort_unstable();
-        // The last of the whole prefix must be one of these: the broker has forgotten the others.
+        // The last of the settled prefix must be one of these: naming one that is acknowledged already is
+        // an error.
         let whole = tags.partition_point(|tag| *tag < self.first);
         let single = tags.split_off(whole);
         Acks { up_to: tags.pop(), single }

@@ -18,27 +18,27 @@ use crate::{
 
 /// The oldest version that has what lightbus needs.
 const OLDEST: (u16, u16) = (3, 10);
-/// How long to wait for a confirmation before an alarm is what holds it up.
-const PROMPT: Duration = Duration::from_secs(3);
+/// How long to wait for a confirmation before an alarm is reported.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(3);
 
-/// What can be told of the broker itself, whatever is carried over it.
+/// Checks the broker itself.
 pub(crate) async fn diagnose(client: &Client, publisher: &Publisher) -> Result<Vec<Finding>> {
-    // So that one that is away is an error, not a finding.
+    // A broker that is unreachable is an error, not a finding.
     client.sends().await?;
     let mut findings = nodes(client).await;
     findings.extend(takes_messages(client, publisher).await?);
     let vhost = vhost(client);
     findings.push(Finding::warning(
-        "AMQP does not show policies, the members of quorum queues, alarms that are near, and `consumer_timeout`",
-        "a policy that drops messages, or a queue that is about to lose its majority, stays unseen",
+        "AMQP does not show policies, the members of quorum queues, imminent alarms, and `consumer_timeout`",
+        "a policy that drops messages, or a queue that is about to lose its majority, is not found",
         format!(
-            "look by hand: rabbitmqctl list_policies -p {vhost}; rabbitmq-queues check_if_node_is_quorum_critical; rabbitmq-diagnostics check_local_alarms; rabbitmqctl environment | grep consumer_timeout"
+            "check by hand: rabbitmqctl list_policies -p {vhost}; rabbitmq-queues check_if_node_is_quorum_critical; rabbitmq-diagnostics check_local_alarms; rabbitmqctl environment | grep consumer_timeout"
         ),
     ));
     Ok(findings)
 }
 
-/// Each node, by its properties.
+/// Checks each node by its properties.
 async fn nodes(client: &Client) -> Vec<Finding> {
     let endpoint = client.endpoint();
     let mut findings = Vec::new();
@@ -48,30 +48,30 @@ async fn nodes(client: &Client) -> Vec<Finding> {
             timeout(endpoint.connect_timeout, ServerProperties::of(endpoint, uri)).await;
         match properties.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
             Ok(properties) => {
-                findings.push(judge(uri, &properties));
+                findings.push(check_node(uri, &properties));
                 if !clusters.contains(&properties.cluster) {
                     clusters.push(properties.cluster);
                 }
             }
             Err(why) => findings.push(Finding::warning(
                 format!("the node {} cannot be reached: {why}", place(uri)),
-                "connecting takes longer, and if the others go too nobody can",
+                "connecting takes longer, and fails if the other nodes are down too",
                 "rabbitmqctl cluster_status on another node; is the address in `nodes` right?",
             )),
         }
     }
     if clusters.len() > 1 {
         findings.push(Finding::problem(
-            format!("the nodes are of different clusters: {}", clusters.join(", ")),
-            "processes meet on different brokers and never hear of each other",
-            "name nodes of one cluster only in `url` and `nodes`",
+            format!("the nodes belong to different clusters: {}", clusters.join(", ")),
+            "processes use different brokers and never receive each other's messages",
+            "list nodes of only one cluster in `url` and `nodes`",
         ));
     }
     if endpoint.uris.len() == 1 {
         findings.push(Finding::warning(
-            "one node is known",
-            "if it goes, nobody can connect, whatever the other nodes of its cluster do",
-            "name the others in `nodes`; with three nodes quorum queues survive the loss of one",
+            "only one node is configured",
+            "if it is down, no process can connect, even if other nodes of its cluster are up",
+            "list the others in `nodes`; with three nodes, quorum queues survive the loss of one",
         ));
     }
     findings
@@ -81,7 +81,7 @@ fn place(uri: &AMQPUri) -> String {
     format!("{}:{}", uri.authority.host, uri.authority.port)
 }
 
-fn judge(uri: &AMQPUri, properties: &ServerProperties) -> Finding {
+fn check_node(uri: &AMQPUri, properties: &ServerProperties) -> Finding {
     let ServerProperties { product, version, cluster, lacks } = properties;
     let what = format!("{product} {version} at {}, of the cluster {cluster}", place(uri));
     let mut numbers = version.split('.').map(|number| number.parse::<u16>().unwrap_or(0));
@@ -89,7 +89,7 @@ fn judge(uri: &AMQPUri, properties: &ServerProperties) -> Finding {
     if product == "RabbitMQ" && number < OLDEST {
         return Finding::problem(
             what,
-            "older than 3.10: quorum queues and streams lack what lightbus relies on",
+            "it is older than 3.10: quorum queues and streams lack features that lightbus needs",
             "update RabbitMQ",
         );
     }
@@ -103,34 +103,34 @@ fn judge(uri: &AMQPUri, properties: &ServerProperties) -> Finding {
     Finding::good(what)
 }
 
-/// Publishes a message that no queue can get: RabbitMQ tells of an alarm only to who publishes.
+/// Publishes a message to no queue: RabbitMQ reports an alarm only to clients that publish.
 async fn takes_messages(client: &Client, publisher: &Publisher) -> Result<Vec<Finding>> {
     let out = publisher.channel().await?;
-    let nobody =
+    let missing =
         format!("lightbus.doctor.{}.{:?}", std::process::id(), std::thread::current().id());
     let message = Message {
         exchange: "".into(),
-        key: topology::short("the name of a queue", &nobody)?,
+        key: topology::short("the name of a queue", &missing)?,
         mandatory: true,
         properties: BasicProperties::default(),
         body: bytes::Bytes::new(),
     };
-    let deadline = Instant::now() + client.response_timeout().min(PROMPT);
+    let deadline = Instant::now() + client.response_timeout().min(CONFIRM_LIMIT);
     let published = publisher.publish(&out, message, deadline).await;
-    let blocked = out.link.is_blocked();
+    let blocked = out.link.blocked_reason();
     Ok(vec![match (published, blocked) {
         (_, Some(reason)) => Finding::problem(
-            format!("RabbitMQ takes no messages because of an alarm: {reason}"),
-            "calls and events wait, and fail when their time is over; what is queued is still delivered",
+            format!("RabbitMQ accepts no messages because of an alarm: {reason}"),
+            "calls and events wait, and fail when their time limit passes; queued messages are still delivered",
             "rabbitmq-diagnostics check_local_alarms, rabbitmqctl status: free memory or disk space on the node, or raise vm_memory_high_watermark or lower disk_free_limit",
         ),
-        (Ok(_), None) => Finding::good("it takes messages, and confirms them"),
+        (Ok(_), None) => Finding::good("it accepts messages, and confirms them"),
         (Err(error), None) if error.is_temporary() => return Err(error),
         (Err(error), None) => refused("a message to a queue is refused", &error),
     }])
 }
 
-/// Holds the queue that would be declared against the one that is there.
+/// Compares a queue with its declaration.
 pub(crate) async fn declared(client: &Client, spec: &QueueSpec) -> Result<Finding> {
     let link = client.consumes().await?;
     let name = spec.name();
@@ -140,18 +140,18 @@ pub(crate) async fn declared(client: &Client, spec: &QueueSpec) -> Result<Findin
         Err(error) => Err(error),
     };
     Ok(match found {
-        Ok(()) => Finding::good(format!("the queue `{name}` is as it would be declared")),
+        Ok(()) => Finding::good(format!("the queue `{name}` matches its declaration")),
         Err(error) => refused(&format!("the queue `{name}` cannot be used"), &error),
     })
 }
 
-/// One that is there and equal is left as it is.
+/// Declares a queue. If it exists with the same arguments, this has no effect.
 async fn declare(link: &Link, spec: &QueueSpec) -> Result<()> {
     let channel = link.channel().await?;
     spec.declare(link, &channel).await
 }
 
-/// Holds the exchange of events against the one that is there.
+/// Compares the exchange of events with its declaration.
 pub(crate) async fn has_exchange(client: &Client, name: &str) -> Result<Finding> {
     let link = client.consumes().await?;
     let found = match allowed(topology::has_exchange(&link, name).await)? {
@@ -163,24 +163,28 @@ pub(crate) async fn has_exchange(client: &Client, name: &str) -> Result<Finding>
         Err(error) => Err(error),
     };
     Ok(match found {
-        Ok(()) => Finding::good(format!("the exchange `{name}` is as it would be declared")),
+        Ok(()) => Finding::good(format!("the exchange `{name}` matches its declaration")),
         Err(error) => refused(&format!("the exchange `{name}` cannot be used"), &error),
     })
 }
 
 fn not_yet(kind: &str, name: &str) -> Finding {
-    Finding::good(format!("the {kind} `{name}` is not there yet: who needs it first makes it"))
+    Finding::good(format!(
+        "the {kind} `{name}` does not exist yet: it is declared when it is first needed"
+    ))
 }
 
 fn refused(what: &str, error: &Error) -> Finding {
     let cure = match (error.kind(), error.advice()) {
         (_, Some(advice)) => advice.to_owned(),
-        (ErrorKind::Config, None) => "rabbitmqctl list_permissions, and set_permissions".to_owned(),
-        (_, None) => "look at the log of RabbitMQ".to_owned(),
+        (ErrorKind::Config, None) => {
+            "check rabbitmqctl list_permissions, and use set_permissions".to_owned()
+        }
+        (_, None) => "read the log of RabbitMQ".to_owned(),
     };
     Finding::problem(
         format!("{what}: {}", error.message()),
-        "whoever needs it ends with an error when it starts, or with each message",
+        "processes that need it fail when they start, or with each message",
         cure,
     )
 }
@@ -196,7 +200,7 @@ mod tests {
         let uri: AMQPUri = "amqp://here:1/%2f".parse().unwrap_or_default();
         let of = |version: &str, lacks| {
             let (product, version) = ("RabbitMQ".to_owned(), version.to_owned());
-            judge(&uri, &ServerProperties { product, version, cluster: "c".to_owned(), lacks })
+            check_node(&uri, &ServerProperties { product, version, cluster: "c".to_owned(), lacks })
                 .severity
         };
         assert_eq!(of("3.10.0", vec![]), Severity::Good);

@@ -1,4 +1,4 @@
-//! Where RabbitMQ is, made out from the options; nothing is connected here.
+//! The options of the connection, checked and turned into addresses. Nothing connects here.
 
 use std::{fmt, time::Duration};
 
@@ -9,17 +9,17 @@ use crate::config::ConnectionConfig;
 
 /// How to reach RabbitMQ.
 pub(crate) struct Endpoint {
-    /// One for each node.
+    /// The address of each node.
     pub(crate) uris: Vec<AMQPUri>,
     pub(crate) tls: TlsFiles,
     pub(crate) connection_name: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
-    /// For people, without secrets.
+    /// The addresses without secrets, for logs and errors.
     pub(crate) broker: String,
 }
 
-/// What the certificates' files held.
+/// The contents of the certificates' files.
 #[derive(Default)]
 pub(crate) struct TlsFiles {
     pub(crate) ca: Option<String>,
@@ -45,11 +45,14 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// Reads the options. `path` is where they stand, for errors.
+    /// Checks the options. `path` is their place in the configuration, for errors.
     pub(crate) fn new(path: &str, config: &ConnectionConfig) -> Result<Self> {
         let refused = |why: &str| {
-            Error::config(format_args!("{path}.url"), format!("not an address of RabbitMQ: {why}"))
-                .hint("Write amqp://[user:password@]host[:port][/vhost] or amqps://…")
+            Error::config(
+                format_args!("{path}.url"),
+                format!("this is not an address of RabbitMQ: {why}"),
+            )
+            .hint("Use amqp://[user:password@]host[:port][/vhost] or amqps://…")
         };
         let text = config.url.reveal();
         if !(text.starts_with("amqp://") || text.starts_with("amqps://")) {
@@ -60,7 +63,7 @@ impl Endpoint {
         if let Some(host) = ipv6_host(text) {
             uri.authority.host = host.to_owned();
         }
-        // An address that ends with a slash means the usual vhost to most people.
+        // Most people mean the default vhost by an address that ends with a slash.
         if uri.vhost.is_empty() {
             uri.vhost = "/".into();
         }
@@ -80,16 +83,16 @@ impl Endpoint {
                     format_args!("{path}.tls"),
                     "`tls` needs an encrypted connection",
                 )
-                .hint("Write amqps:// in `url`"));
+                .hint("Use amqps:// in `url`"));
             }
             (Some(tls), AMQPScheme::AMQPS) => crate::tls::files(path, tls)?,
         };
         if uri.scheme == AMQPScheme::AMQPS && cfg!(not(feature = "tls")) {
             return Err(Error::config(
                 format_args!("{path}.url"),
-                "this needs the cargo feature `tls` of lightbus-transport-amqp, which this program lacks",
+                "this needs the cargo feature `tls` of lightbus-transport-amqp, which is not compiled in",
             )
-            .hint("Switch on the feature `amqp-tls` of lightbus"));
+            .hint("Enable the feature `amqp-tls` of lightbus"));
         }
         let connect_timeout =
             uri.query.connection_timeout.map_or(config.connect_timeout.0, Duration::from_millis);
@@ -124,7 +127,7 @@ impl Endpoint {
     }
 }
 
-/// The host, if it is an IPv6 address in brackets: the client's own parser overlooks those.
+/// Returns the host, if it is an IPv6 address in brackets, which the client library's parser ignores.
 fn ipv6_host(url: &str) -> Option<&str> {
     let rest = url.split_once("://")?.1;
     let authority = rest.split(['/', '?']).next()?;
@@ -149,7 +152,7 @@ fn host_and_port(node: &str, usual: u16) -> Option<(String, u16)> {
     }
 }
 
-/// Refuses what the address' query has and nobody would heed.
+/// Refuses options in the address's query that would be ignored.
 fn check_query(url: &str) -> std::result::Result<(), String> {
     const KNOWN: [&str; 5] =
         ["heartbeat", "connection_timeout", "frame_max", "channel_max", "auth_mechanism"];

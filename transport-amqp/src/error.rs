@@ -1,20 +1,20 @@
-//! From the client's errors to lightbus'.
+//! Maps the client library's errors to lightbus' errors.
 
 use lapin::ErrorKind as AmqpKind;
 use lightbus_core::{Error, ErrorKind, Retry};
 
-/// Whether what failed may have reached the broker.
+/// Whether a failed operation may have taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// It did not.
+    /// It has not.
     No,
-    /// It may have, and doing it twice shows.
+    /// It may have, and repeating it has a visible effect.
     Maybe,
-    /// It may have, and doing it twice does no harm.
+    /// It may have, and repeating it does no harm.
     Harmless,
 }
 
-/// The number of the broker's answer, if the error is one, and its words.
+/// Returns the code and the text of the broker's answer, if the error is one.
 pub(crate) fn answer(error: &lapin::Error) -> Option<(u16, &str)> {
     match error.kind() {
         AmqpKind::ProtocolError(error) => Some((error.get_id(), error.get_message().as_str())),
@@ -22,30 +22,29 @@ pub(crate) fn answer(error: &lapin::Error) -> Option<(u16, &str)> {
     }
 }
 
-/// Whether the broker says that a queue or an exchange is not there at all.
+/// Whether a queue or an exchange does not exist.
 pub(crate) fn is_missing(error: &lapin::Error) -> bool {
     answer(error).is_some_and(|(code, text)| code == 404 && !is_down(text))
 }
 
-/// Whether the broker will not have queues that vanish with it: a choice of its operator, and of
-/// versions to come.
+/// Whether the broker refuses transient queues: its operator, or a later version, does not permit them.
 pub(crate) fn refuses_transient_queues(error: &lapin::Error) -> bool {
     answer(error).is_some_and(|(_, text)| text.contains("transient_nonexcl_queues"))
 }
 
-/// Whether the broker will not limit a whole channel.
+/// Whether the broker refuses a prefetch limit of the whole channel.
 pub(crate) fn refuses_channel_limit(error: &lapin::Error) -> bool {
     answer(error).is_some_and(|(code, text)| {
         code == 540 || text.contains("global_qos") || text.contains("basic.qos")
     })
 }
 
-/// A queue exists, and the node that has it is away.
+/// Whether a queue exists on a node that is down.
 fn is_down(text: &str) -> bool {
     text.contains("down or inaccessible") || text.contains("home node")
 }
 
-/// What an error of the client means to lightbus.
+/// Maps an error of the client library.
 pub(crate) fn from_lapin(error: lapin::Error, broker: &str, sent: Sent) -> Error {
     let retry = match sent {
         Sent::No | Sent::Harmless => Retry::Safe,
@@ -64,9 +63,9 @@ fn from_answer(code: u16, text: &str, retry: Retry) -> Error {
             ErrorKind::Config,
             format!("RabbitMQ refuses the user, the password, or what they ask for: {text}"),
         )
-        .hint("Put them into `url`, as amqp://user:password@host:port/vhost, and let the user configure, write and read what the README of the AMQP transport lists"),
+        .hint("Set them in `url`, as amqp://user:password@host:port/vhost, and grant the user the permissions that the README of lightbus-transport-amqp lists"),
         404 if is_down(text) => {
-            Error::new(ErrorKind::Unavailable, format!("the node that has the queue is away: {text}"))
+            Error::new(ErrorKind::Unavailable, format!("the node of the queue is down: {text}"))
                 .retry(retry)
         }
         405 => Error::new(ErrorKind::Unavailable, format!("a queue is in use: {text}")).retry(retry),
@@ -76,15 +75,15 @@ fn from_answer(code: u16, text: &str, retry: Retry) -> Error {
         }
         406 if text.contains("timed out") || text.contains("timeout") => Error::new(
             ErrorKind::Unavailable,
-            format!("RabbitMQ ended a consumer that held a message for long: {text}"),
+            format!("RabbitMQ ended a consumer that held a message for too long: {text}"),
         )
         .retry(retry)
-        .hint("Handlers must be done within the broker's `consumer_timeout`"),
+        .hint("Handlers must finish within the broker's `consumer_timeout`"),
         530 | 402 => Error::new(ErrorKind::Config, format!("RabbitMQ has no such vhost: {text}"))
-            .hint("Make it with rabbitmqctl add_vhost, or name another in `url`"),
-        // Forced, internal, out of something, channel error of a broker that goes down.
+            .hint("Create it with rabbitmqctl add_vhost, or set another in `url`"),
+        // Forced close, internal error, out of resources, channel error of a broker that shuts down.
         320 | 504 | 506 | 541 => {
-            Error::new(ErrorKind::Unavailable, format!("RabbitMQ does not serve now: {text}"))
+            Error::new(ErrorKind::Unavailable, format!("RabbitMQ is not available now: {text}"))
                 .retry(retry)
         }
         _ => Error::new(ErrorKind::Unexpected, format!("RabbitMQ refused a command: {text}")),
@@ -100,18 +99,18 @@ fn conflict(text: &str) -> Error {
         .unwrap_or(("queue", "?"));
     let remedy = match kind {
         "queue" => format!(
-            "Let all processes have the same options; or, when nothing in it is needed any more, delete it: rabbitmqctl delete_queue {name}"
+            "Give all processes the same options; or delete the queue when its messages are not needed: rabbitmqctl delete_queue {name}"
         ),
-        _ => "Let all processes have the same options, or name another in `exchange`".to_owned(),
+        _ => "Give all processes the same options, or set another name in `exchange`".to_owned(),
     };
     Error::new(
         ErrorKind::Config,
-        format!("the {kind} `{name}` exists already with another `{argument}`: {text}"),
+        format!("the {kind} `{name}` exists with another `{argument}`: {text}"),
     )
     .hint(remedy)
 }
 
-/// What stands between this prefix and the next quote.
+/// Returns the text between this prefix and the next quote.
 fn quoted<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let rest = &text[text.find(prefix)? + prefix.len()..];
     rest.split('\'').next()
@@ -132,7 +131,7 @@ fn from_client(error: &lapin::Error, retry: Retry) -> Error {
         AmqpKind::InvalidProtocolVersion(_)
         | AmqpKind::AuthProviderError(_)
         | AmqpKind::NoDefaultRuntime => Error::new(ErrorKind::Config, text),
-        // All others are states of a connection or a channel that is no more, or is not yet.
+        // All others are states of a connection or a channel that is closed, or not open yet.
         _ => Error::new(ErrorKind::Unavailable, text).retry(retry),
     }
 }
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_conflict_names_queue_and_argument_and_how_to_go_on() {
+    fn a_conflict_names_queue_argument_and_remedy() {
         let error = from_answer(
             406,
             "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'shop-mail' in vhost '/': received '5' but current is '100'",
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_whose_node_is_away_may_come_back() {
+    fn a_queue_whose_node_is_down_may_return() {
         let error = from_answer(
             404,
             "NOT_FOUND - home node 'rabbit@b' of durable queue 'x' in vhost '/' is down or inaccessible",

@@ -1,4 +1,4 @@
-//! From the configuration to transports.
+//! Creates transports from the configuration.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use crate::{
     endpoint::Endpoint,
 };
 
-/// Makes RabbitMQ transports. Those whose options about the connection are equal share connections.
+/// Creates RabbitMQ transports. Transports with equal connection options share connections.
 #[derive(Debug, Default)]
 pub struct AmqpFactory {
     clients: Mutex<HashMap<ConnectionConfig, Weak<Client>>>,

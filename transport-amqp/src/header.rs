@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lightbus_core::Headers;
 
-/// Headers of our own begin with this.
+/// The prefix of lightbus' own headers.
 const OWN: &str = "lightbus-";
 /// The API of an event.
 pub(crate) const API: &str = "lightbus-api";
@@ -17,20 +17,20 @@ pub(crate) const VERSION: &str = "lightbus-version";
 pub(crate) const KEY: &str = "lightbus-key";
 /// When a message was sent, in milliseconds since 1970.
 pub(crate) const TIME: &str = "lightbus-time";
-/// How long a schema lives, in milliseconds.
+/// The time to live of a schema, in milliseconds.
 pub(crate) const TTL: &str = "lightbus-ttl";
-/// Marks a place in a stream, and is nothing else.
+/// The name of a mark in a stream.
 pub(crate) const MARK: &str = "lightbus-mark";
 
-/// More headers than these are left out: they are few by nature, and searched one by one.
+/// The most headers that are read: headers are few, and searched one by one.
 const MOST_HEADERS: usize = 64;
 
-/// A moment in milliseconds since 1970.
+/// Returns a time in milliseconds since 1970.
 pub(crate) fn epoch_ms(time: SystemTime) -> i64 {
     clamp_ms(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// The moment that is this many milliseconds after 1970, if it is one.
+/// Returns the time this many milliseconds after 1970, if it can be represented.
 pub(crate) fn time_of(ms: i64) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(ms).ok()?))
 }
@@ -39,7 +39,7 @@ pub(crate) fn clamp_ms(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A header that is a text.
+/// Returns a header that is a string.
 pub(crate) fn string<'a>(table: &'a FieldTable, name: &str) -> Option<&'a str> {
     match table.inner().get(name)? {
         AMQPValue::LongString(value) => std::str::from_utf8(value.as_bytes()).ok(),
@@ -48,7 +48,7 @@ pub(crate) fn string<'a>(table: &'a FieldTable, name: &str) -> Option<&'a str> {
     }
 }
 
-/// A header that is a number, of whatever size.
+/// Returns a header that is an integer of any size.
 pub(crate) fn int(table: &FieldTable, name: &str) -> Option<i64> {
     match table.inner().get(name)? {
         AMQPValue::LongLongInt(number) => Some(*number),
@@ -81,7 +81,7 @@ pub(crate) fn encode_headers(headers: &Headers) -> FieldTable {
     table
 }
 
-/// All that are texts, and neither ours nor the broker's.
+/// Returns the headers that are strings, except lightbus' own and the broker's.
 pub(crate) fn decode_headers(table: &FieldTable) -> Headers {
     const BROKERS: [&str; 2] = ["x-first-death-", "x-last-death-"];
     let mut headers = Headers::new();

@@ -39,7 +39,7 @@ pub use lightbus_core::config_types::{Seconds, Secret};
 /// The name by which the configuration selects this transport.
 pub const NAME: &str = "amqp";
 
-/// What the transports can do; the past only where streams keep it.
+/// Returns the capabilities of the transports. `history` is whether streams keep past events.
 fn capabilities(history: bool) -> Capabilities {
     let mut capabilities = Capabilities::default();
     capabilities.durable = true;

@@ -22,10 +22,10 @@ use crate::error::{Sent, from_lapin};
 pub(crate) struct Link {
     connection: Connection,
     broken: AtomicBool,
-    /// Why the broker takes nothing now, if so.
+    /// Why the broker accepts no messages now, if so.
     blocked: watch::Receiver<Option<Arc<str>>>,
     response_timeout: Duration,
-    /// For people, without secrets.
+    /// The broker's address without secrets, for logs and errors.
     broker: Arc<str>,
 }
 
@@ -35,7 +35,7 @@ impl Link {
         let (sender, blocked) = watch::channel(None);
         let mut events = Box::pin(connection.events_listener());
         let place = Arc::clone(&broker);
-        // Ends with the connection, which has the other end.
+        // Ends with the connection, which has the sender of the events.
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 match event {
@@ -43,12 +43,12 @@ impl Link {
                         tracing::warn!(
                             broker = &*place,
                             reason,
-                            "RabbitMQ takes no more messages until its alarm is over: sending waits"
+                            "RabbitMQ accepts no messages until its alarm is over: sending waits"
                         );
                         sender.send_replace(Some(reason.into()));
                     }
                     Event::ConnectionUnblocked => {
-                        tracing::info!(broker = &*place, "RabbitMQ takes messages again");
+                        tracing::info!(broker = &*place, "RabbitMQ accepts messages again");
                         sender.send_replace(None);
                     }
                     _ => {}
@@ -75,12 +75,12 @@ impl Link {
         self.response_timeout
     }
 
-    /// A channel of its own; dropped, it is closed.
+    /// Opens a channel. It is closed when it is dropped.
     pub(crate) async fn channel(&self) -> Result<Channel> {
         self.request(self.connection.create_channel(), Sent::No).await
     }
 
-    /// Waits for an answer of the broker, as long as one may take.
+    /// Waits for the broker's answer to a request, at most the response timeout.
     pub(crate) async fn request<T>(
         &self,
         work: impl Future<Output = lapin::Result<T>>,
@@ -89,24 +89,24 @@ impl Link {
         self.with_timeout(work).await?.map_err(|error| self.explain(error, sent))
     }
 
-    /// The same, with the client's own error, to look at.
+    /// Does the same, and returns the client library's error, for callers that inspect it.
     pub(crate) async fn with_timeout<T>(
         &self,
         work: impl Future<Output = lapin::Result<T>>,
     ) -> Result<lapin::Result<T>> {
         match tokio::time::timeout(self.response_timeout, work).await {
             Ok(answer) => Ok(answer),
-            Err(_) if self.is_blocked().is_some() => Err(self.blocked_error()),
+            Err(_) if self.blocked_reason().is_some() => Err(self.blocked_error()),
             Err(_) => {
-                // What it still has to say would be taken for the answer to something else.
+                // A late answer would be taken for the answer to another request.
                 self.mark_broken();
-                Err(self.silent())
+                Err(self.no_answer())
             }
         }
     }
 
-    /// The error of a broker that does not answer.
-    pub(crate) fn silent(&self) -> Error {
+    /// Returns the error of a broker that did not answer in time.
+    pub(crate) fn no_answer(&self) -> Error {
         Error::new(ErrorKind::Unavailable, "RabbitMQ did not answer")
             .retry(lightbus_core::Retry::MayDuplicate)
             .with("broker", format_args!("rabbitmq {}", self.broker))
@@ -117,25 +117,25 @@ impl Link {
         from_lapin(error, &self.broker, sent)
     }
 
-    /// Why the broker takes nothing now.
-    pub(crate) fn is_blocked(&self) -> Option<Arc<str>> {
+    /// Returns why the broker accepts no messages now.
+    pub(crate) fn blocked_reason(&self) -> Option<Arc<str>> {
         self.blocked.borrow().clone()
     }
 
     pub(crate) fn blocked_error(&self) -> Error {
-        let reason = self.is_blocked();
+        let reason = self.blocked_reason();
         let reason = reason.as_deref().unwrap_or("a resource was low");
         Error::new(
             ErrorKind::Unavailable,
-            format!("RabbitMQ takes no messages because of an alarm: {reason}"),
+            format!("RabbitMQ accepts no messages because of an alarm: {reason}"),
         )
         .with("broker", format_args!("rabbitmq {}", self.broker))
-        .hint("See rabbitmqctl status for memory and disk space")
+        .hint("Check memory and disk space with rabbitmqctl status")
     }
 
-    /// Waits until the broker takes messages.
+    /// Waits until the broker accepts messages.
     pub(crate) async fn unblocked(&self, deadline: Instant) -> Result<()> {
-        // Nearly always: without touching the lock's waiters.
+        // The common case, without registering a waiter.
         if self.blocked.borrow().is_none() {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use lightbus_core::{Error, Result, transport::Location};
 
 use crate::{client::Client, topology};
 
-/// A word as it can be given to a shell.
+/// Quotes a word for a shell.
 pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -14,7 +14,7 @@ pub(crate) fn vhost(client: &Client) -> String {
     quoted(client.endpoint().uris.first().map_or("/", |uri| uri.vhost.as_str()))
 }
 
-/// What RabbitMQ forbids is an answer too, and what there is not.
+/// Returns a permanent error, such as a refusal, as an answer.
 pub(crate) fn allowed<T>(asked: Result<T>) -> Result<std::result::Result<T, Error>> {
     match asked {
         Err(error) if error.is_temporary() => Err(error),
@@ -22,17 +22,15 @@ pub(crate) fn allowed<T>(asked: Result<T>) -> Result<std::result::Result<T, Erro
     }
 }
 
-/// A queue or a stream.
+/// Locates a queue or a stream.
 pub(crate) async fn queue(client: &Client, what: &str, name: &str) -> Result<Location> {
     let link = client.consumes().await?;
     let (what, messages) = match allowed(topology::counts(&link, name).await)? {
         Ok(Some((messages, consumers))) => {
             (format!("{what}, consumers: {consumers}"), Some(messages.into()))
         }
-        Ok(None) => (format!("{what}, not there yet"), None),
-        Err(refused) => {
-            (format!("{what}, which may not be looked at: {}", refused.message()), None)
-        }
+        Ok(None) => (format!("{what}, not declared yet"), None),
+        Err(refused) => (format!("{what}, which may not be read: {}", refused.message()), None),
     };
     let mut place = Location::new(what, name);
     place.messages = messages;
@@ -47,19 +45,19 @@ pub(crate) async fn queue(client: &Client, what: &str, name: &str) -> Result<Loc
     Ok(place)
 }
 
-/// The exchange of events.
+/// Locates the exchange of events.
 pub(crate) async fn exchange(client: &Client, name: &str, api: &str) -> Result<Location> {
     const WHAT: &str = "events on their way to the queue of each listener (a topic exchange)";
     let link = client.consumes().await?;
     let what = match allowed(topology::has_exchange(&link, name).await)? {
         Ok(true) => WHAT.to_owned(),
-        Ok(false) => format!("{WHAT}, not there yet"),
-        Err(refused) => format!("{WHAT}, which may not be looked at: {}", refused.message()),
+        Ok(false) => format!("{WHAT}, not declared yet"),
+        Err(refused) => format!("{WHAT}, which may not be read: {}", refused.message()),
     };
     let mut place = Location::new(what, name);
     let vhost = vhost(client);
     place.look = vec![
-        // Who listens, AMQP tells nobody.
+        // AMQP does not show bindings.
         format!(
             "rabbitmqctl list_bindings -p {vhost} source_name routing_key destination_name | grep -F {}",
             quoted(&format!("{api}."))

@@ -1,4 +1,4 @@
-//! Publishing with confirms, many at a time, on one channel.
+//! Publishes with confirms, many messages at a time, on one channel.
 
 use std::{
     collections::HashSet,
@@ -29,71 +29,72 @@ use crate::{
     link::Link,
 };
 
-/// What may be on its way to the broker and not confirmed, in KiB; who comes then waits.
+/// The most unconfirmed messages, in KiB; further callers wait.
 const ROOM: usize = 64 << 10;
-/// What a message takes of that at least: so at most this many messages are on their way.
+/// The least that a message counts for: at most 8192 messages are in flight.
 const SMALLEST: usize = ROOM / 8192;
-/// The most messages published in one go.
+/// The most messages that are published at once.
 const BATCH: usize = 512;
-/// Without confirms, one of so many waits until it has been written to the connection.
+/// Without confirms, one in so many messages waits until it is written to the connection.
 const UNWRITTEN: u32 = 32;
-/// How long a channel is kept at least, though messages on it are refused.
+/// How long a channel is kept at least, even if messages on it are refused.
 ///
-/// A channel remembers where the leader of a quorum queue was when it first published to it. If that
-/// node has died since, RabbitMQ 3.10 refuses all that the channel publishes to the queue, for ever: a
-/// new channel finds the new leader (rabbitmq-server pull request 9241 tells of it). A queue that is
-/// full refuses on any channel; a new one each second costs little.
+/// A channel remembers the leader of a quorum queue from its first message to it. If that node has died
+/// since, RabbitMQ 3.10 refuses all further messages of the channel to the queue, for ever; a new channel
+/// finds the new leader (see rabbitmq-server pull request 9241). A full queue refuses on any channel, and
+/// a new channel each second costs little.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
-/// After this many confirms that nobody waits for any more, the client is made to forget them.
+/// After this many abandoned confirms, the client library is made to forget them.
 const ABANDONED: u32 = 256;
 
-/// A message, ready to be published.
+/// An encoded message.
 #[derive(Clone)]
 pub(crate) struct Message {
     pub(crate) exchange: ShortString,
     pub(crate) key: ShortString,
-    /// Whether it comes back if no queue gets it.
+    /// Whether the broker returns it if no queue receives it.
     pub(crate) mandatory: bool,
     pub(crate) properties: BasicProperties,
     pub(crate) body: Bytes,
 }
 
 impl Message {
-    /// How many KiB it has, about.
+    /// Returns its approximate size in KiB.
     fn cost(&self) -> usize {
         (self.body.len() >> 10).max(SMALLEST)
     }
 }
 
-/// What became of a message: it is stored, or it came back because no queue was there for it.
+/// The outcome of publishing: `None` if the message is stored, or the message that the broker returned
+/// because no queue received it.
 pub(crate) type Published = Option<BasicReturnMessage>;
 
-/// Publishes on a channel of its own, which it replaces when it breaks.
+/// Publishes on its own channel, which is replaced when it breaks.
 pub(crate) struct Publisher {
     client: Arc<Client>,
     confirms: bool,
     room: Semaphore,
     out: Mutex<Option<Arc<PublishChannel>>>,
-    /// Held by the one who opens a channel.
+    /// Locked while a channel is opened.
     opening: tokio::sync::Mutex<()>,
 }
 
-/// A channel to publish on, and what is known to be declared.
+/// A channel to publish on, and what was declared on it.
 pub(crate) struct PublishChannel {
     pub(crate) link: Arc<Link>,
     pub(crate) channel: Channel,
     known: Mutex<HashSet<Box<str>>>,
     confirms: bool,
-    /// How many were published.
+    /// How many messages were published.
     count: AtomicU32,
     abandoned: AtomicU32,
     opened: Instant,
-    /// Nothing more is published on it; it closes when those who use it are done.
+    /// Set when a new channel is needed. This one closes when its users are done.
     retired: AtomicBool,
 }
 
 impl Publisher {
-    /// With confirms: what is published is stored when that is said.
+    /// Returns a publisher with confirms: `publish` returns when the message is stored.
     pub(crate) fn new(client: Arc<Client>) -> Self {
         Self {
             client,
@@ -104,7 +105,8 @@ impl Publisher {
         }
     }
 
-    /// Without: what is published has been handed to the connection when that is said.
+    /// Returns a publisher without confirms: `publish` returns when the message is handed to the
+    /// connection.
     pub(crate) fn unconfirmed(client: Arc<Client>) -> Self {
         Self { confirms: false, ..Self::new(client) }
     }
@@ -113,12 +115,12 @@ impl Publisher {
         &self.client
     }
 
-    /// The moment until which something that begins now may take.
+    /// Returns the deadline of a request that begins now.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.client.response_timeout()
     }
 
-    /// The channel to publish on: the one there is, or a new one.
+    /// Returns the channel to publish on, and opens it if need be.
     pub(crate) async fn channel(&self) -> Result<Arc<PublishChannel>> {
         if let Some(out) = self.live() {
             return Ok(out);
@@ -157,12 +159,12 @@ impl Publisher {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the channel that was used last is no more.
+    /// Whether the channel that was used last is closed.
     pub(crate) fn channel_is_lost(&self) -> bool {
         self.live().is_none()
     }
 
-    /// Gives the channel back.
+    /// Lets go of the channel.
     pub(crate) fn close(&self) {
         drop(self.state().take());
     }
@@ -178,7 +180,7 @@ impl Publisher {
         out.publish(message, deadline).await
     }
 
-    /// Publishes messages in this order, and says of each what became of it.
+    /// Publishes messages in order, and returns the outcome of each.
     pub(crate) async fn publish_all(
         &self,
         out: &PublishChannel,
@@ -195,7 +197,7 @@ impl Publisher {
             let count = batch.len();
             let cost = batch.iter().map(|message| message.cost()).sum::<usize>().min(ROOM);
             match self.room(out, cost, deadline).await {
-                // Each is handed to the client when it is first polled: in their order.
+                // Each is handed to the client library at its first poll, which keeps their order.
                 Ok(_room) => results.extend(
                     join_all(batch.into_iter().map(|message| out.publish(message, deadline))).await,
                 ),
@@ -204,7 +206,7 @@ impl Publisher {
         }
     }
 
-    /// Waits for room, and for a broker that takes messages.
+    /// Waits for room, and until the broker accepts messages.
     async fn room(
         &self,
         out: &PublishChannel,
@@ -212,19 +214,19 @@ impl Publisher {
         deadline: Instant,
     ) -> Result<tokio::sync::SemaphorePermit<'_>> {
         let cost = u32::try_from(cost.min(ROOM)).unwrap_or(u32::MAX);
-        // Nearly always there is: without a timer.
+        // The common case, without a timer.
         if let Ok(room) = self.room.try_acquire_many(cost)
-            && out.link.is_blocked().is_none()
+            && out.link.blocked_reason().is_none()
         {
             return Ok(room);
         }
         let room = match timeout_at(deadline, self.room.acquire_many(cost)).await {
             Ok(Ok(room)) => room,
             Ok(Err(_)) => return Err(Error::closed("the connection")),
-            Err(_) if out.link.is_blocked().is_some() => {
+            Err(_) if out.link.blocked_reason().is_some() => {
                 return Err(out.link.blocked_error());
             }
-            Err(_) => return Err(out.link.silent().retry(Retry::Safe)),
+            Err(_) => return Err(out.link.no_answer().retry(Retry::Safe)),
         };
         out.link.unblocked(deadline).await?;
         Ok(room)
@@ -238,7 +240,7 @@ impl PublishChannel {
             && !self.retired.load(Ordering::Relaxed)
     }
 
-    /// Whether this was declared on this channel before.
+    /// Whether this was declared on this channel.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.known().contains(name)
     }
@@ -260,8 +262,8 @@ impl PublishChannel {
         let Message { exchange, key, properties, body, .. } = message;
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         if !self.confirms && !count.is_multiple_of(UNWRITTEN) {
-            // The client takes it when it is polled for the first time. When it is written nobody
-            // needs to know, except now and then, so that they cannot become more and more.
+            // The client library takes it at the first poll. Only one in `UNWRITTEN` waits until it is
+            // written, which bounds their number.
             let handed_over = self
                 .channel
                 .basic_publish(exchange, key, options, &body, properties)
@@ -295,15 +297,15 @@ impl PublishChannel {
                 }
                 Err(self.link.explain(error, Sent::Maybe))
             }
-            Err(_) if self.link.is_blocked().is_some() => {
+            Err(_) if self.link.blocked_reason().is_some() => {
                 Err(self.link.blocked_error().retry(Retry::MayDuplicate))
             }
-            Err(_) => Err(self.link.silent()),
+            Err(_) => Err(self.link.no_answer()),
         }
     }
 }
 
-/// Counts a confirm that was not waited for to its end: the client keeps those until it is asked.
+/// Counts a confirm that was abandoned: the client library keeps it until it is asked for all.
 struct Waited<'a> {
     out: &'a PublishChannel,
     over: bool,

@@ -1,5 +1,5 @@
-//! What a node says of itself when it is connected to, before anybody logs in: the client keeps it to
-//! itself, so it is asked once more.
+//! The properties that a node sends when a client connects, before it logs in. The client library does
+//! not expose them, so that a connection of its own reads them.
 
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use lapin::{
@@ -11,26 +11,26 @@ use lapin::{
 
 use crate::{endpoint::Endpoint, header};
 
-/// The protocol that is spoken: AMQP 0-9-1.
+/// The header of AMQP 0-9-1.
 const HELLO: &[u8; 8] = b"AMQP\0\0\x09\x01";
-/// The largest properties that is read.
-const MOST: usize = 64 << 10;
-/// What lightbus relies on, by the names that brokers give it.
+/// The largest frame that is read.
+const MAX_FRAME: usize = 64 << 10;
+/// The broker capabilities that lightbus needs.
 const NEEDED: [&str; 4] =
     ["publisher_confirms", "basic.nack", "connection.blocked", "direct_reply_to"];
 
-/// A node, by its own words.
+/// The properties of a node.
 #[derive(Debug, Default)]
 pub(crate) struct ServerProperties {
     pub(crate) product: String,
     pub(crate) version: String,
     pub(crate) cluster: String,
-    /// What lightbus relies on and the node does not have.
+    /// The needed capabilities that the node lacks.
     pub(crate) lacks: Vec<&'static str>,
 }
 
 impl ServerProperties {
-    /// Asks a node. The caller limits how long that may take.
+    /// Reads the properties of a node. The caller limits how long that may take.
     pub(crate) async fn of(endpoint: &Endpoint, uri: &AMQPUri) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         let runtime = lapin::runtime::default_runtime().map_err(|error| failed(&error))?;
@@ -40,12 +40,12 @@ impl ServerProperties {
             .map_err(|error| failed(&error))?;
         stream.write_all(HELLO).await.map_err(|error| failed(&error))?;
         stream.flush().await.map_err(|error| failed(&error))?;
-        // A frame: its type, its channel, its size, then as many bytes.
+        // A frame: type, channel, size, then as many bytes.
         let mut head = [0; 7];
         stream.read_exact(&mut head).await.map_err(|error| failed(&error))?;
         let [kind, _, _, size @ ..] = head;
         let size = usize::try_from(u32::from_be_bytes(size)).unwrap_or(usize::MAX);
-        if kind != 1 || size > MOST {
+        if kind != 1 || size > MAX_FRAME {
             return Err("it does not speak AMQP 0-9-1".to_owned());
         }
         let mut frame = vec![0; size];
@@ -54,7 +54,7 @@ impl ServerProperties {
             Ok((_, AMQPClass::Connection(AMQPMethod::Start(start)))) => {
                 Ok(Self::read(&start.server_properties))
             }
-            _ => Err("it does not greet as AMQP 0-9-1 has it".to_owned()),
+            _ => Err("it does not begin as AMQP 0-9-1 requires".to_owned()),
         }
     }
 

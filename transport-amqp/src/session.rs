@@ -1,4 +1,4 @@
-//! A channel that consumes, and the acknowledgements that go back on it.
+//! A channel that consumes, and the acknowledgements on it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,14 +17,14 @@ use lightbus_core::{Error, ErrorKind, Name, Result};
 
 use crate::{delivered::Delivered, error::Sent, link::Link, topology::short};
 
-/// A channel whose consumers deliver messages to be settled.
+/// A channel with consumers, and which of its deliveries are settled.
 pub(crate) struct Session {
     pub(crate) link: Arc<Link>,
     pub(crate) channel: Channel,
     delivered: Mutex<Delivered>,
 }
 
-/// What the consumers of a session deliver: from where, and what; `None` where one has ended.
+/// The deliveries of a session's consumers, each with the consumer's name; `None` when a consumer ends.
 pub(crate) type Inbox = SelectAll<BoxStream<'static, (Name, Option<lapin::Result<Delivery>>)>>;
 
 impl Session {
@@ -36,7 +36,7 @@ impl Session {
         self.link.is_alive() && self.channel.status().connected()
     }
 
-    /// Begins to consume from a queue. What comes is marked with `name`.
+    /// Starts consuming from a queue. Its deliveries carry `name`.
     pub(crate) async fn consume(
         &self,
         queue: &str,
@@ -62,20 +62,20 @@ impl Session {
         Ok(tag)
     }
 
-    /// Ends consumers: when it returns, all that they will ever deliver has come.
+    /// Cancels consumers. When it returns, all their deliveries are in the inbox.
     pub(crate) async fn cancel(&self, tags: &[ShortString]) {
         for tag in tags {
             let cancel = self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
             if let Err(error) = self.link.request(cancel, Sent::Harmless).await {
-                tracing::debug!(%error, "a consumer was not ended, its connection is");
+                tracing::debug!(%error, "a consumer could not be cancelled, because its connection is lost");
                 return;
             }
         }
     }
 
-    /// Acknowledges these, those that were before excepted, with as few frames as possible.
+    /// Acknowledges deliveries that are not settled yet, with as few frames as possible.
     ///
-    /// On a channel that is no more it does nothing: the broker gives the messages to somebody else.
+    /// Does nothing on a closed channel: the broker has requeued its messages.
     pub(crate) async fn acknowledge(&self, tags: impl Iterator<Item = u64>) {
         let sending = {
             let mut delivered = self.delivered();
@@ -88,24 +88,24 @@ impl Session {
             let all = multiple.into_iter().chain(acks.single.into_iter().map(|tag| (tag, false)));
             let frames = all
                 .map(|(tag, multiple)| self.channel.basic_ack(tag, BasicAckOptions { multiple }));
-            // Within the lock: one that comes after another that covers it is an error to the broker.
+            // While locked: an acknowledgement after one that covers it is an error.
             handed_over(frames)
         };
         self.written(sending).await;
     }
 
-    /// Whether this was acknowledged or given back.
+    /// Whether a delivery was acknowledged or requeued.
     pub(crate) fn is_settled(&self, tag: u64) -> bool {
         self.delivered().is_settled(tag)
     }
 
-    /// Gives these back to the queue, in their order.
-    pub(crate) async fn give_back(&self, mut tags: Vec<u64>) {
+    /// Requeues deliveries that are not settled yet, in order.
+    pub(crate) async fn requeue(&self, mut tags: Vec<u64>) {
         tags.sort_unstable();
         let sending = {
             let mut delivered = self.delivered();
             tags.retain(|tag| delivered.settle(*tag));
-            // They are settled, if otherwise than the rest.
+            // They are settled too, so that later acknowledgements skip them.
             let _ = delivered.acks(tags.clone());
             if !self.is_alive() {
                 return;
@@ -116,7 +116,7 @@ impl Session {
         self.written(sending).await;
     }
 
-    /// Waits until frames are on their way.
+    /// Waits until frames are written.
     async fn written(&self, sending: Vec<Sending<'_>>) {
         if sending.is_empty() {
             return;
@@ -124,11 +124,13 @@ impl Session {
         let all = async { join_all(sending).await.into_iter().collect::<lapin::Result<()>>() };
         match self.link.with_timeout(all).await {
             Ok(Ok(())) => {}
-            // With the connection the broker forgets who had what.
+            // The broker requeues what a lost connection had.
             Ok(Err(error)) => {
-                tracing::debug!(%error, "acknowledging failed, the messages come again")
+                tracing::debug!(%error, "acknowledging failed: the messages are redelivered")
             }
-            Err(error) => tracing::debug!(%error, "acknowledging failed, the messages come again"),
+            Err(error) => {
+                tracing::debug!(%error, "acknowledging failed: the messages are redelivered")
+            }
         }
     }
 
@@ -137,30 +139,30 @@ impl Session {
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The error of a session that has ended, `error` being what the consumer said.
+    /// Returns the error of a session that has ended. `error` is what its consumer reported.
     pub(crate) fn ended(&self, error: Option<lapin::Error>) -> Error {
         match error {
             Some(error) => self.link.explain(error, Sent::Harmless),
             None => Error::new(
                 ErrorKind::Unavailable,
-                "RabbitMQ has ended the consumer: its queue was deleted, or has moved",
+                "RabbitMQ cancelled the consumer: its queue was deleted, or has moved",
             )
             .with("broker", format_args!("rabbitmq {}", self.link.broker())),
         }
     }
 }
 
-/// A frame on its way.
+/// A frame that is being written.
 type Sending<'a> = BoxFuture<'a, lapin::Result<()>>;
 
-/// QueueDrain frames to the client, in this order, without waiting for them to be written. Gives those
+/// Hands frames to the client library in order, without waiting for them to be written. Returns those
 /// that are not written yet.
 fn handed_over<'a>(
     frames: impl Iterator<Item = impl Future<Output = lapin::Result<()>> + Send + 'a>,
 ) -> Vec<Sending<'a>> {
     let mut sending = Vec::new();
     for frame in frames {
-        // The client takes it when it is polled for the first time.
+        // The client library takes it at the first poll.
         let mut frame = frame.boxed();
         match (&mut frame).now_or_never() {
             Some(Ok(())) => {}
@@ -171,7 +173,7 @@ fn handed_over<'a>(
     sending
 }
 
-/// What is there of an inbox without waiting.
-pub(crate) fn at_hand(inbox: &mut Inbox) -> Option<(Name, Option<lapin::Result<Delivery>>)> {
+/// Returns the next item of an inbox, if there is one already.
+pub(crate) fn try_next(inbox: &mut Inbox) -> Option<(Name, Option<lapin::Result<Delivery>>)> {
     inbox.next().now_or_never().flatten()
 }

@@ -1,4 +1,4 @@
-//! Reading streams, from any place, without taking anything away.
+//! Reads streams from any offset, without removing messages.
 
 use std::{
     collections::hash_map::RandomState,
@@ -27,13 +27,13 @@ use crate::{
     topology::short,
 };
 
-/// How many entries the broker sends ahead.
+/// How many entries the broker sends before they are acknowledged.
 const AHEAD: u16 = 200;
 
-/// Marks the end of a stream, and gives the name of the mark.
+/// Marks the end of a stream, and returns the name of the mark.
 ///
-/// Nothing else tells where a stream ends: the broker counts late, and waits for more where there is
-/// none.
+/// There is no other way to find the end of a stream: the broker's count lags behind, and a consumer
+/// waits at the end.
 pub(crate) async fn publish_mark(
     publisher: &Publisher,
     out: &PublishChannel,
@@ -53,16 +53,15 @@ pub(crate) async fn publish_mark(
         Ok(None) => Ok(name),
         Ok(Some(_)) => {
             out.forget(stream);
-            Err(Error::new(ErrorKind::Unavailable, "the stream has vanished")
-                .with("stream", stream))
+            Err(Error::new(ErrorKind::Unavailable, "the stream was deleted").with("stream", stream))
         }
-        // Marked twice is marked once.
+        // Marking twice does no harm.
         Err(error) if error.is_temporary() => Err(error.retry(Retry::Safe)),
         Err(error) => Err(error),
     }
 }
 
-/// A name that nobody else has.
+/// Returns a unique name.
 fn unique() -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -77,29 +76,29 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Whether it only marks a place, and the name of the mark.
+    /// Returns the name of the mark, if it is one.
     pub(crate) fn mark(&self) -> Option<&str> {
         header::string(self.raw.properties.headers().as_ref()?, header::MARK)
     }
 }
 
-/// Reads a stream from some place on. Dropped, it ends.
+/// Reads a stream from an offset on, until it is dropped.
 pub(crate) struct Reader {
     link: Arc<Link>,
     channel: Channel,
     consumer: Consumer,
-    /// How many entries were read and not acknowledged, and the last of them.
+    /// How many entries were read and not acknowledged, and the tag of the last.
     unacknowledged: (u16, u64),
 }
 
 impl Reader {
-    /// Begins to read at this entry, or at the first after it that is still there.
+    /// Starts at this offset, or at the first after it that still exists.
     pub(crate) async fn open(client: &Client, stream: &str, from: u64) -> Result<Self> {
         let offset = i64::try_from(from).unwrap_or(i64::MAX);
         Self::begin(client, stream, AMQPValue::LongLongInt(offset)).await
     }
 
-    /// Begins to read a little before the end.
+    /// Starts shortly before the end.
     pub(crate) async fn open_near_end(client: &Client, stream: &str) -> Result<Self> {
         Self::begin(client, stream, AMQPValue::LongString("last".into())).await
     }
@@ -121,8 +120,7 @@ impl Reader {
         Ok(Self { link, channel, consumer, unacknowledged: (0, 0) })
     }
 
-    /// The next entry. There must be one: it does not wait for what is still to be published for
-    /// longer than an answer may take.
+    /// Returns the next entry. There must be one: it fails after the response timeout.
     pub(crate) async fn next(&mut self) -> Result<Entry> {
         let (count, last) = &mut self.unacknowledged;
         if *count >= AHEAD / 2 {
@@ -140,7 +138,7 @@ impl Reader {
                     "the stream was deleted, or has moved",
                 ));
             }
-            Err(_) => return Err(self.link.silent().retry(Retry::Safe)),
+            Err(_) => return Err(self.link.no_answer().retry(Retry::Safe)),
         };
         self.unacknowledged = (self.unacknowledged.0 + 1, delivery.delivery_tag);
         let raw = Raw::new(delivery);

@@ -1,4 +1,4 @@
-//! What is declared on the broker: names, arguments, and what to do where they conflict.
+//! What is declared on the broker: names and arguments of queues, streams and the exchange.
 
 use std::time::Duration;
 
@@ -15,32 +15,32 @@ use crate::{
     link::Link,
 };
 
-/// The queue of an API's calls.
+/// Returns the queue of an API's calls.
 pub(crate) fn calls_of(config: &RpcConfig, api: &str) -> String {
     format!("{}{api}.rpc_queue", config.prefix)
 }
 
-/// The stream of an API's past events.
+/// Returns the stream of an API's past events.
 pub(crate) fn history_of(config: &EventConfig, api: &str) -> String {
     format!("{}{api}.history", config.prefix)
 }
 
-/// The exchange of events.
+/// Returns the exchange of events.
 pub(crate) fn exchange_of(config: &EventConfig) -> String {
     format!("{}{}", config.prefix, config.exchange)
 }
 
-/// The queue of a consumer group.
+/// Returns the queue of a consumer group.
 pub(crate) fn queue_of(config: &EventConfig, group: &str) -> String {
     format!("{}{group}", config.prefix)
 }
 
-/// The queue of what a listener could not handle.
+/// Returns the queue of a group's dead letters.
 pub(crate) fn dead_letters_of(config: &EventConfig, group: &str) -> String {
     format!("{}{group}.dead_letters", config.prefix)
 }
 
-/// A name as the protocol has it: at most 255 bytes.
+/// Converts a name to a short string, which has at most 255 bytes.
 pub(crate) fn short(what: &'static str, text: &str) -> Result<ShortString> {
     ShortString::try_new(text).map_err(|_| {
         Error::new(ErrorKind::TooLarge, format!("{what} is longer than 255 bytes"))
@@ -65,8 +65,8 @@ impl QueueSpec {
         self
     }
 
-    /// The queue of an API's calls. It vanishes with its node and is made again on another: calls are
-    /// not worth waiting for a node.
+    /// The queue of an API's calls. It is transient: it vanishes with its node and is declared again on
+    /// another, because calls would expire before the node returns.
     pub(crate) fn calls(api: &str, config: &RpcConfig) -> Self {
         Self::new(calls_of(config, api), false)
             .with("x-expires", milliseconds(config.queue_expires.0))
@@ -90,12 +90,12 @@ impl QueueSpec {
         spec
     }
 
-    /// The queue of what a group could not handle.
+    /// The queue of a group's dead letters.
     pub(crate) fn dead_letters(group: &str, config: &EventConfig) -> Self {
         let limit = AMQPValue::LongLongInt(config.dead_letter_limit.max(1).into());
         let spec = Self::new(dead_letters_of(config, group), true).with("x-max-length", limit);
         match config.queue_type {
-            // Reading takes them and gives them back, which must not count as trying.
+            // Listing takes and requeues them, which must not count as delivery attempts.
             QueueType::Quorum => spec
                 .with("x-queue-type", text("quorum"))
                 .with("x-delivery-limit", AMQPValue::LongLongInt(i64::from(i32::MAX))),
@@ -106,7 +106,7 @@ impl QueueSpec {
     /// The stream of an API's past events.
     pub(crate) fn history(api: &str, config: &EventConfig, keep: &HistoryConfig) -> Self {
         let bytes = i64::try_from(keep.max_bytes.max(1)).unwrap_or(i64::MAX);
-        // Whole segments are dropped: several of them make the limits something like exact.
+        // Whole segments are dropped: several segments make the limits more exact.
         let segment = (bytes / 8).clamp(1 << 20, 500_000_000);
         Self::new(history_of(config, api), true)
             .with("x-queue-type", text("stream"))
@@ -115,7 +115,7 @@ impl QueueSpec {
             .with("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(segment))
     }
 
-    /// The stream of all schemas. Short: writers repeat what is to live.
+    /// The stream of all schemas. It may be small, because writers renew their schemas.
     pub(crate) fn schemas(name: &str) -> Self {
         Self::new(name.to_owned(), true)
             .with("x-queue-type", text("stream"))
@@ -127,7 +127,7 @@ impl QueueSpec {
         &self.name
     }
 
-    /// Makes the queue, or finds that it is there.
+    /// Declares the queue.
     pub(crate) async fn declare(&self, link: &Link, channel: &Channel) -> Result<()> {
         let name = short("the name of a queue", &self.name)?;
         let declare = |channel: Channel, durable| {
@@ -140,23 +140,23 @@ impl QueueSpec {
             Err(error) => error,
         };
         if !self.durable && refuses_transient_queues(&error) {
-            // The refusal has ended the connection or the channel: whoever asks again finds this.
+            // The refusal closed the connection or the channel, which the next caller replaces.
             return Err(link.explain(error, Sent::Harmless).hint(
-                "Let the broker permit transient queues: deprecated_features.permit.transient_nonexcl_queues = true",
+                "Permit transient queues in the broker: deprecated_features.permit.transient_nonexcl_queues = true",
             ));
         }
         Err(link.explain(error, Sent::Harmless).with("queue", &self.name))
     }
 }
 
-/// How many messages wait in a queue; `None` if there is no such queue.
+/// Returns how many messages wait in a queue; `None` if it does not exist.
 pub(crate) async fn waiting(link: &Link, queue: &str) -> Result<Option<u32>> {
     Ok(counts(link, queue).await?.map(|(messages, _)| messages))
 }
 
-/// How many messages wait in a queue, and how many consumers; `None` if there is no such queue.
+/// Returns how many messages wait in a queue and how many consumers it has; `None` if it does not exist.
 pub(crate) async fn counts(link: &Link, queue: &str) -> Result<Option<(u32, u32)>> {
-    // Of its own: it ends if the queue is not there.
+    // On its own channel, which is closed if the queue does not exist.
     let channel = link.channel().await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let name = short("the name of a queue", queue)?;
@@ -167,9 +167,9 @@ pub(crate) async fn counts(link: &Link, queue: &str) -> Result<Option<(u32, u32)
     }
 }
 
-/// Whether there is an exchange of this name, of whatever type.
+/// Whether an exchange of this name exists, whatever its type.
 pub(crate) async fn has_exchange(link: &Link, name: &str) -> Result<bool> {
-    // Of its own: it ends if the exchange is not there.
+    // On its own channel, which is closed if the exchange does not exist.
     let channel = link.channel().await?;
     let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
     let exchange = short("the name of the exchange", name)?;
@@ -182,7 +182,7 @@ pub(crate) async fn has_exchange(link: &Link, name: &str) -> Result<bool> {
     }
 }
 
-/// Makes the exchange of events, or finds that it is there.
+/// Declares the exchange of events.
 pub(crate) async fn declare_exchange(link: &Link, channel: &Channel, name: &str) -> Result<()> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let exchange = short("the name of the exchange", name)?;
@@ -195,7 +195,7 @@ pub(crate) async fn declare_exchange(link: &Link, channel: &Channel, name: &str)
     link.request(declare, Sent::Harmless).await
 }
 
-/// Lets a queue have what is published with these keys.
+/// Binds a queue to a routing key.
 pub(crate) async fn bind(
     link: &Link,
     channel: &Channel,
@@ -213,7 +213,7 @@ pub(crate) async fn bind(
     link.request(bind, Sent::Harmless).await
 }
 
-/// The key of an event, or of all events of an API.
+/// Returns the routing key of an event, or of all events of an API.
 pub(crate) fn routing_key(api: &Name, event: Option<&Name>) -> String {
     format!("{api}.{}", event.map_or("*", |event| event))
 }

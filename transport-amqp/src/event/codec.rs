@@ -16,7 +16,7 @@ use crate::{
     topology::short,
 };
 
-/// A message, kept until it is known what becomes of it.
+/// A message as it was delivered, kept until it is settled.
 pub(crate) struct Raw {
     pub(crate) exchange: ShortString,
     pub(crate) key: ShortString,
@@ -24,13 +24,13 @@ pub(crate) struct Raw {
     pub(crate) body: Bytes,
 }
 
-/// What a message turned out to be.
+/// A decoded message.
 pub(super) enum Read {
-    /// An event that was asked for.
+    /// An event that is selected.
     Event(Box<EventMessage>),
-    /// One that was not.
+    /// An event that is not.
     Other,
-    /// It cannot be read, for this reason.
+    /// Why it cannot be read.
     Malformed(String),
 }
 
@@ -44,7 +44,7 @@ impl Raw {
         }
     }
 
-    /// Which delivery it is, counted from 1; 0 where the queue does not count.
+    /// Returns the number of the delivery, from 1; 0 if the queue does not count.
     pub(super) fn attempt(&self, counts: bool) -> u32 {
         if !counts {
             return 0;
@@ -54,14 +54,14 @@ impl Raw {
         u32::try_from(before).unwrap_or(0).saturating_add(1)
     }
 
-    /// Reads the message. `select` gives the names as the reader knows them, if it wants the event.
+    /// Decodes the message. `select` returns the names of a selected event.
     pub(super) fn read(
         &self,
         attempt: u32,
         select: impl FnOnce(&str, &str) -> Option<(Name, Name)>,
     ) -> Read {
         let Some((api, event)) = event_names(&self.properties, self.key.as_str()) else {
-            return Read::Malformed("it does not say which event it is".into());
+            return Read::Malformed("it does not name its event".into());
         };
         let Some(names) = select(api, event) else { return Read::Other };
         match decode_event(names, &self.properties, &self.body, attempt) {
@@ -71,7 +71,7 @@ impl Raw {
     }
 }
 
-/// What is wrong, with the place where it is.
+/// Returns an error with its cause, which has the position.
 fn reason(error: &lightbus_core::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
@@ -79,7 +79,7 @@ fn reason(error: &lightbus_core::Error) -> String {
     }
 }
 
-/// The names of an event as one of the selectors has them: shared, not copied.
+/// Returns the names of a selected event, sharing the selector's.
 pub(super) fn wanted(events: &[EventSelector], api: &str, event: &str) -> Option<(Name, Name)> {
     let selector = events.iter().find(|selector| selector.selects(api, event))?;
     let event = match &selector.event {
@@ -89,7 +89,7 @@ pub(super) fn wanted(events: &[EventSelector], api: &str, event: &str) -> Option
     Some((Name::clone(&selector.api), event))
 }
 
-/// The properties and the body of an event, sent at this moment.
+/// Encodes an event that is sent at `now`.
 pub(super) fn encode_event(
     event: &EventMessage,
     now: SystemTime,
@@ -112,7 +112,7 @@ pub(super) fn encode_event(
     Ok((properties, encode_fields(&event.fields)))
 }
 
-/// Names of an event, from its headers or else from its routing key.
+/// Returns the API and event names, from the headers or else from the routing key.
 pub(super) fn event_names<'a>(
     properties: &'a BasicProperties,
     routing_key: &'a str,
@@ -126,7 +126,7 @@ pub(super) fn event_names<'a>(
     .filter(|(api, event)| !api.is_empty() && !event.is_empty())
 }
 
-/// Reads an event. `names` gives the names as the listener knows them.
+/// Decodes an event with these names.
 pub(super) fn decode_event(
     (api, event): (Name, Name),
     properties: &BasicProperties,
@@ -143,7 +143,7 @@ pub(super) fn decode_event(
         id,
         api,
         event,
-        version: version.map_err(|_| malformed("its version is no such number"))?,
+        version: version.map_err(|_| malformed("its version is not a valid number"))?,
         fields: decode_fields(body)?,
         headers: table.map(decode_headers).unwrap_or_default(),
         key: table.and_then(|table| string(table, header::KEY)).map(Name::from),

@@ -1,4 +1,4 @@
-//! The queue of a listener's group: made, bound, and, if it is new, filled with the past.
+//! The queue of a listener's group: declared, bound, and, if it is new, filled with past events.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -27,11 +27,10 @@ use crate::{
     topology::{self, QueueSpec, history_of, queue_of, routing_key, short},
 };
 
-/// How many past events are published in one go.
+/// How many past events are published at once.
 const BATCH: usize = 256;
 
-/// Makes what a group needs, or finds that it is there. When this returns, nothing that is fired
-/// later is missed.
+/// Declares the queues of a group. When this returns, no event that is fired later is missed.
 pub(super) async fn ensure(
     client: &Arc<Client>,
     publisher: &Publisher,
@@ -48,7 +47,7 @@ pub(super) async fn ensure(
     bind_all(&link, &channel, config, spec).await
 }
 
-/// Removes the queues of a group, with all that is in them. Queues that are not there are no error.
+/// Deletes the queues of a group with their messages. It is no error if they do not exist.
 pub(super) async fn remove(client: &Client, config: &EventConfig, group: &str) -> Result<()> {
     let link = client.consumes().await?;
     let channel = link.channel().await?;
@@ -60,7 +59,7 @@ pub(super) async fn remove(client: &Client, config: &EventConfig, group: &str) -
     Ok(())
 }
 
-/// Makes the queues of a group and the exchange.
+/// Declares the queues of a group, and the exchange.
 async fn declare(link: &Link, channel: &Channel, config: &EventConfig, group: &str) -> Result<()> {
     topology::declare_exchange(link, channel, &topology::exchange_of(config)).await?;
     QueueSpec::dead_letters(group, config).declare(link, channel).await?;
@@ -81,12 +80,12 @@ async fn bind_all(
     Ok(())
 }
 
-/// The mark of a group that is being filled: found later, whoever filled it did not come to the end.
+/// Returns the queue that marks a group as being filled. Found later, filling was interrupted.
 fn filling(queue: &str) -> String {
     format!("{queue}.filling")
 }
 
-/// Fills the queue of a new group with the past. A group that is there is left alone.
+/// Fills the queue of a new group with past events. A group that exists is left alone.
 async fn fill(
     client: &Arc<Client>,
     publisher: &Publisher,
@@ -102,7 +101,7 @@ async fn fill(
         return Ok(());
     }
     let channel = link.channel().await?;
-    // One process at a time: another gets an error that passes, and finds the group filled.
+    // One process at a time: another gets a temporary error, and finds the group filled later.
     let lock = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let name = short("the name of a queue", &format!("{queue}.lock"))?;
     let locked = channel.queue_declare(name.clone(), lock, FieldTable::default());
@@ -124,7 +123,7 @@ async fn fill(
             places.push((api, end));
         }
         bind_all(link, &channel, config, spec).await?;
-        // What was fired between the end of the past and the binding.
+        // Events that were fired between the end of the copy and the binding.
         for (api, end) in places {
             copy(client, publisher, config, spec, &api, end).await?;
         }
@@ -146,8 +145,8 @@ fn apis(spec: &ListenSpec) -> Vec<Name> {
     apis
 }
 
-/// Copies an API's past events, from this place on or else as the listener asked, into the group's
-/// queue. Gives the place after the last.
+/// Copies an API's past events into the group's queue, from this offset on or else as the listener asks.
+/// Returns the offset after the last.
 async fn copy(
     client: &Arc<Client>,
     publisher: &Publisher,
@@ -185,7 +184,7 @@ async fn copy(
             let messages = std::mem::take(&mut batch);
             for published in publisher.publish_all(&out, messages, publisher.deadline()).await {
                 if published?.is_some() {
-                    return Err(Error::new(ErrorKind::Unavailable, "the queue has vanished")
+                    return Err(Error::new(ErrorKind::Unavailable, "the queue was deleted")
                         .with("queue", &queue));
                 }
             }

@@ -1,4 +1,4 @@
-//! Looking back: the stream of an API, read page by page from its end.
+//! The history of events: the stream of an API, read backwards, page by page.
 
 use std::{
     collections::VecDeque,
@@ -20,16 +20,13 @@ use crate::{
     topology::{self, history_of},
 };
 
-/// How many entries are read at once.
+/// How many entries a page has.
 const PAGE: u64 = 200;
-/// By how much the clocks of two senders may differ, so that an old event does not hide that there
-/// are newer ones before it.
+/// How far the clocks of two senders may differ. An old event does not end the search before this: newer
+/// ones may precede it.
 const DISORDER: Duration = Duration::from_secs(600);
 
-/// Marks the end of a stream, and gives the place of the mark; nothing if there is no such stream.
-///
-/// Nothing else tells where a stream ends: the broker counts late, and waits for more where there is
-/// none.
+/// Marks the end of a stream, and returns the offset of the mark; `None` if the stream does not exist.
 pub(super) async fn mark(
     client: &Client,
     publisher: &Publisher,
@@ -53,12 +50,12 @@ struct History {
     client: Arc<Client>,
     stream: String,
     spec: HistorySpec,
-    /// The place before which the next page ends; nothing is left to read at 0.
+    /// The offset before which the next page ends; 0 if nothing is left.
     end: u64,
     page: VecDeque<EventMessage>,
 }
 
-/// The events of an API, newest first, read page by page as they are asked for.
+/// Returns the events of an API, newest first, read page by page on demand.
 pub(super) async fn history(
     client: &Arc<Client>,
     publisher: &Publisher,
@@ -111,12 +108,12 @@ impl History {
                 break;
             }
             let last = entry.offset + 1 == self.end;
-            self.keep(&entry, &mut newest);
+            self.collect(&entry, &mut newest);
             if last {
                 break;
             }
         }
-        // What the stream has dropped meanwhile is no more.
+        // The stream may have dropped entries meanwhile.
         let is_first = begin == 0 || first.is_none_or(|first| first > begin);
         let long_before = self
             .spec
@@ -126,7 +123,7 @@ impl History {
         Ok(())
     }
 
-    fn keep(&mut self, entry: &Entry, newest: &mut Option<SystemTime>) {
+    fn collect(&mut self, entry: &Entry, newest: &mut Option<SystemTime>) {
         if entry.mark().is_some() {
             return;
         }
@@ -134,7 +131,7 @@ impl History {
         match entry.raw.read(0, |api, event| wanted(events, api, event)) {
             Read::Event(event) => {
                 *newest = event.time.max(*newest);
-                // As exactly as events have a time.
+                // In milliseconds, because events have no finer time.
                 let time = event.time.map_or(0, header::epoch_ms);
                 let late = self.spec.from.is_none_or(|from| time >= header::epoch_ms(from));
                 let early = self.spec.until.is_none_or(|until| time <= header::epoch_ms(until));
@@ -148,7 +145,7 @@ impl History {
                     stream = self.stream,
                     offset = entry.offset,
                     reason,
-                    "an event of the past cannot be read"
+                    "a past event cannot be read"
                 );
             }
         }

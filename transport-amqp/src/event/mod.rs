@@ -38,7 +38,7 @@ pub struct AmqpEventTransport {
     handle: Handle,
     config: Arc<EventConfig>,
     publisher: Arc<Publisher>,
-    /// On a channel of its own: what comes back there is surely a dead letter.
+    /// On its own channel, so that a message that the broker returns there is a dead letter.
     dead_letter_publisher: Arc<Publisher>,
     in_flight: InFlightCounts,
 }
@@ -87,8 +87,8 @@ impl AmqpEventTransport {
 }
 
 fn no_history() -> Error {
-    Error::unsupported(NAME, "the past")
-        .hint("Give the event transport the option `history` to have it kept")
+    Error::unsupported(NAME, "reading past events")
+        .hint("Set the option `history` of the event transport to keep past events")
 }
 
 #[async_trait]
@@ -188,8 +188,8 @@ impl Inspect for AmqpEventTransport {
         if self.config.queue_type == QueueType::Classic {
             findings.push(Finding::warning(
                 "listeners have classic queues (`queue_type: classic`)",
-                "a queue is on one node: if that is lost, so is what waits in it",
-                "leave `queue_type` out, and delete the queues when they are empty",
+                "a queue is on one node: losing that node loses its messages",
+                "remove `queue_type`, and delete the queues when they are empty",
             ));
         }
         Ok(findings)

@@ -1,4 +1,4 @@
-//! Firing: publishing with confirms, and again what a lost connection left in doubt.
+//! Fires events: publishes with confirms, and publishes again what a lost connection left unconfirmed.
 
 use std::time::SystemTime;
 
@@ -12,13 +12,13 @@ use crate::{
     topology::{self, QueueSpec, routing_key, short},
 };
 
-/// How often events are published whose confirmation was lost with the connection. A listener can
-/// tell them by their ids.
+/// How often events are published if their confirms are lost with the connection. Their ids stay the same,
+/// so that a listener can recognise duplicates.
 const TRIES: u32 = 3;
-/// Known when the exchange is declared; no API is called so.
+/// The name under which a channel knows that the exchange is declared. No API has it.
 const EXCHANGE: &str = "";
 
-/// Sends events, and gives their names.
+/// Sends events, and returns their ids.
 pub(super) async fn send(
     publisher: &Publisher,
     config: &EventConfig,
@@ -29,7 +29,7 @@ pub(super) async fn send(
     }
     let now = SystemTime::now();
     let exchange = short("the name of the exchange", &topology::exchange_of(config))?;
-    // Made anew for each try: mostly there is one.
+    // Encoded for each attempt: mostly there is one.
     let encode = |event: &EventMessage| {
         let (properties, body) = codec::encode_event(event, now)?;
         let key = routing_key(&event.api, Some(&event.event));
@@ -101,7 +101,7 @@ async fn attempt(
     Ok(published.into_iter().map(|result| result.map(drop)).collect())
 }
 
-/// Makes what events are published to, once for each channel.
+/// Declares what events are published to, once per channel.
 async fn ensure(out: &PublishChannel, config: &EventConfig, events: &[EventMessage]) -> Result<()> {
     if !out.knows(EXCHANGE) {
         let channel = out.link.channel().await?;
@@ -112,7 +112,7 @@ async fn ensure(out: &PublishChannel, config: &EventConfig, events: &[EventMessa
     let Some(history) = &config.history else { return Ok(()) };
     let mut last: Option<&Name> = None;
     for event in events {
-        // Mostly all are of one API.
+        // Mostly, all events are of one API.
         if last.is_some_and(|last| Name::ptr_eq(last, &event.api)) {
             continue;
         }

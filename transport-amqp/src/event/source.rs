@@ -1,4 +1,22 @@
-//! Taking events from the queue of a listener's group.
+//! Takes events from the queue of a listener's group.
+//!
+//! A channel consumes, with as many unacknowledged deliveries as the driver has slots ([`Session`]). The
+//! driver calls `fetch` one at a time, which holds the lock of [`Active`] and reads the channel's inbox;
+//! `settle` may run at the same time. Each token has the session of its delivery, and is settled on that
+//! one: after a lost connection there is another session, whose delivery tags mean other messages. A
+//! session whose channel is closed ignores acknowledgements, because the broker has requeued what it had.
+//! If a fetch is dropped, what it had read stays unacknowledged, and is redelivered when the channel
+//! closes.
+//!
+//! A rejected event is published to the dead letters, and acknowledged only when that is confirmed. If the
+//! process dies in between, it is redelivered as well; it is never lost. [`Session::is_settled`] keeps a
+//! settlement that is tried again from publishing it twice.
+//!
+//! The race is between giving back and consuming: a message that is requeued while the consumer runs is
+//! delivered here again, behind newer ones. So [`EventSource::retire`] cancels the consumer first, and
+//! requeues what is in the inbox together with what was given back, in the order of the deliveries. Held
+//! by `close_gives_back_what_nobody_has_seen` (conformance); lost connections by
+//! `connections_that_the_broker_closes_are_made_anew` (tests/faults.rs).
 
 use std::{
     collections::VecDeque,
@@ -26,11 +44,11 @@ use crate::{
     client::{Client, Closing},
     error::Sent,
     publisher::Publisher,
-    session::{Inbox, Session, at_hand},
+    session::{Inbox, Session, try_next},
     topology::queue_of,
 };
 
-/// What an event needs to be settled.
+/// What settling an event needs.
 pub(super) struct EventToken {
     session: Arc<Session>,
     tag: u64,
@@ -39,7 +57,7 @@ pub(super) struct EventToken {
     _in_flight: InFlightGuard,
 }
 
-/// Counts as held until it is dropped.
+/// Counts as in flight until it is dropped.
 struct InFlightGuard(Arc<AtomicU64>);
 
 impl InFlightGuard {
@@ -55,7 +73,7 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// A message that is to be set aside.
+/// A message that cannot be read, to be dead-lettered.
 struct Rejected {
     session: Arc<Session>,
     tag: u64,
@@ -75,7 +93,7 @@ pub(super) struct EventSource {
     prefetch: u16,
     in_flight: Arc<AtomicU64>,
     active: tokio::sync::Mutex<Option<Active>>,
-    /// What cannot be read and is not among the dead letters yet.
+    /// Messages that cannot be read, and are not dead-lettered yet.
     rejected: Mutex<VecDeque<Rejected>>,
 }
 
@@ -102,7 +120,7 @@ impl EventSource {
             dead_letter_publisher: Arc::clone(dead_letter_publisher),
             config: Arc::clone(config),
             group: spec.group.name(),
-            // None would be no limit.
+            // 0 would be no limit.
             prefetch: u16::try_from(spec.flow.max_in_flight).unwrap_or(u16::MAX).max(1),
             spec: spec.clone(),
             in_flight,
@@ -111,7 +129,7 @@ impl EventSource {
         }
     }
 
-    /// Begins to consume.
+    /// Starts consuming.
     pub(super) async fn start(&self) -> Result<()> {
         let began = self.begin().await?;
         *self.active.lock().await = Some(began);
@@ -130,7 +148,7 @@ impl EventSource {
         Ok(Active { session, inbox, consumer: Some(consumer) })
     }
 
-    /// Begins again after the connection was lost, and makes what may be gone.
+    /// Starts again after the connection was lost, and declares what may be gone.
     async fn begin_again(&self) -> Result<Active> {
         group::ensure(&self.client, &self.publisher, &self.config, &self.spec).await?;
         self.begin().await
@@ -140,7 +158,7 @@ impl EventSource {
         &self.spec.events
     }
 
-    /// Reads a delivery. What is not to be handed out goes to `done`.
+    /// Decodes a delivery. The tag of a skipped one goes to `done`.
     fn read(
         &self,
         session: &Arc<Session>,
@@ -156,7 +174,7 @@ impl EventSource {
                 let _in_flight = InFlightGuard::new(&self.in_flight);
                 Some((Arc::from(event), EventToken { session, tag, raw, attempt, _in_flight }))
             }
-            // Bound by an earlier version of the listener, which wanted more.
+            // Bound by an earlier version of the listener, which selected more.
             Read::Other => {
                 done.push(tag);
                 None
@@ -166,7 +184,7 @@ impl EventSource {
                     listener = &*self.group,
                     reason,
                     message = crate::json::excerpt(&raw.body),
-                    "an event cannot be read, and is set aside"
+                    "an event cannot be read, and is dead-lettered"
                 );
                 self.rejected().push_back(Rejected {
                     session: Arc::clone(session),
@@ -179,7 +197,7 @@ impl EventSource {
         }
     }
 
-    /// Takes what comes, at most `max`.
+    /// Waits for events, and takes at most `max`.
     async fn take(
         &self,
         active: &mut Active,
@@ -200,13 +218,13 @@ impl EventSource {
             if events.len() + done.len() >= max {
                 break None;
             }
-            next = match at_hand(inbox) {
+            next = match try_next(inbox) {
                 Some(next) => Some(next),
                 None => break None,
             };
         };
         match ended {
-            // Those before the end come again: the broker has taken them back.
+            // Events before the end are redelivered: the broker has requeued them.
             Some(error) => Err(error),
             None => {
                 if !done.is_empty() {
@@ -217,16 +235,16 @@ impl EventSource {
         }
     }
 
-    /// Sets aside what cannot be read.
+    /// Dead-letters what cannot be read.
     async fn publish_rejected(&self) -> Result<()> {
         loop {
             let Some(rejected) = self.rejected().pop_front() else { return Ok(()) };
             if !rejected.session.is_alive() {
-                // It comes again.
+                // It is redelivered.
                 continue;
             }
             let attempt = rejected.raw.attempt(true);
-            let set = dead_letters::set_aside(
+            let set = dead_letters::publish(
                 &self.dead_letter_publisher,
                 &self.config,
                 &self.group,
@@ -247,15 +265,15 @@ impl EventSource {
         self.rejected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the consumer, so that what is given back does not come back here. Gives the tags of what
-    /// had come by then.
+    /// Cancels the consumer, so that requeued messages are not delivered here again. Returns the tags of
+    /// the deliveries in the inbox.
     async fn retire(&self) -> Vec<(Arc<Session>, u64)> {
         let mut active = self.active.lock().await;
         let Some(active) = active.as_mut() else { return Vec::new() };
         let Some(consumer) = active.consumer.take() else { return Vec::new() };
         active.session.cancel(&[consumer]).await;
         let mut unseen = Vec::new();
-        while let Some((_, delivery)) = at_hand(&mut active.inbox) {
+        while let Some((_, delivery)) = try_next(&mut active.inbox) {
             if let Some(Ok(delivery)) = delivery {
                 unseen.push((Arc::clone(&active.session), delivery.delivery_tag));
             }
@@ -264,7 +282,7 @@ impl EventSource {
     }
 }
 
-/// Tags by the channel on which each came.
+/// Delivery tags, grouped by session.
 #[derive(Default)]
 struct BySession(Vec<(Arc<Session>, Vec<u64>)>);
 
@@ -300,8 +318,8 @@ impl Source for EventSource {
             if !self.rejected().is_empty()
                 && let Err(error) = self.publish_rejected().await
             {
-                // Tried again with the next that come; what was taken must not be lost for it.
-                tracing::warn!(%error, "what cannot be read could not be set aside yet");
+                // Tried again with the next fetch: the events that were taken must not be lost for it.
+                tracing::warn!(%error, "messages that cannot be read could not be dead-lettered yet");
             }
             Ok(taken)
         };
@@ -320,11 +338,11 @@ impl Source for EventSource {
             match outcome {
                 Outcome::Done => done.push(&token.session, token.tag),
                 Outcome::Retry => back.push(&token.session, token.tag),
-                // What the broker has taken back comes again, and is rejected then.
+                // The broker has requeued it: it is redelivered, and rejected then.
                 Outcome::Reject(_) if !token.session.is_alive() => {}
                 Outcome::Reject(reason) if !token.session.is_settled(token.tag) => {
                     let (raw, attempts) = (&token.raw, reason.attempts(token.attempt));
-                    let set = dead_letters::set_aside(
+                    let set = dead_letters::publish(
                         &self.dead_letter_publisher,
                         &self.config,
                         &self.group,
@@ -333,7 +351,7 @@ impl Source for EventSource {
                         raw,
                     );
                     match set.await {
-                        // At once: tried again, it must not be there twice.
+                        // At once: if settling is tried again, it must not be published twice.
                         Ok(()) => token.session.acknowledge(std::iter::once(token.tag)).await,
                         Err(error) => failed = Some(error),
                     }
@@ -349,7 +367,7 @@ impl Source for EventSource {
                 back.push(&session, tag);
             }
             for (session, tags) in back.0 {
-                session.give_back(tags).await;
+                session.requeue(tags).await;
             }
         }
         failed.map_or(Ok(()), Err)
@@ -361,7 +379,7 @@ impl Source for EventSource {
             back.push(&session, tag);
         }
         for (session, tags) in back.0 {
-            session.give_back(tags).await;
+            session.requeue(tags).await;
         }
         let Some(active) = self.active.lock().await.take() else { return Ok(()) };
         if active.session.is_alive() {

@@ -12,7 +12,7 @@ use crate::{
     topology::short,
 };
 
-/// What a return path on RabbitMQ begins with; the rest names a channel.
+/// The prefix of a return path; the rest names a channel.
 pub(crate) const RETURN_PREFIX: &str = "amq.rabbitmq.reply-to.";
 
 /// The type of a result that is an error.
@@ -30,7 +30,7 @@ struct ErrorDocument<'a> {
     detail: Option<&'a RawValue>,
 }
 
-/// The properties and the body of a result.
+/// Encodes a result.
 pub(crate) fn encode_result(result: &ResultMessage) -> Result<(BasicProperties, Bytes)> {
     let mut properties = BasicProperties::default()
         .with_content_type("application/json".into())
@@ -46,7 +46,7 @@ pub(crate) fn encode_result(result: &ResultMessage) -> Result<(BasicProperties, 
                 message: error.message.clone(),
                 trace: error.trace.clone(),
                 name: error.name.as_deref().map(str::to_owned),
-                // What is not JSON would spoil the rest.
+                // A detail that is not JSON would make the document invalid.
                 detail: error
                     .detail
                     .as_deref()
@@ -58,7 +58,7 @@ pub(crate) fn encode_result(result: &ResultMessage) -> Result<(BasicProperties, 
     }
 }
 
-/// Reads a result.
+/// Decodes a result.
 pub(crate) fn decode_result(properties: &BasicProperties, body: Bytes) -> Result<ResultMessage> {
     let rpc_id = filled(properties.correlation_id())
         .ok_or_else(|| malformed("it does not say which call it answers"))?;

@@ -1,4 +1,4 @@
-//! Results: direct reply-to, one consumer for all results of a process, matched to their calls by id.
+//! Results: direct reply-to, with one consumer for each process, which matches results to calls by id.
 
 mod codec;
 mod receive;
@@ -32,7 +32,7 @@ pub struct AmqpResultTransport {
     pending: PendingResults,
     /// Set while results are received.
     receiver: Mutex<Option<Receiver>>,
-    /// Held by the one who starts to receive.
+    /// Locked while receiving starts, so that it starts once.
     starting: tokio::sync::Mutex<()>,
 }
 
@@ -48,13 +48,13 @@ impl AmqpResultTransport {
         }
     }
 
-    /// Where results go now, if they are received.
+    /// Returns where results are received now, if they are.
     fn return_path(&self) -> Option<ReturnPath> {
         let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         receiver.as_ref().filter(|receiver| receiver.is_running()).map(Receiver::return_path)
     }
 
-    /// Starts to receive, once.
+    /// Starts receiving, once.
     async fn start(&self, client: &Arc<Client>) -> Result<ReturnPath> {
         let _turn = self.starting.lock().await;
         if let Some(path) = self.return_path() {

@@ -1,8 +1,8 @@
-//! Receiving the results of the whole process on one channel.
+//! Receives the results of the whole process on one channel.
 //!
-//! Direct reply-to belongs to a channel: the broker writes the channel's name into what is published
-//! on it. So that calls can be published on any, by a transport that knows nothing of this one, a
-//! message to ourselves is published here, and the name is read from it.
+//! Direct reply-to belongs to a channel: the broker writes the channel's name into messages that are
+//! published on it. Calls are published on other channels, by another transport. So a message to this
+//! process itself is published here, and the name is read from it.
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -20,12 +20,12 @@ use tokio::task::JoinHandle;
 use super::codec::{self, RETURN_PREFIX};
 use crate::{client::Client, error::Sent, json, link::Link};
 
-/// The queue by which a channel asks for its results, in the words of the broker.
+/// The pseudo-queue from which a channel receives its results.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
-/// How often our message to ourselves is looked for.
+/// How often to look for the message to this process itself.
 const LOOKS: usize = 100;
 
-/// The task that receives; dropped, it ends.
+/// The task that receives. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Receiver {
     task: JoinHandle<()>,
@@ -34,9 +34,9 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Starts to receive.
+    /// Starts receiving.
     pub(super) async fn start(client: &Client, pending: PendingResults) -> Result<Self> {
-        // On the connection that sends, because it does: only the message to ourselves.
+        // On the connection for publishing, because it publishes, if only one message.
         let link = client.sends().await?;
         let channel = link.channel().await?;
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
@@ -63,7 +63,7 @@ impl Drop for Receiver {
     }
 }
 
-/// What the broker calls this channel.
+/// Returns the broker's name of this channel.
 async fn own_name(link: &Link, channel: &Channel) -> Result<String> {
     let options = QueueDeclareOptions {
         exclusive: true,
@@ -82,7 +82,7 @@ async fn own_name(link: &Link, channel: &Channel) -> Result<String> {
     );
     link.request(publish, Sent::Harmless).await?;
     let mut name = None;
-    // There at once, as the broker keeps the order of a channel.
+    // Found at once, because the broker keeps the order of a channel.
     for _ in 0..LOOKS {
         let get = channel.basic_get(queue.clone(), BasicGetOptions { no_ack: true });
         if let Some(message) = link.request(get, Sent::Harmless).await? {
@@ -93,9 +93,9 @@ async fn own_name(link: &Link, channel: &Channel) -> Result<String> {
     let delete = channel.queue_delete(queue, QueueDeleteOptions::default());
     link.request(delete, Sent::Harmless).await?;
     name.filter(|name| name.starts_with(RETURN_PREFIX)).ok_or_else(|| {
-        Error::new(ErrorKind::Unexpected, "RabbitMQ did not say where results are to go")
+        Error::new(ErrorKind::Unexpected, "RabbitMQ did not return the name of the reply channel")
             .with("broker", format_args!("rabbitmq {}", link.broker()))
-            .hint("Is it RabbitMQ? Its direct reply-to is needed")
+            .hint("Is this broker RabbitMQ? Its direct reply-to is needed")
     })
 }
 
@@ -105,11 +105,11 @@ async fn receive(mut consumer: Consumer, pending: PendingResults) {
         let delivery = match delivery {
             Ok(delivery) => delivery,
             Err(error) => {
-                // Whoever calls next starts anew, with another way back.
+                // The next call starts receiving again, with another return path.
                 tracing::warn!(
                     %error,
                     lost = pending.len(),
-                    "receiving results was interrupted: the results of calls that wait are lost"
+                    "receiving results was interrupted: the results of waiting calls are lost"
                 );
                 return;
             }

@@ -16,7 +16,7 @@ pub(super) async fn send(
     result: &ResultMessage,
 ) -> Result<()> {
     if to.as_str().strip_prefix(RETURN_PREFIX).is_none_or(str::is_empty) {
-        return Err(json::malformed("the return path is not one of RabbitMQ")
+        return Err(json::malformed("the return path does not belong to the RabbitMQ transport")
             .with("return path", json::excerpt(to.as_str().as_bytes())));
     }
     let (properties, body) = encode_result(result)?;

@@ -16,16 +16,16 @@ use crate::{
     topology::short,
 };
 
-/// When the caller gives up, likewise.
+/// The deadline by the caller's clock, in milliseconds since 1970.
 const DEADLINE: &str = "lightbus-deadline";
 
-/// A return path that is too long to be a property.
+/// The return path, if it is too long for a property.
 const RETURN_PATH: &str = "lightbus-return-path";
 
-/// A caller that waits for years is of no interest to the clock.
+/// The longest time limit that is kept: one year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The properties and the body of a call. `left` is the time until its deadline.
+/// Encodes a call. `left` is the time until its deadline.
 pub(crate) fn encode_call(call: &RpcMessage, left: Duration) -> Result<(BasicProperties, Bytes)> {
     let mut headers = encode_headers(&call.headers);
     let millis = left.as_millis();
@@ -47,7 +47,7 @@ pub(crate) fn encode_call(call: &RpcMessage, left: Duration) -> Result<(BasicPro
     Ok((properties.with_headers(headers), encode_fields(&call.fields)))
 }
 
-/// Reads a call of this API. `tolerance` is by how much the caller's clock may differ.
+/// Decodes a call of this API. `tolerance` is how far the caller's clock may differ.
 pub(crate) fn decode_call(
     api: &Name,
     properties: &BasicProperties,
@@ -64,8 +64,8 @@ pub(crate) fn decode_call(
         .and_then(|left| left.parse().ok())
         .or_else(|| properties.expiration().as_ref()?.as_str().parse().ok())
         .map(Duration::from_millis)
-        .ok_or_else(|| malformed("it does not say how long its caller waits"))?;
-    // It may have waited in the queue, and on its way there, for longer than anybody can tell.
+        .ok_or_else(|| malformed("it has no time limit"))?;
+    // It may have waited in the queue, and on its way there, for an unknown time.
     let at_most = table.and_then(|table| int(table, DEADLINE)).map(|deadline| {
         Duration::from_millis(
             u64::try_from(deadline.saturating_sub(epoch_ms(SystemTime::now()))).unwrap_or(0),
@@ -86,7 +86,7 @@ pub(crate) fn decode_call(
     })
 }
 
-/// What of a call that cannot be read is enough to answer it: its id and its return path.
+/// Returns the id and return path of a call, if it has them, to answer it even if it cannot be read.
 pub(crate) fn salvage_call(properties: &BasicProperties) -> Option<(Name, ReturnPath)> {
     let id = filled(properties.message_id()).or_else(|| filled(properties.correlation_id()))?;
     let path = match filled(properties.reply_to()) {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_was_long_on_its_way_has_no_time_left() {
+    fn a_call_that_was_delayed_has_no_time_left() {
         let (properties, body) = encode_call(&call(), Duration::from_secs(3)).expect("a message");
         let mut headers = properties.headers().clone().expect("headers");
         let long_ago = epoch_ms(SystemTime::now()) - 31_000;

@@ -1,4 +1,4 @@
-//! Sending a call: into the queue of its API, which is made if it is not there.
+//! Sends calls to the queue of their API, which is declared if need be.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::{
     topology::{self, QueueSpec, calls_of, short},
 };
 
-/// The waits before a call that could not be sent is tried again.
+/// The backoff before a call that could not be sent is retried.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
-/// Sends until it worked, it may have worked, or there is no time for another try.
+/// Sends a call, and retries until it may have been sent or there is no time for another attempt.
 pub(super) async fn call(
     publisher: &Publisher,
     closing: &Closing,
@@ -61,7 +61,7 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
         Err(late("RabbitMQ could not be reached before the deadline of the call"))
     })?;
     let left = call.deadline.saturating_duration_since(Instant::now());
-    // It would expire in the moment in which it comes.
+    // It would expire as it arrives.
     if left < Duration::from_millis(1) {
         return Err(refused());
     }
@@ -79,7 +79,7 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
     }
 }
 
-/// Makes the queue of an API, or finds that it is there, once for each channel.
+/// Declares the queue of an API, once per channel.
 async fn ensure(out: &PublishChannel, config: &RpcConfig, api: &str) -> Result<()> {
     if out.knows(api) {
         return Ok(());
@@ -97,7 +97,7 @@ async fn ensure(out: &PublishChannel, config: &RpcConfig, api: &str) -> Result<(
 }
 
 async fn declare(out: &PublishChannel, config: &RpcConfig, api: &str) -> Result<()> {
-    // On a channel of its own: a conflict ends it, and others are sending.
+    // On its own channel: a conflict closes it, and other calls are being sent.
     let channel = out.link.channel().await?;
     QueueSpec::calls(api, config).declare(&out.link, &channel).await
 }
@@ -105,11 +105,11 @@ async fn declare(out: &PublishChannel, config: &RpcConfig, api: &str) -> Result<
 fn unknown(config: &RpcConfig, api: &str) -> Error {
     Error::new(ErrorKind::Unknown, format!("no process has ever served the API `{api}`"))
         .with("queue", calls_of(config, api))
-        .hint("Is its service running, on this broker and vhost? With `unknown_api: wait` calls wait for it")
+        .hint("Is its service running, on this broker and vhost? With `unknown_api: wait`, calls wait for it")
 }
 
-/// A call came back: its queue has vanished since it was known. Perhaps not this call's: the client
-/// drain out what came back with the next confirmation, and that of several may be another's.
+/// Handles a call that the broker returned because its queue has vanished. It may be another call than
+/// `call`: the client library hands returned messages out with the next confirm.
 async fn returned_call(
     publisher: &Publisher,
     out: &PublishChannel,

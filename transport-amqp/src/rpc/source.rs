@@ -1,10 +1,9 @@
-//! Taking calls from the queues of their APIs.
+//! Takes calls from the queues of their APIs.
 //!
-//! A call is acknowledged when it has been handled, so that the broker drain out no more than there
-//! are free slots for. That it runs at most once comes from another rule: one that the broker
-//! delivers a second time may have run, and is dropped. So what nobody has seen is not given back to
-//! the broker but published anew; and what came before a connection broke, and nobody has seen, is
-//! handed out here, for nobody else will run it.
+//! A call is acknowledged when it has been handled, so that the broker delivers no more calls than there
+//! are free slots. A call runs at most once because of another rule: a redelivered call may have run,
+//! and is dropped. So an unseen call is not requeued but published again, and an unseen call that was
+//! delivered before the connection broke is still handed out here, because no other worker will run it.
 
 use std::{
     collections::VecDeque,
@@ -32,11 +31,11 @@ use crate::{
     header, json,
     publisher::{Message, Publisher},
     result,
-    session::{Inbox, Session, at_hand},
+    session::{Inbox, Session, try_next},
     topology::{QueueSpec, calls_of, short},
 };
 
-/// What a call needs to be settled, or published anew.
+/// What settling a call needs, and publishing it again.
 pub(super) struct CallToken {
     session: Arc<Session>,
     tag: u64,
@@ -44,11 +43,11 @@ pub(super) struct CallToken {
     properties: BasicProperties,
     body: Bytes,
     deadline: Instant,
-    /// It was published anew: never again.
-    given_back: AtomicBool,
+    /// It was published again, which must not happen twice.
+    republished: AtomicBool,
 }
 
-/// Takes calls of some APIs.
+/// Takes the calls of several APIs.
 pub(super) struct CallSource {
     client: Arc<Client>,
     closing: Arc<Closing>,
@@ -56,10 +55,10 @@ pub(super) struct CallSource {
     config: Arc<RpcConfig>,
     apis: Vec<Name>,
     prefetch: u16,
-    /// Set when the broker will not limit a channel as a whole.
+    /// Set when the broker refuses a prefetch limit of the whole channel.
     limit_each: AtomicBool,
     active: tokio::sync::Mutex<Option<Active>>,
-    /// Calls that came and were not handed out before the session ended.
+    /// Calls that were delivered and not handed out yet.
     left: Mutex<VecDeque<(Arc<RpcMessage>, CallToken)>>,
 }
 
@@ -86,7 +85,7 @@ impl CallSource {
             publisher: Arc::clone(publisher),
             config: Arc::clone(config),
             apis,
-            // None would be no limit.
+            // 0 would be no limit.
             prefetch: u16::try_from(max_in_flight).unwrap_or(u16::MAX).max(1),
             limit_each: AtomicBool::new(false),
             active: tokio::sync::Mutex::new(None),
@@ -94,11 +93,11 @@ impl CallSource {
         }
     }
 
-    /// Begins to consume.
+    /// Starts consuming.
     pub(super) async fn start(&self) -> Result<()> {
         let mut active = self.active.lock().await;
         let began = match self.begin().await {
-            // The refusal was noted, and the connection is gone with it.
+            // The refusal was noted; it has closed the connection.
             Err(_) if self.limit_each.load(Ordering::Relaxed) && self.apis.len() > 1 => {
                 self.begin().await
             }
@@ -114,7 +113,7 @@ impl CallSource {
         for api in &self.apis {
             QueueSpec::calls(api, &self.config).declare(&link, &channel).await?;
         }
-        // Of several queues all together, where the broker can.
+        // For all queues together, if the broker permits it.
         let global = self.apis.len() > 1 && !self.limit_each.load(Ordering::Relaxed);
         let limit = channel.basic_qos(self.prefetch, BasicQosOptions { global });
         if let Err(error) = link.with_timeout(limit).await? {
@@ -134,7 +133,7 @@ impl CallSource {
         Ok(Active { session, inbox, consumers })
     }
 
-    /// Reads a delivery; nothing if it is not to run.
+    /// Decodes a delivery. Returns `None` if the call must not run.
     async fn read(
         &self,
         session: &Arc<Session>,
@@ -148,7 +147,7 @@ impl CallSource {
             tracing::warn!(
                 %api,
                 id = properties.message_id().as_ref().map(ShortString::as_str),
-                "a call came again after its worker was lost: it may have run, and is dropped"
+                "a call was redelivered after its worker was lost: it may have run, and is dropped"
             );
             session.acknowledge(std::iter::once(tag)).await;
             return None;
@@ -163,7 +162,7 @@ impl CallSource {
                     properties,
                     body,
                     deadline,
-                    given_back: AtomicBool::new(false),
+                    republished: AtomicBool::new(false),
                 };
                 Some((Arc::new(call), token))
             }
@@ -181,7 +180,7 @@ impl CallSource {
         }
     }
 
-    /// Tells the caller of a call that cannot be read, if it can be made out.
+    /// Answers the caller of a call that cannot be read, if its id and return path can be.
     async fn refuse(&self, properties: &BasicProperties, error: &Error) {
         let Some((id, path)) = codec::salvage_call(properties) else { return };
         if !path.as_str().starts_with(result::RETURN_PREFIX) {
@@ -204,11 +203,11 @@ impl CallSource {
             self.publisher.publish(&out, message, self.publisher.deadline()).await
         };
         if let Err(error) = sent.await {
-            tracing::debug!(%error, "the caller of a call that cannot be read was not told");
+            tracing::debug!(%error, "the caller of a malformed call could not be answered");
         }
     }
 
-    /// Takes what comes, at most `max`.
+    /// Waits for calls, and takes at most `max`.
     async fn take(
         &self,
         active: &mut Active,
@@ -217,7 +216,7 @@ impl CallSource {
         let Active { session, inbox, .. } = active;
         let mut taken = 0;
         let mut next = inbox.next().await;
-        // Into what is left over at first: dropped half-way, nothing is lost.
+        // Into `left` first, so that a dropped fetch loses nothing.
         loop {
             match next {
                 Some((api, Some(Ok(delivery)))) => {
@@ -231,7 +230,7 @@ impl CallSource {
             if taken == max {
                 break;
             }
-            let Some(more) = at_hand(inbox) else { break };
+            let Some(more) = try_next(inbox) else { break };
             next = Some(more);
         }
         Ok(self.take_left(max))
@@ -250,10 +249,10 @@ impl CallSource {
         left.drain(..count).collect()
     }
 
-    /// Publishes a call anew, because nobody has seen it.
-    async fn give_back(&self, token: &CallToken) -> Result<()> {
+    /// Publishes an unseen call again.
+    async fn republish(&self, token: &CallToken) -> Result<()> {
         let left = token.deadline.saturating_duration_since(Instant::now());
-        if left < Duration::from_millis(1) || token.given_back.load(Ordering::Acquire) {
+        if left < Duration::from_millis(1) || token.republished.load(Ordering::Acquire) {
             return Ok(());
         }
         let millis = left.as_millis().to_string();
@@ -272,11 +271,11 @@ impl CallSource {
         let published = self.publisher.publish(&out, message, self.publisher.deadline()).await;
         match published {
             Err(error) if error.retryable() == Retry::Safe => Err(error),
-            // Once more might be once too often.
+            // It may have been published: not once more.
             published => {
-                token.given_back.store(true, Ordering::Release);
+                token.republished.store(true, Ordering::Release);
                 published.map(drop).or_else(|error| {
-                    tracing::warn!(%error, "a call that nobody had seen may be lost");
+                    tracing::warn!(%error, "an unseen call may be lost");
                     Ok(())
                 })
             }
@@ -284,7 +283,7 @@ impl CallSource {
     }
 }
 
-/// Acknowledges on whatever channel each came.
+/// Acknowledges each call on the channel of its delivery.
 async fn acknowledge(tokens: impl Iterator<Item = (&Arc<Session>, u64)>) {
     let mut sessions: Vec<(&Arc<Session>, Vec<u64>)> = Vec::with_capacity(1);
     for (session, tag) in tokens {
@@ -342,13 +341,13 @@ impl Source for CallSource {
     async fn settle(&self, settled: &[(CallToken, Outcome)]) -> Result<()> {
         let mut failed = None;
         for (token, _) in settled.iter().filter(|(_, outcome)| *outcome == Outcome::Retry) {
-            if let Err(error) = self.give_back(token).await {
+            if let Err(error) = self.republish(token).await {
                 failed = Some(error);
             }
         }
         let over = settled.iter().filter(|(token, outcome)| {
             *outcome != Outcome::Retry
-                || token.given_back.load(Ordering::Acquire)
+                || token.republished.load(Ordering::Acquire)
                 || failed.is_none()
         });
         acknowledge(over.map(|(token, _)| (&token.session, token.tag))).await;
@@ -359,7 +358,7 @@ impl Source for CallSource {
         let Some(mut active) = self.active.lock().await.take() else { return Ok(()) };
         active.session.cancel(&active.consumers).await;
         let mut unseen: Vec<CallToken> = self.left().drain(..).map(|(_, token)| token).collect();
-        while let Some((api, delivery)) = at_hand(&mut active.inbox) {
+        while let Some((api, delivery)) = try_next(&mut active.inbox) {
             if let Some(Ok(delivery)) = delivery {
                 let read = self.read(&active.session, &api, delivery).await;
                 unseen.extend(read.map(|(_, token)| token));
@@ -367,11 +366,11 @@ impl Source for CallSource {
         }
         let count = unseen.len();
         for token in &unseen {
-            self.give_back(token).await?;
+            self.republish(token).await?;
         }
         acknowledge(unseen.iter().map(|token| (&token.session, token.tag))).await;
         if count > 0 {
-            tracing::debug!(calls = count, "calls that nobody had seen were put back");
+            tracing::debug!(calls = count, "unseen calls were put back");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Schemas: a stream that all write to and read, in which the last of each API counts.
+//! Schemas: a stream that all processes write to and read, in which the last schema of each API counts.
 
 mod store;
 
@@ -27,7 +27,7 @@ pub struct AmqpSchemaTransport {
     handle: Handle,
     publisher: Publisher,
     stream: String,
-    /// What has been read; held while it is read on.
+    /// What has been read. Locked while it is read further.
     store: tokio::sync::Mutex<SchemaStore>,
 }
 

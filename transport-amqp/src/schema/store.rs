@@ -1,4 +1,4 @@
-//! The stream of schemas, and what a process has read of it.
+//! The stream of schemas, and what this process has read of it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,17 +21,17 @@ use crate::{
     topology::{QueueSpec, short},
 };
 
-/// What has been read of the stream.
+/// What this process has read of the stream.
 pub(super) struct SchemaStore {
     stream: String,
-    /// The place from which to read on.
+    /// The offset to read next.
     next: u64,
     schemas: HashMap<String, Known>,
 }
 
 struct Known {
     schema: Arc<RawValue>,
-    /// By the clock of whoever stored it.
+    /// When it expires, by its writer's clock.
     until: SystemTime,
 }
 
@@ -44,7 +44,7 @@ impl SchemaStore {
     pub(super) async fn catch_up(&mut self, client: &Client, publisher: &Publisher) -> Result<()> {
         let read = self.read_on(client, publisher).await;
         if read.is_err() {
-            // Perhaps it is another stream by now.
+            // The stream may have been deleted and declared again.
             self.next = 0;
         }
         read
@@ -94,19 +94,19 @@ impl SchemaStore {
         }
     }
 
-    /// The schema of an API, if it lives.
+    /// Returns the schema of an API, unless it has expired.
     pub(super) fn get(&self, api: &str) -> Option<Arc<RawValue>> {
         self.schemas.get(api).map(|known| Arc::clone(&known.schema))
     }
 
-    /// All that live.
+    /// Returns all schemas that have not expired.
     pub(super) fn all(&self) -> BTreeMap<String, Box<RawValue>> {
         let known = self.schemas.iter();
         known.map(|(api, known)| (api.clone(), (*known.schema).to_owned())).collect()
     }
 }
 
-/// Makes the stream, once for each channel.
+/// Declares the stream, once per channel.
 async fn ensure(out: &PublishChannel, stream: &str) -> Result<()> {
     if !out.knows(stream) {
         let channel = out.link.channel().await?;
@@ -146,13 +146,13 @@ pub(super) async fn store(
         None => Ok(()),
         Some(_) => {
             out.forget(stream);
-            Err(Error::new(lightbus_core::ErrorKind::Unavailable, "the stream has vanished")
+            Err(Error::new(lightbus_core::ErrorKind::Unavailable, "the stream was deleted")
                 .with("stream", stream))
         }
     }
 }
 
-/// Stored twice is stored once.
+/// Storing a schema twice does no harm.
 fn safe(error: Error) -> Error {
     if error.is_temporary() { error.retry(lightbus_core::Retry::Safe) } else { error }
 }

@@ -1,4 +1,4 @@
-//! Dead letters: events that could not be handled, in a queue of their own, with the reason.
+//! Dead letters as messages: the event as it was, with the reason in headers.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -21,9 +21,9 @@ use crate::{
 /// The most bytes of a reason that are kept.
 const LONGEST_REASON: usize = 4096;
 
-/// What headers of dead letters begin with.
+/// The prefix of the headers of dead letters.
 const DEAD: &str = "lightbus-dead-";
-/// What the broker adds to a message by itself: where it was dead, and how often it was delivered.
+/// Headers that the broker adds: where a message was dead-lettered, and how often it was delivered.
 const OF_THE_BROKER: [&str; 5] =
     ["x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count"];
 
@@ -35,8 +35,8 @@ const TIME: &str = "lightbus-dead-time";
 const EXCHANGE: &str = "lightbus-dead-exchange";
 const ROUTING_KEY: &str = "lightbus-dead-routing-key";
 
-/// Puts a message among the dead letters of a group. Done twice it is there twice.
-pub(in crate::event) async fn set_aside(
+/// Publishes a message to the dead letters of a group. Repeated, it is there twice.
+pub(in crate::event) async fn publish(
     publisher: &Publisher,
     config: &EventConfig,
     group: &str,
@@ -65,10 +65,10 @@ pub(in crate::event) async fn set_aside(
         None => Ok(()),
         Some(_) => Err(Error::new(
             lightbus_core::ErrorKind::Unavailable,
-            "the queue of dead letters is not there",
+            "the queue of dead letters does not exist",
         )
         .with("queue", dead_letters_of(config, group))
-        .hint("It is made when a process begins to listen; has somebody deleted it?")),
+        .hint("It is declared when a process starts listening. Was it deleted?")),
     }
 }
 
@@ -80,7 +80,7 @@ fn shortened(reason: &str) -> &str {
     &reason[..end]
 }
 
-/// A name for a dead letter: its place among all of this process, then the message's own.
+/// Returns an id for a dead letter: its place in the order of this process, then the message's id.
 fn new_id(raw: &Raw) -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = micros(SystemTime::now());
@@ -99,12 +99,12 @@ fn micros(time: SystemTime) -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The place of a dead letter among others, by its id, if that says so.
+/// Returns the place of a dead letter in the order, if its id has one.
 pub(super) fn place(id: &str) -> Option<u64> {
     id.split_once('-')?.0.parse().ok()
 }
 
-/// The headers of a message, and what the broker says of its last death.
+/// Returns the headers of a message, and the broker's entry about its last dead-lettering.
 fn tables(raw: &Raw) -> (Option<&FieldTable>, Option<&FieldTable>) {
     let headers = raw.properties.headers().as_ref();
     let death = match headers.and_then(|headers| headers.inner().get("x-death")) {
@@ -117,8 +117,8 @@ fn tables(raw: &Raw) -> (Option<&FieldTable>, Option<&FieldTable>) {
     (headers, death)
 }
 
-/// What the broker calls a dead letter: what it was called when it was set aside, or else by when the
-/// broker did it. One that was put there by hand has the name of its message.
+/// Returns the id of a dead letter: the one that it was published with, or one from the time at which the
+/// broker dead-lettered it. A message that was put there by hand has its own id.
 pub(super) fn id(raw: &Raw) -> Name {
     let (headers, death) = tables(raw);
     let own = headers.and_then(|headers| header::string(headers, ID)).map(Name::from);
@@ -133,7 +133,7 @@ fn died(death: &FieldTable) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// The routing key with which the event was fired.
+/// Returns the routing key with which the event was fired.
 fn fired_with(raw: &Raw) -> Option<ShortString> {
     let (headers, death) = tables(raw);
     let own = headers.and_then(|headers| header::string(headers, ROUTING_KEY));
@@ -147,7 +147,7 @@ fn fired_with(raw: &Raw) -> Option<ShortString> {
     ShortString::try_new(own.or_else(of_broker)?).ok()
 }
 
-/// A dead letter as it is, for people.
+/// Decodes a dead letter.
 pub(super) fn read(mut raw: Raw, group: &str) -> DeadLetter {
     let id = id(&raw);
     if let Some(key) = fired_with(&raw) {
@@ -161,11 +161,10 @@ pub(super) fn read(mut raw: Raw, group: &str) -> DeadLetter {
         .or_else(|| number("x-delivery-count"))
         .and_then(|attempts| u32::try_from(attempts).ok())
         .unwrap_or(0);
-    // What the broker set aside by itself, it says in its own way.
+    // The broker gives its own reason for what it has dead-lettered itself.
     let reason = header::string(headers, REASON).map(str::to_owned).unwrap_or_else(|| {
-        let why =
-            header::string(headers, "x-first-death-reason").unwrap_or("for an unknown reason");
-        format!("RabbitMQ set it aside: {why}")
+        let why = header::string(headers, "x-first-death-reason").unwrap_or("unknown reason");
+        format!("RabbitMQ dead-lettered it: {why}")
     });
     let names = |api: &str, event: &str| Some((Name::from(api), Name::from(event)));
     let time = number(TIME).and_then(header::time_of).or_else(|| died(death?));
@@ -183,7 +182,7 @@ pub(super) fn read(mut raw: Raw, group: &str) -> DeadLetter {
     }
 }
 
-/// The event of a dead letter as it was fired, to be published to the queue of its group.
+/// Encodes the event of a dead letter as it was fired, for the queue of its group.
 pub(super) fn revived(raw: Raw, queue: ShortString) -> Message {
     let key = fired_with(&raw).unwrap_or_else(|| raw.key.clone());
     let of_death = |name: &str| {
@@ -194,7 +193,7 @@ pub(super) fn revived(raw: Raw, queue: ShortString) -> Message {
     for (name, value) in all.filter(|(name, _)| !of_death(name.as_str())) {
         headers.insert(name.clone(), value.clone());
     }
-    // On its way to the queue itself it loses its routing key, which may be all that names it.
+    // Published to the queue itself, it loses its routing key, which may be all that names it.
     if let Some((api, event)) = event_names(&raw.properties, key.as_str()) {
         headers.insert(header::API.into(), header::text(api));
         headers.insert(header::EVENT.into(), header::text(event));
@@ -208,7 +207,7 @@ pub(super) fn revived(raw: Raw, queue: ShortString) -> Message {
     }
 }
 
-/// An event of which only parts can be read.
+/// Decodes what can be decoded of a malformed event.
 fn unreadable(raw: &Raw, attempt: u32) -> EventMessage {
     let (api, event) = event_names(&raw.properties, raw.key.as_str()).unwrap_or_default();
     let id = raw.properties.message_id().as_ref().map(|id| Name::from(id.as_str()));

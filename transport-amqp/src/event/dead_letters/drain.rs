@@ -1,4 +1,4 @@
-//! Taking messages from the head of a queue of dead letters, and giving back those that are not meant.
+//! Drains a queue of dead letters, and requeues the messages that are kept.
 
 use std::sync::Arc;
 
@@ -18,15 +18,16 @@ use crate::{
     topology::{dead_letters_of, short},
 };
 
-/// A queue from whose head messages are taken. Dropped, it gives back all that were not acknowledged.
+/// Takes messages from the head of a queue. When it is dropped, the broker requeues all that were not
+/// acknowledged.
 pub(super) struct QueueDrain {
     link: Arc<Link>,
     channel: Channel,
     pub(super) queue: ShortString,
-    /// How many are left of those that were there at first, once that is known: what is set aside
-    /// meanwhile is not taken, or it might never end.
+    /// How many are left of the messages that the queue had at first, once that is known. Messages that
+    /// arrive meanwhile are not taken, or draining might never end.
     left: Option<u32>,
-    /// The last one that is to go back.
+    /// The last message to requeue.
     back: Option<u64>,
 }
 
@@ -37,7 +38,7 @@ impl QueueDrain {
         Ok(Self { channel: link.channel().await?, queue, link, left: None, back: None })
     }
 
-    /// The next one; `None` also where there is no such queue.
+    /// Takes the next message; `None` also if the queue does not exist.
     pub(super) async fn take(&mut self) -> Result<Option<Delivery>> {
         if self.left == Some(0) {
             return Ok(None);
@@ -48,14 +49,13 @@ impl QueueDrain {
             Err(error) if is_missing(&error) => None,
             Err(error) => return Err(self.link.explain(error, Sent::Harmless)),
         };
-        // The count that comes with a message is exact. That of a declaration lags behind what was
-        // given back.
+        // The count in a delivery is exact. The count in a declaration lags behind requeued messages.
         let count = taken.as_ref().map_or(0, |taken| taken.message_count);
         self.left = Some(self.left.map_or(count, |left| left - 1).min(count));
         Ok(taken.map(|taken| taken.delivery))
     }
 
-    /// It goes back, with those before that were not acknowledged.
+    /// Keeps a message: it is requeued, with all before it that were not acknowledged.
     pub(super) fn keep(&mut self, tag: u64) {
         self.back = self.back.max(Some(tag));
     }
@@ -65,7 +65,7 @@ impl QueueDrain {
         self.link.request(ack, Sent::Harmless).await
     }
 
-    /// Gives back what is to go back; all that was acknowledged is gone when this returns.
+    /// Requeues the messages to keep. When this returns, the acknowledged ones are removed.
     pub(super) async fn close(self) -> Result<()> {
         if !self.channel.status().connected() {
             return Ok(());

@@ -1,9 +1,10 @@
-//! Reading, removing and giving back dead letters, which RabbitMQ offers only in turn: messages are
-//! taken from the head of their queue, and those that are not meant go back.
+//! Dead letters: a queue for each group, which is listed, removed from and requeued from.
 //!
-//! Always all of them: a quorum queue puts what comes back behind what came back before, so that to take
-//! only some would turn the queue round. Their order is that of their ids in any case. Who does so at the
-//! same time may see less: what one has in its drain is hidden from the other.
+//! RabbitMQ returns messages only from the head of a queue. So each operation drains the queue, and
+//! requeues the messages that it does not want. It always drains the whole queue: a quorum queue puts
+//! requeued messages behind those that were requeued before, so that draining a part would change their
+//! order. Dead letters are listed in the order of their ids in any case. Two operations at the same time
+//! hide messages from each other.
 
 mod codec;
 mod drain;
@@ -19,11 +20,11 @@ use lightbus_core::{
 
 use super::{AmqpEventTransport, WHAT, codec::Raw};
 use crate::{EventConfig, client::Client};
-pub(super) use codec::set_aside;
+pub(super) use codec::publish;
 use drain::QueueDrain;
 
-/// What a group set aside, oldest first: all, or what comes after a letter, which may be gone. Oldest
-/// as well as the clocks of those who set aside agree.
+/// Returns the dead letters of a group, oldest first: all, or those after this id, which may have been
+/// removed. The order depends on the clocks of the processes that rejected them.
 async fn list(
     client: &Client,
     config: &EventConfig,
@@ -64,7 +65,7 @@ async fn list(
     }
 }
 
-/// Removes letters by their ids; gives how many there were.
+/// Removes dead letters by their ids, and returns how many there were.
 async fn remove(client: &Client, config: &EventConfig, group: &str, ids: &[Name]) -> Result<usize> {
     let mut wanted: HashSet<&Name> = ids.iter().collect();
     let count = wanted.len();

@@ -1,4 +1,4 @@
-//! Dead letters published again to the queue of their group.
+//! Requeues dead letters: publishes their events to the queue of their group.
 
 use std::collections::HashSet;
 
@@ -13,11 +13,11 @@ use crate::{
     topology::{queue_of, short},
 };
 
-/// The most letters that are published in one go, and held for it.
+/// The most dead letters that are published at once.
 const BATCH: usize = 256;
 
-/// Publishes the events of letters to the queue of their group, and then removes the letters; gives how
-/// many there were.
+/// Publishes the events of dead letters to the queue of their group, removes the dead letters, and
+/// returns how many there were.
 pub(in crate::event) async fn requeue(
     client: &Client,
     publisher: &Publisher,
@@ -43,7 +43,7 @@ pub(in crate::event) async fn requeue(
             };
             let tag = delivery.delivery_tag;
             let raw = Raw::new(delivery);
-            // After an error the rest is only taken to go back in its order.
+            // After an error, the rest is drained only to be requeued in order.
             if done.is_ok() && wanted.remove(&codec::id(&raw)) {
                 batch.push((tag, codec::revived(raw, queue.clone())));
             } else {
@@ -51,15 +51,15 @@ pub(in crate::event) async fn requeue(
             }
         }
         if !batch.is_empty() {
-            done = give_back(&mut drain, publisher, batch, &mut retried).await;
+            done = publish(&mut drain, publisher, batch, &mut retried).await;
         }
     }
     drain.close().await?;
     done.map(|()| retried)
 }
 
-/// Publishes letters, and acknowledges those that the broker has confirmed.
-async fn give_back(
+/// Publishes events, and removes the dead letters of those that the broker has confirmed.
+async fn publish(
     drain: &mut QueueDrain,
     publisher: &Publisher,
     batch: Vec<(u64, Message)>,
@@ -82,10 +82,10 @@ async fn give_back(
             Ok(Some(_)) => {
                 failed = Err(Error::new(
                     ErrorKind::Unknown,
-                    "the queue of the listener is not there any more",
+                    "the queue of the listener does not exist any more",
                 )
                 .with("dead letters", queue.as_str())
-                .hint("Start the listener once, so that RabbitMQ has its queue, and give the dead letters back then"));
+                .hint("Start the listener once, so that its queue exists, and requeue the dead letters then"));
             }
             Err(error) => failed = Err(error),
         }
