@@ -16,7 +16,7 @@
 //! delivered here again, behind newer ones. So [`EventSource::retire`] cancels the consumer first, and
 //! requeues what is in the inbox together with what was given back, in the order of the deliveries. Held
 //! by `close_gives_back_what_nobody_has_seen` (conformance); lost connections by
-//! `connections_that_the_broker_closes_are_made_anew` (tests/faults.rs).
+//! `connections_that_the_broker_closes_are_made_anew` (tests/transport/faults.rs).
 
 use std::{
     collections::VecDeque,

@@ -86,7 +86,7 @@ async fn places_have_their_counts_and_the_command_to_look() {
     soon(process.rpc.open()).await.unwrap();
     let missing = soon(process.rpc.inspect().unwrap().locate(&api, None)).await.unwrap();
     assert_eq!((missing.len(), missing[0].messages), (1, None));
-    assert!(missing[0].what.contains("not there yet"), "{missing:?}");
+    assert!(missing[0].what.contains("not declared yet"), "{missing:?}");
 
     let spec = lightbus_core::transport::ServeSpec {
         apis: vec![api.as_str().into()],

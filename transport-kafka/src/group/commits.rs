@@ -14,7 +14,7 @@
 //! the group has said so, so a commit that fails is simply part of the next one.
 //!
 //! Held by `no_call_runs_twice_while_workers_come_and_go` and
-//! `nothing_is_lost_when_one_of_three_brokers_is_killed` (tests/faults.rs).
+//! `nothing_is_lost_when_one_of_three_brokers_is_killed` (tests/transport/faults.rs).
 
 use std::{
     sync::Arc,

@@ -20,7 +20,7 @@
 //! next owner has begun would move the position back: its events would be redelivered, and its calls
 //! would run twice. So at most one commit is in flight, and a partition is given up only after it is
 //! answered. Held by `no_call_runs_twice_while_workers_come_and_go` and
-//! `nothing_is_lost_or_out_of_order_in_a_rebalance_storm` (tests/faults.rs).
+//! `nothing_is_lost_or_out_of_order_in_a_rebalance_storm` (tests/transport/faults.rs).
 
 use std::{
     collections::VecDeque,

@@ -16,7 +16,7 @@
 //! process has handed out, and those are skipped; the [`LeaseRenewer`]'s task keeps other processes from
 //! taking them over. An entry leaves `InFlight` only after Redis has acknowledged it. Held by
 //! `a_slow_handler_keeps_its_event_and_a_dead_one_loses_it` and
-//! `listeners_survive_a_restart_and_killed_connections` (tests/events.rs).
+//! `listeners_survive_a_restart_and_killed_connections` (tests/transport/events.rs).
 //!
 //! A group can vanish under a listener (`FLUSHALL`, or a crash of a Redis that does not persist). It is
 //! restored at the newest entry seen: `a_group_that_vanishes_is_made_again_and_misses_nothing`.
