@@ -121,3 +121,29 @@ fn every_file_that_is_named_exists() {
     }
     assert!(count > 40, "{count}");
 }
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let page = std::fs::read_to_string(root().join("docs/from-python.md")).unwrap();
+    let table = page.split("| tested by |").nth(1).unwrap();
+    let mut folders =
+        ["tests", "lightbus-core/src/conformance"].map(|name| root().join(name)).to_vec();
+    let mut sources = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let tests = table.lines().filter_map(|row| row.rsplit(" | ").next());
+    let names = tests.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let names: Vec<_> = names.filter(|name| !name.contains(['/', '.'])).collect();
+    for name in &names {
+        assert!(sources.contains(&format!("fn {name}(")), "there is no test {name}");
+    }
+    assert!(names.len() >= 4, "{names:?}");
+}
