@@ -151,7 +151,13 @@ impl Error {
         error
     }
 
-    /// Says what was being done, as "calling auth.check_password".
+    /// Names the operation that failed, such as "calling auth.check_password", in place of any
+    /// name before.
+    ///
+    /// Whoever offers an operation to a user names it: the bus names what its methods do, in the
+    /// user's terms. A transport's method leaves that to the bus and adds facts with
+    /// [`with`](Self::with). It names only what it does on its own account, in a task of its own
+    /// or before any operation, such as "connecting to Redis".
     #[must_use]
     pub fn during(mut self, operation: impl Into<Cow<'static, str>>) -> Self {
         Arc::make_mut(&mut self.0).operation = operation.into();
@@ -170,6 +176,16 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         Arc::make_mut(&mut self.0).hint = Some(hint.into());
         self
+    }
+
+    /// Suggests the known name that a misspelt one most likely means, in place of any hint before.
+    /// Without one that is near, the hint stays as it is.
+    #[must_use]
+    pub fn did_you_mean<'a>(self, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        match nearest(name, known) {
+            Some(nearest) => self.hint(format!("Did you mean `{nearest}`?")),
+            None => self,
+        }
     }
 
     /// Says whether trying again is useful and safe.
@@ -237,6 +253,18 @@ impl Error {
     }
 }
 
+/// Returns the known name that a misspelt one most likely means: one of which at most a third
+/// differs.
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .filter(|(distance, known)| *distance <= known.len().max(name.len()).div_ceil(3))
+        .min()
+        .map(|(_, known)| known)
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;
@@ -294,6 +322,15 @@ mod tests {
             "calling auth.check_password: connection refused (broker redis 127.0.0.1:6379). Is Redis running?"
         );
         assert_eq!(error.retryable(), Retry::Safe);
+    }
+
+    #[test]
+    fn a_misspelt_name_is_recognised_and_nonsense_is_not() {
+        let error = || Error::new(ErrorKind::Config, "no such key").hint("Look it up");
+        let known = ["rpc_timeout", "validate"];
+        let near = error().did_you_mean("rpc_timout", known);
+        assert_eq!(near.advice(), Some("Did you mean `rpc_timeout`?"));
+        assert_eq!(error().did_you_mean("zzzz", known).advice(), Some("Look it up"));
     }
 
     #[test]

@@ -20,22 +20,31 @@ pub mod config_types;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+pub mod json;
 mod message;
 pub mod name;
 mod pending;
 mod registry;
+mod shared_client;
 mod subscription;
 pub mod time;
 pub mod transport;
 
 pub use codec::Args;
-pub use error::{Error, ErrorKind, Result, Retry};
+pub use error::{Error, ErrorKind, Result, Retry, nearest};
 pub use message::{
     Arguments, EventMessage, Headers, Name, RemoteError, ResultMessage, ReturnPath, RpcMessage,
 };
-pub use pending::{PendingResult, PendingResults};
+pub use pending::{PendingResult, PendingResults, Receives, ResultReceiver};
 pub use registry::{ConfigSection, Registry, TransportFactory, TransportKind};
+pub use shared_client::{Closing, Handle, SharedClient, User, Users};
 pub use subscription::{
     AckHandle, Backoff, Connectivity, Delivery, Outcome, Rejection, Session, Source, Subscription,
 };
 pub use transport::{Capabilities, FlowControl, Transport};
+
+/// For [`impl_transport!`] alone.
+#[doc(hidden)]
+pub mod __private {
+    pub use async_trait::async_trait;
+}

@@ -1,6 +1,10 @@
 //! What travels: calls, results and events, as names and encoded bytes.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -92,6 +96,10 @@ impl Headers {
     /// The trace context of <https://www.w3.org/TR/trace-context/>.
     pub const TRACEPARENT: &'static str = "traceparent";
 
+    /// The most headers that transports read of one message; they leave out the others. Headers are
+    /// few by nature, and searched one by one.
+    pub const MAX_COUNT: usize = 64;
+
     /// No headers. Allocates nothing.
     #[must_use]
     pub fn new() -> Self {
@@ -166,6 +174,15 @@ pub struct RpcMessage {
     pub return_path: ReturnPath,
     /// When the caller gives up. A transport must not hand the call to a worker later than this.
     pub deadline: Instant,
+}
+
+impl RpcMessage {
+    /// Returns the [deadline](Self::deadline) of a call whose caller waits for `left` from `now` on, at
+    /// most a year: what clocks can count.
+    #[must_use]
+    pub fn deadline_after(now: Instant, left: Duration) -> Instant {
+        now + left.min(Duration::from_secs(365 * 24 * 3600))
+    }
 }
 
 /// The answer to one call.

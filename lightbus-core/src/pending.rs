@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{Error, Name, Result, ResultMessage, ReturnPath};
+use crate::{Closing, Error, Name, Result, ResultMessage, ReturnPath};
 
 /// The calls of a process that wait for their results. A transport keeps one and feeds it from
 /// its one connection that receives results.
@@ -152,5 +152,85 @@ struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.results.waiting().senders.remove(&self.id);
+    }
+}
+
+/// What receives the results of a process, for [`ResultReceiver`].
+pub trait Receives: Send + Sync {
+    /// Where results have to be sent for it to receive them.
+    fn return_path(&self) -> ReturnPath;
+
+    /// Whether it still receives. Another one is started in the place of one that has ended.
+    fn is_running(&self) -> bool;
+}
+
+/// The receiver of a process' results: started by the first call that expects one, and again if it
+/// ended. Dropping `R` ends it.
+#[derive(Debug)]
+pub struct ResultReceiver<R> {
+    running: Mutex<Option<R>>,
+    /// Held by the one who starts it, so that a crowd starts one.
+    starting: tokio::sync::Mutex<()>,
+}
+
+impl<R> Default for ResultReceiver<R> {
+    fn default() -> Self {
+        Self { running: Mutex::new(None), starting: tokio::sync::Mutex::new(()) }
+    }
+}
+
+impl<R: Receives> ResultReceiver<R> {
+    /// Returns where results are to be sent. Starts the receiver if it does not run.
+    ///
+    /// # Errors
+    ///
+    /// Those of `start`.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped; the next caller starts the receiver.
+    pub async fn return_path<S, F>(&self, closing: &Closing, start: S) -> Result<ReturnPath>
+    where
+        S: FnOnce() -> F,
+        F: Future<Output = Result<R>>,
+    {
+        match self.running_path() {
+            Some(path) => Ok(path),
+            // In a box: it happens once, and would be part of every call's future otherwise.
+            None => Box::pin(self.start(closing, start())).await,
+        }
+    }
+
+    async fn start(
+        &self,
+        closing: &Closing,
+        start: impl Future<Output = Result<R>>,
+    ) -> Result<ReturnPath> {
+        let _turn = self.starting.lock().await;
+        if let Some(path) = self.running_path() {
+            return Ok(path);
+        }
+        let receiver = start.await?;
+        let path = receiver.return_path();
+        *self.running() = Some(receiver);
+        if closing.is_closed() {
+            // `stop` may have run before there was anything to stop.
+            self.stop();
+        }
+        Ok(path)
+    }
+
+    /// Drops the receiver, if there is one.
+    pub fn stop(&self) {
+        let stopped = self.running().take();
+        drop(stopped);
+    }
+
+    fn running_path(&self) -> Option<ReturnPath> {
+        self.running().as_ref().filter(|receiver| receiver.is_running()).map(Receives::return_path)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<R>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -81,7 +81,7 @@ impl SchemaStore {
             policy::apply(self.on_incompatible, &old, &Schema::of(contract))?;
         }
         let schema = Arc::new(ApiSchema::read(document_text(contract)?)?);
-        self.transport.store(contract.name, schema.text(), self.ttl).await?;
+        self.put(contract.name, schema.text()).await?;
         self.write().local.insert(contract.name.into(), schema);
         Ok(())
     }
@@ -89,7 +89,12 @@ impl SchemaStore {
     /// Puts a document on the bus, for as long as a schema lives.
     pub(crate) async fn store(&self, schema: &Schema) -> Result<()> {
         let text: Box<RawValue> = codec::decode(&codec::encode(schema.document())?)?;
-        self.transport.store(schema.api(), &text, self.ttl).await
+        self.put(schema.api(), &text).await
+    }
+
+    async fn put(&self, api: &str, text: &RawValue) -> Result<()> {
+        let stored = self.transport.store(api, text, self.ttl).await;
+        stored.map_err(|error| error.during(format!("storing the schema of {api}")))
     }
 
     /// The schema of an API that is on the bus now.
@@ -114,8 +119,7 @@ impl SchemaStore {
     ) -> Vec<(Name, Arc<ApiSchema>, Error)> {
         let renewals = schemas.into_iter().map(async |(api, schema)| {
             // Stored again rather than pinged: another process may have stored its own idea of it.
-            let stored = self.transport.store(&api, schema.text(), self.ttl).await;
-            stored.err().map(|error| (api, schema, error))
+            self.put(&api, schema.text()).await.err().map(|error| (api, schema, error))
         });
         let renewals = stream::iter(renewals).buffer_unordered(AT_ONCE);
         renewals.filter_map(std::future::ready).collect().await
@@ -129,7 +133,8 @@ impl SchemaStore {
 
     async fn load_locked(&self, last_read: &mut u64) -> Result<()> {
         let number = self.reads.fetch_add(1, Ordering::SeqCst).saturating_add(1);
-        let documents = self.transport.load().await?;
+        let documents = self.transport.load().await;
+        let documents = documents.map_err(|error| error.during("loading the schemas"))?;
         *last_read = number;
         self.take_over(documents);
         Ok(())

@@ -65,3 +65,94 @@ async fn a_listener_whose_transport_gave_up_is_begun_anew() {
     assert_eq!(health.parts[0].last_error, None);
     bus.close().await.unwrap();
 }
+
+/// Memory whose transports can be closed behind the back of the bus.
+#[derive(Debug, Default)]
+struct Closable {
+    memory: MemoryFactory,
+    made: std::sync::Mutex<Vec<Arc<dyn Transport>>>,
+}
+
+impl Closable {
+    fn keep<T: Clone>(&self, made: T, transport: impl FnOnce(T) -> Arc<dyn Transport>) -> T {
+        self.made.lock().unwrap().push(transport(made.clone()));
+        made
+    }
+
+    async fn close(&self) {
+        let made = self.made.lock().unwrap().clone();
+        for transport in made {
+            transport.close().await.unwrap();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared(Arc<Closable>);
+
+impl TransportFactory for Shared {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
+        Ok(self.0.keep(self.0.memory.rpc(section)?, |made| made))
+    }
+
+    fn result(&self, section: &ConfigSection) -> Result<Arc<dyn ResultTransport>> {
+        Ok(self.0.keep(self.0.memory.result(section)?, |made| made))
+    }
+
+    fn event(&self, section: &ConfigSection) -> Result<Arc<dyn EventTransport>> {
+        Ok(self.0.keep(self.0.memory.event(section)?, |made| made))
+    }
+
+    fn schema(&self, section: &ConfigSection) -> Result<Arc<dyn SchemaTransport>> {
+        Ok(self.0.keep(self.0.memory.schema(section)?, |made| made))
+    }
+}
+
+#[tokio::test]
+async fn whatever_fails_in_a_transport_the_bus_names_the_operation() {
+    let transports = Arc::new(Closable::default());
+    let registry = Registry::new().with(Shared(Arc::clone(&transports)));
+    let bus = Bus::builder().config(Config::default()).registry(registry);
+    let bus = bus.connect().await.unwrap();
+    bus.register(ClockClient::contract()).await.unwrap();
+    let heard = async |_: Arc<EventMessage>| -> lightbus::HandlerResult { Ok(()) };
+    bus.listen_to("hours", ["clock.struck"], heard).await.unwrap();
+    let admin = bus.admin();
+    transports.close().await;
+
+    let letter = lightbus::DeadLetter {
+        id: "1".into(),
+        event: EventMessage::new("e", "clock", "struck", 1, lightbus::transport::Arguments::new()),
+        group: "clock-hours".into(),
+        reason: "no".into(),
+        attempts: 1,
+        time: std::time::SystemTime::now(),
+    };
+    let letters = std::slice::from_ref(&letter);
+    let service = bus.service_name();
+    let calling = bus.call::<u64>("other.run", lightbus::args! {}).await.unwrap_err();
+    let failed: Vec<(&str, Option<Error>)> = vec![
+        ("other.run", Some(calling)),
+        ("clock.struck", bus.fire(Struck { hour: 1 }).await.err()),
+        ("later", bus.listen_to("later", ["clock.struck"], heard).await.err()),
+        ("schema", bus.remote_apis().await.err()),
+        ("idle", bus.wait_until_idle().await.err()),
+        ("clock.*", admin.history("clock.*", None, None).await.err()),
+        ("hours", admin.lag("clock", service, "hours").await.err()),
+        ("hours", admin.dead_letters(service, "hours", 9).await.err()),
+        ("hours", admin.dead_letters_after(service, "hours", &letter, 9).await.err()),
+        ("hours", admin.remove_dead_letters(service, "hours", letters).await.err()),
+        ("hours", admin.requeue_dead_letters(service, "hours", letters).await.err()),
+        ("hours", admin.handle_dead_letters("hours", 9).await.err()),
+        ("hours", admin.forget_listener(service, "hours", ["clock.struck"]).await.err()),
+    ];
+    for (subject, error) in failed {
+        let error = error.unwrap_or_else(|| panic!("{subject}: the transports are closed"));
+        assert!(error.operation().contains(subject), "{subject}: {error}");
+        assert_eq!(error.kind(), ErrorKind::Closed, "{subject}: {error}");
+    }
+}

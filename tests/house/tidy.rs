@@ -162,7 +162,6 @@ fn every_broker_has_the_same_files() {
         "endpoint",
         "error",
         "factory",
-        "json",
         "locate",
         "diagnose",
         "rpc/mod",

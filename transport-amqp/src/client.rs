@@ -8,15 +8,16 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
 use lapin::{Connection, ConnectionProperties};
-use lightbus_core::{Backoff, Error, ErrorKind, Result};
-use tokio::{sync::Notify, time::Instant};
+use lightbus_core::{Backoff, Error, ErrorKind, Result, SharedClient, Users};
+use tokio::time::Instant;
 
 use crate::{
+    NAME,
     endpoint::Endpoint,
     error::{Sent, from_lapin},
     link::Link,
@@ -34,7 +35,7 @@ pub(crate) struct Client {
     consumes: Slot,
     /// The node that is tried first; the next one when it does not answer.
     node: AtomicUsize,
-    users: AtomicUsize,
+    users: Users,
 }
 
 /// A connection, if there is one, and its last failure.
@@ -91,7 +92,7 @@ impl Client {
             sends: Slot::new("sends"),
             consumes: Slot::new("consumes"),
             node: AtomicUsize::new(node),
-            users: AtomicUsize::new(0),
+            users: Users::default(),
         }
     }
 
@@ -215,91 +216,27 @@ impl fmt::Debug for Client {
     }
 }
 
-/// One who uses a client. When the last is gone, so are its connections.
-#[derive(Debug)]
-pub(crate) struct User(Arc<Client>);
+pub(crate) type Handle = lightbus_core::Handle<Client>;
 
-impl User {
-    fn new(client: Arc<Client>) -> Self {
-        client.users.fetch_add(1, Ordering::AcqRel);
-        Self(client)
-    }
-}
+impl SharedClient for Client {
+    const NAME: &'static str = NAME;
+    const BROKER: &'static str = "RabbitMQ";
 
-impl Drop for User {
-    fn drop(&mut self) {
-        if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.sends.state().link = None;
-            self.0.consumes.state().link = None;
-        }
-    }
-}
-
-/// A transport's own part of a client, which it can close.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    client: Arc<Client>,
-    user: Mutex<Option<User>>,
-    closing: Arc<Closing>,
-}
-
-/// Says when a transport is closed.
-#[derive(Debug, Default)]
-pub(crate) struct Closing {
-    closed: AtomicBool,
-    notify: Notify,
-}
-
-impl Closing {
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+    fn address(&self) -> String {
+        self.broker().to_owned()
     }
 
-    /// Waits until it is closed.
-    pub(crate) async fn closed(&self) {
-        let notified = self.notify.notified();
-        if !self.is_closed() {
-            notified.await;
-        }
-    }
-}
-
-impl Handle {
-    pub(crate) fn new(client: Arc<Client>) -> Self {
-        Self {
-            user: Mutex::new(Some(User::new(Arc::clone(&client)))),
-            client,
-            closing: Arc::default(),
-        }
+    async fn check(&self) -> Result<()> {
+        // A round trip: the connection may be broken without our knowing.
+        self.sends().await?.channel().await.map(drop)
     }
 
-    /// The client, unless the transport is closed.
-    pub(crate) fn client(&self, what: &'static str) -> Result<&Arc<Client>> {
-        if self.closing.is_closed() { Err(Error::closed(what)) } else { Ok(&self.client) }
+    fn users(&self) -> &Users {
+        &self.users
     }
 
-    pub(crate) fn broker(&self) -> String {
-        self.client.broker().to_owned()
-    }
-
-    pub(crate) fn closing(&self) -> &Arc<Closing> {
-        &self.closing
-    }
-
-    /// Connects, and checks that RabbitMQ serves.
-    pub(crate) async fn open(&self, what: &'static str) -> Result<()> {
-        let client = self.client(what)?;
-        let check = async {
-            // A round trip through the broker: it may have gone without our notice.
-            drop(client.sends().await?.channel().await?);
-            Ok(())
-        };
-        check.await.map_err(|error: Error| error.during("connecting to RabbitMQ"))
-    }
-
-    pub(crate) fn close(&self) {
-        self.closing.closed.store(true, Ordering::SeqCst);
-        self.closing.notify.notify_waiters();
-        drop(self.user.lock().unwrap_or_else(PoisonError::into_inner).take());
+    fn release(&self) {
+        self.sends.state().link = None;
+        self.consumes.state().link = None;
     }
 }

@@ -22,9 +22,6 @@ pub(crate) const TTL: &str = "lightbus-ttl";
 /// The name of a mark in a stream.
 pub(crate) const MARK: &str = "lightbus-mark";
 
-/// The most headers that are read: headers are few, and searched one by one.
-const MOST_HEADERS: usize = 64;
-
 /// Returns a time in milliseconds since 1970.
 pub(crate) fn epoch_ms(time: SystemTime) -> i64 {
     clamp_ms(time.duration_since(UNIX_EPOCH).unwrap_or_default())
@@ -89,7 +86,7 @@ pub(crate) fn decode_headers(table: &FieldTable) -> Headers {
         let name = name.as_str();
         !name.starts_with(OWN) && !BROKERS.iter().any(|prefix| name.starts_with(prefix))
     });
-    for (name, _) in others.take(MOST_HEADERS) {
+    for (name, _) in others.take(Headers::MAX_COUNT) {
         if let Some(value) = string(table, name.as_str()) {
             headers.set(name.as_str(), value);
         }

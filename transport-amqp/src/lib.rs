@@ -10,7 +10,6 @@ mod error;
 mod event;
 mod factory;
 mod header;
-mod json;
 mod link;
 mod locate;
 mod publisher;
@@ -41,13 +40,12 @@ pub const NAME: &str = "amqp";
 
 /// Returns the capabilities of the transports. `history` is whether streams keep past events.
 fn capabilities(history: bool) -> Capabilities {
-    let mut capabilities = Capabilities::default();
-    capabilities.durable = true;
-    capabilities.ordered = true;
-    capabilities.replay = history;
-    capabilities.history = history;
-    capabilities.lag = true;
-    capabilities.dead_letters = true;
-    capabilities.shared = true;
-    capabilities
+    Capabilities::new()
+        .durable(true)
+        .ordered(true)
+        .replay(history)
+        .history(history)
+        .lag(true)
+        .dead_letters(true)
+        .shared(true)
 }

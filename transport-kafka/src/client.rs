@@ -3,23 +3,20 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, Result, Retry};
+use lightbus_core::{Error, ErrorKind, Result, Retry, SharedClient, Users};
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier},
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _},
 };
-use tokio::sync::Notify;
 
 use crate::{
+    NAME,
     context::{Logging, Refusals},
     diagnose::Cluster,
     endpoint::Endpoint,
@@ -33,7 +30,7 @@ use crate::{
 pub(crate) struct Client {
     endpoint: Endpoint,
     state: Mutex<State>,
-    users: AtomicUsize,
+    users: Users,
     topics: Topics,
     refusals: Arc<Refusals>,
 }
@@ -53,7 +50,7 @@ impl Client {
         Self {
             endpoint,
             state: Mutex::default(),
-            users: AtomicUsize::new(0),
+            users: Users::default(),
             topics: Topics::default(),
             refusals: Arc::default(),
         }
@@ -127,12 +124,6 @@ impl Client {
     /// Returns the reason instead, if brokers refused this client since then.
     fn explain(&self, error: Error, began: std::time::Instant) -> Error {
         self.refusals.explain(error, began, self.broker())
-    }
-
-    /// Checks that a broker answers.
-    pub(crate) async fn check(&self) -> Result<()> {
-        // One topic: metadata of all topics may be large.
-        self.existing_now(PROBE).await.map(drop)
     }
 
     /// Makes sure that a topic exists, and returns the number of its partitions.
@@ -291,88 +282,30 @@ pub(crate) async fn blocking<T: Send + 'static>(
     })
 }
 
-/// One who uses a client. When the last is gone, so are its connections.
-#[derive(Debug)]
-pub(crate) struct User(Arc<Client>);
+pub(crate) type User = lightbus_core::User<Client>;
+pub(crate) type Handle = lightbus_core::Handle<Client>;
 
-impl User {
-    pub(crate) fn new(client: Arc<Client>) -> Self {
-        client.users.fetch_add(1, Ordering::AcqRel);
-        Self(client)
+impl SharedClient for Client {
+    const NAME: &'static str = NAME;
+    const BROKER: &'static str = "Kafka";
+
+    fn address(&self) -> String {
+        self.broker().to_owned()
     }
-}
 
-impl Drop for User {
-    fn drop(&mut self) {
-        if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let State { producer, admin, metadata } = std::mem::take(&mut *self.0.state());
-            if producer.is_some() || admin.is_some() || metadata.is_some() {
-                discard((producer, admin, metadata));
-            }
+    async fn check(&self) -> Result<()> {
+        // Of one topic: the metadata of all would be much.
+        self.existing_now(PROBE).await.map(drop)
+    }
+
+    fn users(&self) -> &Users {
+        &self.users
+    }
+
+    fn release(&self) {
+        let State { producer, admin, metadata } = std::mem::take(&mut *self.state());
+        if producer.is_some() || admin.is_some() || metadata.is_some() {
+            discard((producer, admin, metadata));
         }
-    }
-}
-
-/// A transport's own part of a client, which it can close.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    client: Arc<Client>,
-    user: Mutex<Option<User>>,
-    closing: Arc<Closing>,
-}
-
-/// Says when a transport is closed.
-#[derive(Debug, Default)]
-pub(crate) struct Closing {
-    closed: AtomicBool,
-    notify: Notify,
-}
-
-impl Closing {
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    /// Waits until it is closed.
-    pub(crate) async fn closed(&self) {
-        let notified = self.notify.notified();
-        if !self.is_closed() {
-            notified.await;
-        }
-    }
-}
-
-impl Handle {
-    pub(crate) fn new(client: Arc<Client>) -> Self {
-        Self {
-            user: Mutex::new(Some(User::new(Arc::clone(&client)))),
-            client,
-            closing: Arc::default(),
-        }
-    }
-
-    /// The client, unless the transport is closed.
-    pub(crate) fn client(&self, what: &'static str) -> Result<&Arc<Client>> {
-        if self.closing.is_closed() { Err(Error::closed(what)) } else { Ok(&self.client) }
-    }
-
-    pub(crate) fn broker(&self) -> String {
-        self.client.broker().to_owned()
-    }
-
-    pub(crate) fn closing(&self) -> &Arc<Closing> {
-        &self.closing
-    }
-
-    /// Connects, and checks that Kafka serves.
-    pub(crate) async fn open(&self, what: &'static str) -> Result<()> {
-        let client = self.client(what).map_err(|error| error.during("connecting to Kafka"))?;
-        client.check().await.map_err(|error| error.during("connecting to Kafka"))
-    }
-
-    pub(crate) fn close(&self) {
-        self.closing.closed.store(true, Ordering::SeqCst);
-        self.closing.notify.notify_waiters();
-        drop(self.user.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }

@@ -35,8 +35,6 @@ pub(crate) const REMOVED: &str = "lightbus-dead-letter-removed";
 pub(crate) const ONLY_GROUP: &str = "lightbus-only-group";
 
 const OWN: &str = "lightbus-";
-/// The most headers that are read: headers are few, and searched one by one.
-const MOST: usize = 64;
 
 /// Adds a header.
 pub(crate) fn add(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
@@ -66,8 +64,8 @@ impl<'a, const N: usize> Found<'a, N> {
     pub(crate) fn read<M: rdkafka::Message>(message: &'a M, names: [&'static str; N]) -> Self {
         let mut found = Self { names, values: [None; N], others: Headers::new() };
         let Some(headers) = message.headers() else { return found };
-        for index in 0..headers.count().min(MOST) {
-            // rdkafka panics at a name that is not UTF-8, and any client can send one.
+        for index in 0..headers.count().min(Headers::MAX_COUNT) {
+            // The client panics at a name that is not UTF-8, and anybody can send one.
             let Ok(Some(header)) = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))) else {
                 continue;
             };

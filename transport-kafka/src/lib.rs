@@ -11,7 +11,6 @@ mod event;
 mod factory;
 mod group;
 mod header;
-mod json;
 mod locate;
 mod producer;
 mod reader;
@@ -36,15 +35,12 @@ pub use lightbus_core::config_types::{Seconds, Secret};
 /// The name by which the configuration selects this transport.
 pub const NAME: &str = "kafka";
 
-/// Returns the capabilities of all four transports.
-fn capabilities() -> Capabilities {
-    let mut capabilities = Capabilities::default();
-    capabilities.durable = true;
-    capabilities.ordered = true;
-    capabilities.replay = true;
-    capabilities.history = true;
-    capabilities.lag = true;
-    capabilities.dead_letters = true;
-    capabilities.shared = true;
-    capabilities
-}
+/// The capabilities of all four transports.
+const CAPABILITIES: Capabilities = Capabilities::new()
+    .durable(true)
+    .ordered(true)
+    .replay(true)
+    .history(true)
+    .lag(true)
+    .dead_letters(true)
+    .shared(true);

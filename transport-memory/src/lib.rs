@@ -14,7 +14,7 @@ use lightbus_core::{
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
-use client::Client;
+use client::Broker;
 pub use config::MemoryConfig;
 pub use event::MemoryEventTransport;
 pub use result::MemoryResultTransport;
@@ -24,11 +24,11 @@ pub use schema::MemorySchemaTransport;
 /// The name of this transport in a configuration.
 pub const NAME: &str = "memory";
 
-/// Makes transports that share one broker: those of one factory, and of its clones, reach each other,
-/// and nobody else does.
+/// Makes transports that share one broker. Transports of one factory, and of its clones, reach each
+/// other; those of another factory do not.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryFactory {
-    client: Client,
+    broker: Arc<Broker>,
 }
 
 impl TransportFactory for MemoryFactory {
@@ -41,67 +41,23 @@ impl TransportFactory for MemoryFactory {
     }
 
     fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
-        Ok(Arc::new(MemoryRpcTransport::new(&self.client, section.parse()?)))
+        Ok(Arc::new(MemoryRpcTransport::new(&self.broker, section.parse()?)))
     }
 
     fn result(&self, section: &ConfigSection) -> Result<Arc<dyn ResultTransport>> {
-        Ok(Arc::new(MemoryResultTransport::new(&self.client, section.parse()?)))
+        section.parse::<MemoryConfig>()?;
+        Ok(Arc::new(MemoryResultTransport::new(&self.broker)))
     }
 
     fn event(&self, section: &ConfigSection) -> Result<Arc<dyn EventTransport>> {
-        Ok(Arc::new(MemoryEventTransport::new(&self.client, section.parse()?)))
+        Ok(Arc::new(MemoryEventTransport::new(&self.broker, section.parse()?)))
     }
 
     fn schema(&self, section: &ConfigSection) -> Result<Arc<dyn SchemaTransport>> {
-        Ok(Arc::new(MemorySchemaTransport::new(&self.client, section.parse()?)))
+        section.parse::<MemoryConfig>()?;
+        Ok(Arc::new(MemorySchemaTransport::new(&self.broker)))
     }
 }
 
-fn capabilities() -> Capabilities {
-    let mut capabilities = Capabilities::default();
-    capabilities.ordered = true;
-    capabilities.replay = true;
-    capabilities.history = true;
-    capabilities.lag = true;
-    capabilities.dead_letters = true;
-    capabilities
-}
-
-/// What is the same for all four kinds.
-macro_rules! transport {
-    ($type:ty, $what:literal) => {
-        #[async_trait::async_trait]
-        impl lightbus_core::Transport for $type {
-            fn name(&self) -> &'static str {
-                $crate::NAME
-            }
-
-            fn broker(&self) -> String {
-                "this process".to_owned()
-            }
-
-            fn capabilities(&self) -> lightbus_core::Capabilities {
-                $crate::capabilities()
-            }
-
-            async fn open(&self) -> lightbus_core::Result<()> {
-                self.open.check(concat!("opening the ", $what))
-            }
-
-            async fn close(&self) -> lightbus_core::Result<()> {
-                self.shut();
-                Ok(())
-            }
-        }
-
-        impl std::fmt::Debug for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_struct(stringify!($type))
-                    .field("config", &self.config)
-                    .field("open", &self.open)
-                    .finish_non_exhaustive()
-            }
-        }
-    };
-}
-use transport;
+const CAPABILITIES: Capabilities =
+    Capabilities::new().ordered(true).replay(true).history(true).lag(true).dead_letters(true);

@@ -15,17 +15,18 @@ use lightbus_core::{
 };
 
 use crate::{
-    MemoryConfig,
-    client::{Client, Open, lock},
+    CAPABILITIES,
+    client::{Broker, Handle, lock},
 };
+
+const WHAT: &str = "the result transport";
 
 const SCHEME: &str = "memory://";
 
 /// Carries results within this process.
 pub struct MemoryResultTransport {
-    client: Client,
-    config: MemoryConfig,
-    open: Arc<Open>,
+    handle: Handle,
+    broker: Arc<Broker>,
     number: u64,
     /// The scheme and the number: where results to this transport go.
     path: ReturnPath,
@@ -40,55 +41,53 @@ pub(crate) struct Callers {
 }
 
 impl MemoryResultTransport {
-    pub(crate) fn new(client: &Client, config: MemoryConfig) -> Self {
-        let number = client.results.last.fetch_add(1, Ordering::Relaxed) + 1;
+    pub(crate) fn new(broker: &Arc<Broker>) -> Self {
+        let number = broker.results.last.fetch_add(1, Ordering::Relaxed) + 1;
         let pending = PendingResults::new();
-        lock(&client.results.waiting).insert(number, pending.clone());
+        lock(&broker.results.waiting).insert(number, pending.clone());
         Self {
-            client: client.clone(),
-            config,
-            open: Open::new("the result transport"),
+            handle: Handle::new(WHAT, Arc::clone(broker)),
+            broker: Arc::clone(broker),
             number,
             path: ReturnPath::new(format!("{SCHEME}{number}")),
             pending,
         }
     }
 
-    fn shut(&self) {
-        self.open.close();
-        lock(&self.client.results.waiting).remove(&self.number);
+    fn end(&self) {
+        lock(&self.broker.results.waiting).remove(&self.number);
         self.pending.close();
     }
 }
 
 impl Drop for MemoryResultTransport {
     fn drop(&mut self) {
-        self.shut();
+        self.end();
     }
 }
 
-crate::transport!(MemoryResultTransport, "result transport");
+lightbus_core::impl_transport!(MemoryResultTransport {
+    capabilities: |_| CAPABILITIES,
+    on_close: Self::end,
+});
 
 #[async_trait]
 impl ResultTransport for MemoryResultTransport {
     async fn expect(&self, id: &Name) -> Result<PendingResult> {
-        let registered = self.pending.register(Name::clone(id), self.path.clone());
-        registered.map_err(|error| error.during("expecting the result of a call"))
+        self.pending.register(Name::clone(id), self.path.clone())
     }
 
     async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
-        const OPERATION: &str = "sending a result";
-        self.open.check(OPERATION)?;
+        let broker = self.handle.client()?;
         let number = to.as_str().strip_prefix(SCHEME).and_then(|number| number.parse().ok());
         let Some(number) = number else {
             return Err(Error::new(
                 ErrorKind::Malformed,
                 "the return path leads to no caller here",
             )
-            .during(OPERATION)
             .with("return path", to.as_str()));
         };
-        let caller = lock(&self.client.results.waiting).get::<u64>(&number).cloned();
+        let caller = lock(&broker.results.waiting).get::<u64>(&number).cloned();
         if let Some(caller) = caller {
             caller.complete(result);
         }

@@ -11,21 +11,22 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::select_all;
 use lightbus_core::{
-    Error, ErrorKind, Name, Outcome, Result, RpcMessage, Source, Subscription,
+    Closing, Error, ErrorKind, Name, Outcome, Result, RpcMessage, Source, Subscription,
     transport::{RpcTransport, ServeSpec},
 };
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    MemoryConfig,
-    client::{Client, Open, lock},
+    CAPABILITIES, MemoryConfig,
+    client::{Broker, Handle, lock},
 };
+
+const WHAT: &str = "the RPC transport";
 
 /// Carries calls within this process.
 pub struct MemoryRpcTransport {
-    client: Client,
+    handle: Handle,
     config: MemoryConfig,
-    open: Arc<Open>,
 }
 
 /// The queues of a broker, by API.
@@ -35,7 +36,7 @@ pub(crate) struct Queues(Mutex<HashMap<Name, Arc<Queue>>>);
 #[derive(Default)]
 struct Queue {
     waiting: Mutex<VecDeque<Arc<RpcMessage>>>,
-    /// Rung once for each worker that there is work for.
+    /// Wakes one worker for each call.
     bell: Notify,
 }
 
@@ -66,7 +67,7 @@ impl Queue {
         true
     }
 
-    /// Puts calls that nobody has seen before all others, in their order.
+    /// Puts calls that no worker has seen back at the head, in their order.
     fn put_back(&self, calls: impl DoubleEndedIterator<Item = Arc<RpcMessage>>) {
         let mut waiting = lock(&self.waiting);
         for call in calls.rev() {
@@ -76,7 +77,7 @@ impl Queue {
         self.bell.notify_one();
     }
 
-    /// Takes what is there and has not expired, until `taken` has `max`.
+    /// Takes calls that have not expired, until `taken` has `max`.
     fn take(&self, max: usize, taken: &mut Vec<Arc<RpcMessage>>) {
         let now = Instant::now();
         let mut waiting = lock(&self.waiting);
@@ -99,54 +100,49 @@ impl Queue {
 }
 
 impl MemoryRpcTransport {
-    pub(crate) fn new(client: &Client, config: MemoryConfig) -> Self {
-        Self { client: client.clone(), config, open: Open::new("the RPC transport") }
-    }
-
-    fn shut(&self) {
-        self.open.close();
+    pub(crate) fn new(broker: &Arc<Broker>, config: MemoryConfig) -> Self {
+        Self { handle: Handle::new(WHAT, Arc::clone(broker)), config }
     }
 }
 
-crate::transport!(MemoryRpcTransport, "RPC transport");
+lightbus_core::impl_transport!(MemoryRpcTransport { capabilities: |_| CAPABILITIES });
 
 #[async_trait]
 impl RpcTransport for MemoryRpcTransport {
     async fn call(&self, call: RpcMessage) -> Result<()> {
-        const OPERATION: &str = "sending a call";
-        self.open.check(OPERATION)?;
+        let broker = self.handle.client()?;
         if call.deadline <= Instant::now() {
             return Err(Error::new(ErrorKind::Timeout, "the deadline of the call has passed")
-                .during(OPERATION)
                 .with("api", &call.api));
         }
         let limit = self.config.max_queue_length.get();
-        let queue = self.client.calls.of(&call.api);
+        let queue = broker.calls.of(&call.api);
         let api = Name::clone(&call.api);
         if !queue.push(Arc::new(call), limit) {
-            return Err(Error::new(ErrorKind::Unavailable, "too many calls wait for a worker")
-                .during(OPERATION)
-                .with("api", api)
-                .with("max_queue_length", limit)
-                .hint("Is the API served? Serve it with more workers, or call it less at once"));
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "too many calls are waiting for a worker",
+            )
+            .with("api", api)
+            .with("max_queue_length", limit)
+            .hint("Is the API served? Serve it with more workers, or call it less at once"));
         }
         Ok(())
     }
 
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
-        const OPERATION: &str = "serving calls";
-        self.open.check(OPERATION)?;
+        let broker = self.handle.client()?;
         if spec.apis.is_empty() {
-            return Err(Error::new(ErrorKind::Config, "there is no API to serve").during(OPERATION));
+            return Err(Error::new(ErrorKind::Config, "there is no API to serve"));
         }
         let mut apis = spec.apis;
         apis.sort_unstable();
         apis.dedup();
         let source = CallSource {
-            queues: apis.iter().map(|api| self.client.calls.of(api)).collect(),
+            queues: apis.iter().map(|api| broker.calls.of(api)).collect(),
             apis,
             first: AtomicUsize::new(0),
-            open: Arc::clone(&self.open),
+            closing: Arc::clone(self.handle.closing()),
         };
         Ok(Subscription::spawn(source, spec.flow))
     }
@@ -156,9 +152,9 @@ impl RpcTransport for MemoryRpcTransport {
 struct CallSource {
     apis: Vec<Name>,
     queues: Vec<Arc<Queue>>,
-    /// The queue to look at first: another one each time, so that a busy API starves no other.
+    /// Where the next fetch begins: at another queue each time, so that a busy API starves no other.
     first: AtomicUsize,
-    open: Arc<Open>,
+    closing: Arc<Closing>,
 }
 
 impl CallSource {
@@ -187,23 +183,23 @@ impl CallSource {
 #[async_trait]
 impl Source for CallSource {
     type Message = RpcMessage;
-    /// The call itself, to be put back if nobody sees it.
+    /// The call itself, to be put back if no worker sees it.
     type Token = Arc<RpcMessage>;
 
     const REDELIVERS: bool = false;
 
     async fn fetch(&self, max: usize) -> Result<Vec<(Arc<RpcMessage>, Arc<RpcMessage>)>> {
         loop {
-            let closing = self.open.closing();
-            self.open.check("taking calls")?;
-            // Taken and returned without waiting in between: dropped, it has taken nothing.
+            self.closing.check(WHAT)?;
+            // Taken and returned without an await in between: if the future is dropped, it has taken
+            // nothing.
             let taken = self.take(max);
             if !taken.is_empty() {
                 return Ok(taken);
             }
             tokio::select! {
                 () = self.ring() => {}
-                () = closing => {}
+                () = self.closing.closed() => {}
             }
         }
     }

@@ -12,15 +12,13 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::{
-    MemoryConfig,
-    client::{Client, Open, expiry, lock},
+    CAPABILITIES,
+    client::{Broker, Handle, expiry, lock},
 };
 
 /// Shares schemas within this process.
 pub struct MemorySchemaTransport {
-    client: Client,
-    config: MemoryConfig,
-    open: Arc<Open>,
+    handle: Handle,
 }
 
 #[derive(Default)]
@@ -32,7 +30,7 @@ struct Stored {
 }
 
 impl Schemas {
-    /// The schemas that live. Those that do not are gone from the moment that somebody looks.
+    /// Gives access to the schemas, without those that have expired.
     fn living<T>(&self, look: impl FnOnce(&mut BTreeMap<String, Stored>) -> T) -> T {
         let now = Instant::now();
         let mut schemas = lock(&self.0);
@@ -42,29 +40,23 @@ impl Schemas {
 }
 
 impl MemorySchemaTransport {
-    pub(crate) fn new(client: &Client, config: MemoryConfig) -> Self {
-        Self { client: client.clone(), config, open: Open::new("the schema transport") }
-    }
-
-    fn shut(&self) {
-        self.open.close();
+    pub(crate) fn new(broker: &Arc<Broker>) -> Self {
+        Self { handle: Handle::new("the schema transport", Arc::clone(broker)) }
     }
 }
 
-crate::transport!(MemorySchemaTransport, "schema transport");
+lightbus_core::impl_transport!(MemorySchemaTransport { capabilities: |_| CAPABILITIES });
 
 #[async_trait]
 impl SchemaTransport for MemorySchemaTransport {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
-        self.open.check("storing a schema")?;
         let stored = Stored { schema: schema.to_owned(), until: expiry(ttl) };
-        self.client.schemas.living(|schemas| schemas.insert(api.to_owned(), stored));
+        self.handle.client()?.schemas.living(|schemas| schemas.insert(api.to_owned(), stored));
         Ok(())
     }
 
     async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
-        self.open.check("renewing a schema")?;
-        Ok(self.client.schemas.living(|schemas| match schemas.get_mut(api) {
+        Ok(self.handle.client()?.schemas.living(|schemas| match schemas.get_mut(api) {
             Some(stored) => {
                 stored.until = expiry(ttl);
                 true
@@ -74,8 +66,7 @@ impl SchemaTransport for MemorySchemaTransport {
     }
 
     async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
-        self.open.check("loading schemas")?;
-        Ok(self.client.schemas.living(|schemas| {
+        Ok(self.handle.client()?.schemas.living(|schemas| {
             schemas.iter().map(|(api, stored)| (api.clone(), stored.schema.clone())).collect()
         }))
     }

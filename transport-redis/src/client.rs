@@ -5,16 +5,17 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use lightbus_core::{Backoff, Error, ErrorKind, Result};
+use lightbus_core::{Backoff, Error, ErrorKind, Result, SharedClient, Users};
 use redis::{AsyncConnectionConfig, PushInfo, PushKind};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
+    NAME,
     endpoint::{Endpoint, Target},
     error::{Sent, breaks_connection, from_redis, odd_answer, too_old},
     link::{Link, Server, Wire},
@@ -32,7 +33,7 @@ pub(crate) struct Client {
     state: Mutex<State>,
     /// Locked while connecting, so that many callers open one connection.
     connecting: tokio::sync::Mutex<()>,
-    users: AtomicUsize,
+    users: Users,
 }
 
 struct State {
@@ -54,7 +55,7 @@ impl Client {
                 backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
             }),
             connecting: tokio::sync::Mutex::new(()),
-            users: AtomicUsize::new(0),
+            users: Users::default(),
         }
     }
 
@@ -303,89 +304,26 @@ fn parse_version(text: &str) -> (u16, u16) {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-/// One who uses a client. When the last is gone, so is the shared connection.
-#[derive(Debug)]
-pub(crate) struct User(Arc<Client>);
+pub(crate) type User = lightbus_core::User<Client>;
+pub(crate) type Handle = lightbus_core::Handle<Client>;
 
-impl User {
-    pub(crate) fn new(client: Arc<Client>) -> Self {
-        client.users.fetch_add(1, Ordering::AcqRel);
-        Self(client)
-    }
-}
+impl SharedClient for Client {
+    const NAME: &'static str = NAME;
+    const BROKER: &'static str = "Redis";
 
-impl Drop for User {
-    fn drop(&mut self) {
-        if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.state().shared = None;
-        }
-    }
-}
-
-/// A transport's own part of a client, which it can close.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    client: Arc<Client>,
-    user: Mutex<Option<User>>,
-    closing: Arc<Closing>,
-}
-
-/// Says when a transport is closed.
-#[derive(Debug, Default)]
-pub(crate) struct Closing {
-    closed: AtomicBool,
-    notify: Notify,
-}
-
-impl Closing {
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+    fn address(&self) -> String {
+        self.broker().to_owned()
     }
 
-    /// Waits until it is closed.
-    pub(crate) async fn closed(&self) {
-        let notified = self.notify.notified();
-        if !self.is_closed() {
-            notified.await;
-        }
-    }
-}
-
-impl Handle {
-    pub(crate) fn new(client: Arc<Client>) -> Self {
-        Self {
-            user: Mutex::new(Some(User::new(Arc::clone(&client)))),
-            client,
-            closing: Arc::default(),
-        }
+    async fn check(&self) -> Result<()> {
+        self.command(&redis::cmd("PING"), Sent::Harmless).await.map(drop)
     }
 
-    /// The client, unless the transport is closed.
-    pub(crate) fn client(&self, what: &'static str) -> Result<&Arc<Client>> {
-        if self.closing.is_closed() { Err(Error::closed(what)) } else { Ok(&self.client) }
+    fn users(&self) -> &Users {
+        &self.users
     }
 
-    pub(crate) fn broker(&self) -> String {
-        self.client.broker().to_owned()
-    }
-
-    pub(crate) fn closing(&self) -> &Arc<Closing> {
-        &self.closing
-    }
-
-    /// Connects, and checks that Redis serves.
-    pub(crate) async fn open(&self, what: &'static str) -> Result<()> {
-        let client = self.client(what)?;
-        client
-            .command(&redis::cmd("PING"), Sent::Harmless)
-            .await
-            .map(drop)
-            .map_err(|error| error.during("connecting to Redis"))
-    }
-
-    pub(crate) fn close(&self) {
-        self.closing.closed.store(true, Ordering::SeqCst);
-        self.closing.notify.notify_waiters();
-        drop(self.user.lock().unwrap_or_else(PoisonError::into_inner).take());
+    fn release(&self) {
+        self.state().shared = None;
     }
 }

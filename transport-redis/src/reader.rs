@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, Result};
+use lightbus_core::{Closing, Error, ErrorKind, Result};
 use redis::RedisResult;
 
 use crate::{
-    client::{Client, Closing, User},
+    client::{Client, User},
     error::{Sent, breaks_connection, from_redis},
     link::Link,
     value,
@@ -66,7 +66,7 @@ impl Reader {
 
     /// Returns an error if the transport is closed.
     pub(crate) fn check_open(&self, what: &'static str) -> Result<()> {
-        if self.closing.is_closed() { Err(Error::closed(what)) } else { Ok(()) }
+        self.closing.check(what)
     }
 
     /// Takes the connection for one read, and says whether it is new. [Give it back](Self::give_back)

@@ -322,7 +322,7 @@ macro_rules! conformance {
             closing_twice_is_fine
             a_closed_transport_says_so
             closing_ends_what_waits
-            errors_name_the_operation
+            errors_say_why
             secrets_stay_secret
             open_without_a_broker_is_unavailable
             // a broker that breaks

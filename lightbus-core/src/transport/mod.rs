@@ -56,6 +56,72 @@ pub struct Capabilities {
     pub shared: bool,
 }
 
+/// Builds capabilities: `Capabilities::new().ordered(true).lag(true)`.
+impl Capabilities {
+    /// No capability. Those that are added to this struct in future are absent, too.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            durable: false,
+            ordered: false,
+            replay: false,
+            history: false,
+            lag: false,
+            dead_letters: false,
+            shared: false,
+        }
+    }
+
+    /// Sets [`durable`](Self#structfield.durable).
+    #[must_use]
+    pub const fn durable(mut self, has: bool) -> Self {
+        self.durable = has;
+        self
+    }
+
+    /// Sets [`ordered`](Self#structfield.ordered).
+    #[must_use]
+    pub const fn ordered(mut self, has: bool) -> Self {
+        self.ordered = has;
+        self
+    }
+
+    /// Sets [`replay`](Self#structfield.replay).
+    #[must_use]
+    pub const fn replay(mut self, has: bool) -> Self {
+        self.replay = has;
+        self
+    }
+
+    /// Sets [`history`](Self#structfield.history).
+    #[must_use]
+    pub const fn history(mut self, has: bool) -> Self {
+        self.history = has;
+        self
+    }
+
+    /// Sets [`lag`](Self#structfield.lag).
+    #[must_use]
+    pub const fn lag(mut self, has: bool) -> Self {
+        self.lag = has;
+        self
+    }
+
+    /// Sets [`dead_letters`](Self#structfield.dead_letters).
+    #[must_use]
+    pub const fn dead_letters(mut self, has: bool) -> Self {
+        self.dead_letters = has;
+        self
+    }
+
+    /// Sets [`shared`](Self#structfield.shared).
+    #[must_use]
+    pub const fn shared(mut self, has: bool) -> Self {
+        self.shared = has;
+        self
+    }
+}
+
 impl Capabilities {
     /// Each capability with its name, in the order of the fields.
     pub fn iter(self) -> impl Iterator<Item = (&'static str, bool)> {

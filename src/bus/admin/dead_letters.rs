@@ -61,7 +61,6 @@ impl Admin {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         let first = Arc::clone(&self.bus.inner.apis.entry(&after.event.api).event);
-        first.open().await?;
         let group = GroupSpec::new(service, listener);
         let mut letters = page_of(&*first, &group, Some(&after.id), limit).await?;
         // Those of the transports that come after it.
@@ -82,7 +81,6 @@ impl Admin {
         self.bus.inner.ensure_open()?;
         let mut letters = Vec::new();
         for transport in transports {
-            transport.open().await?;
             let left = limit.saturating_sub(letters.len());
             letters.extend(page_of(&**transport, group, None, left).await?);
         }
@@ -109,8 +107,10 @@ impl Admin {
         let group = GroupSpec::new(service, listener);
         let mut removed = 0;
         for (transport, ids) in self.by_transport(letters)? {
-            transport.open().await?;
-            let done = async { transport.require_dead_letters()?.remove(&group, &ids).await };
+            let done = async {
+                transport.open().await?;
+                transport.require_dead_letters()?.remove(&group, &ids).await
+            };
             removed += done.await.map_err(|error| {
                 at(&*transport, error).during(format!("removing dead letters of {group}"))
             })?;
@@ -150,8 +150,10 @@ impl Admin {
         let group = GroupSpec::new(service, listener);
         let mut requeued = 0;
         for (transport, ids) in self.by_transport(letters)? {
-            transport.open().await?;
-            let done = async { transport.require_dead_letters()?.requeue(&group, &ids).await };
+            let done = async {
+                transport.open().await?;
+                transport.require_dead_letters()?.requeue(&group, &ids).await
+            };
             requeued += done.await.map_err(|error| {
                 at(&*transport, error).during(format!("requeuing dead letters of {group}"))
             })?;
@@ -321,7 +323,10 @@ async fn page_of(
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<DeadLetter>> {
-    let page = async { transport.require_dead_letters()?.list(group, after, limit).await };
+    let page = async {
+        transport.open().await?;
+        transport.require_dead_letters()?.list(group, after, limit).await
+    };
     page.await.map_err(|error| {
         at(transport, error).during(format!("reading the dead letters of {group}"))
     })

@@ -27,9 +27,12 @@ impl Admin {
         let events: Vec<_> = events.into_iter().map(selector).collect::<Result<_>>()?;
         let group = GroupSpec::new(service, listener);
         for (entry, events) in by_transport(self.bus.inner(), events) {
-            entry.open().await?;
-            let forgotten = entry.event.forget(&group, &events).await;
+            let forgotten = async {
+                entry.open().await?;
+                entry.event.forget(&group, &events).await
+            };
             forgotten
+                .await
                 .map_err(|error| at(&*entry.event, error).during(format!("forgetting {group}")))?;
         }
         Ok(())

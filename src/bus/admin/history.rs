@@ -27,9 +27,12 @@ impl Admin {
         let (api, event) = name::split(events)?;
         let selector =
             if event == "*" { EventSelector::all(api) } else { EventSelector::one(api, event) };
-        let transport = self.event_transport(api).await?;
-        let history = transport.history(HistorySpec { events: selector, from, until }).await;
-        history.map_err(|error| {
+        let transport = self.event_transport(api)?;
+        let history = async {
+            transport.open().await?;
+            transport.history(HistorySpec { events: selector, from, until }).await
+        };
+        history.await.map_err(|error| {
             at(&*transport, error).during(format!("reading the history of {events}"))
         })
     }
@@ -40,16 +43,18 @@ impl Admin {
     ///
     /// As [`history`](Self::history).
     pub async fn lag(&self, api: &str, service: &str, listener: &str) -> Result<Lag> {
-        let transport = self.event_transport(api).await?;
+        let transport = self.event_transport(api)?;
         let group = GroupSpec::new(service, listener);
-        let lag = transport.lag(&group, &[EventSelector::all(api)]).await;
-        lag.map_err(|error| at(&*transport, error).during(format!("measuring the lag of {group}")))
+        let lag = async {
+            transport.open().await?;
+            transport.lag(&group, &[EventSelector::all(api)]).await
+        };
+        lag.await
+            .map_err(|error| at(&*transport, error).during(format!("measuring the lag of {group}")))
     }
 
-    async fn event_transport(&self, api: &str) -> Result<Arc<dyn EventTransport>> {
+    fn event_transport(&self, api: &str) -> Result<Arc<dyn EventTransport>> {
         self.bus.inner.ensure_open()?;
-        let entry = self.bus.inner.apis.entry(&Name::from(api));
-        entry.open().await?;
-        Ok(Arc::clone(&entry.event))
+        Ok(Arc::clone(&self.bus.inner.apis.entry(&Name::from(api)).event))
     }
 }

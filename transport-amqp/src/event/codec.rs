@@ -8,11 +8,10 @@ use lapin::{
     message::Delivery,
     types::{AMQPValue, ShortString},
 };
-use lightbus_core::{EventMessage, Name, Result, transport::EventSelector};
+use lightbus_core::{EventMessage, Name, Result, json, transport::EventSelector};
 
 use crate::{
     header::{self, decode_headers, encode_headers, epoch_ms, filled, int, string, text, time_of},
-    json::{decode_fields, encode_fields, malformed},
     topology::short,
 };
 
@@ -109,7 +108,7 @@ pub(super) fn encode_event(
         .with_message_id(short("the id of an event", &event.id)?)
         .with_timestamp(u64::try_from(ms / 1000).unwrap_or(0))
         .with_headers(headers);
-    Ok((properties, encode_fields(&event.fields)))
+    Ok((properties, json::encode_arguments(&event.fields).into()))
 }
 
 /// Returns the API and event names, from the headers or else from the routing key.
@@ -133,7 +132,7 @@ pub(super) fn decode_event(
     body: &Bytes,
     attempt: u32,
 ) -> Result<EventMessage> {
-    let id = filled(properties.message_id()).ok_or_else(|| malformed("it has no id"))?;
+    let id = filled(properties.message_id()).ok_or_else(|| json::malformed("it has no id"))?;
     let id = Name::from(id);
     let table = properties.headers().as_ref();
     let number = |name| table.and_then(|table| int(table, name));
@@ -143,8 +142,8 @@ pub(super) fn decode_event(
         id,
         api,
         event,
-        version: version.map_err(|_| malformed("its version is not a valid number"))?,
-        fields: decode_fields(body)?,
+        version: version.map_err(|_| json::malformed("its version is not a valid number"))?,
+        fields: json::decode_arguments(body)?,
         headers: table.map(decode_headers).unwrap_or_default(),
         key: table.and_then(|table| string(table, header::KEY)).map(Name::from),
         time: number(header::TIME).and_then(time_of).or_else(|| {

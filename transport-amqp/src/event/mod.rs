@@ -8,12 +8,12 @@ mod lag;
 mod send;
 mod source;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
-    Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
+    Error, ErrorKind, EventMessage, Name, Result, Subscription,
     transport::{
         DeadLetters, EventSelector, EventTransport, Finding, GroupSpec, HistorySpec, Inspect, Lag,
         ListenSpec, Location, Start,
@@ -46,16 +46,32 @@ pub struct AmqpEventTransport {
 impl AmqpEventTransport {
     pub(crate) fn new(client: Arc<Client>, config: EventConfig) -> Self {
         Self {
-            handle: Handle::new(Arc::clone(&client)),
+            handle: Handle::new(WHAT, Arc::clone(&client)),
             publisher: Arc::new(Publisher::new(Arc::clone(&client))),
             dead_letter_publisher: Arc::new(Publisher::new(client)),
             config: Arc::new(config),
             in_flight: InFlightCounts::default(),
         }
     }
+}
 
-    async fn start(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let client = self.handle.client(WHAT)?;
+fn no_history() -> Error {
+    Error::unsupported(NAME, "the past")
+        .hint("Give the event transport the option `history` to have it kept")
+}
+
+#[async_trait]
+impl EventTransport for AmqpEventTransport {
+    async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
+        let sent = async {
+            self.handle.client()?;
+            send::send(&self.publisher, &self.config, events).await
+        };
+        sent.await
+    }
+
+    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
+        let client = self.handle.client()?;
         if spec.events.is_empty() {
             return Err(Error::new(ErrorKind::Config, "there is no event to listen to"));
         }
@@ -77,59 +93,21 @@ impl AmqpEventTransport {
         Ok(Subscription::spawn(source, spec.flow))
     }
 
-    async fn past(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
-        let client = self.handle.client(WHAT)?;
+    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        let client = self.handle.client()?;
         if self.config.history.is_none() {
             return Err(no_history());
         }
         history::history(client, &self.publisher, &self.config, spec).await
     }
-}
-
-fn no_history() -> Error {
-    Error::unsupported(NAME, "reading past events")
-        .hint("Set the option `history` of the event transport to keep past events")
-}
-
-#[async_trait]
-impl EventTransport for AmqpEventTransport {
-    async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
-        let sent = async {
-            self.handle.client(WHAT)?;
-            send::send(&self.publisher, &self.config, events).await
-        };
-        sent.await.map_err(|error| {
-            let names = events.first().map(|event| (&*event.api, &*event.event));
-            let (api, event) = names.unwrap_or_default();
-            match events.len() {
-                1 => error.during(format!("firing {api}.{event}")),
-                count => error.during(format!("firing {count} events, the first {api}.{event}")),
-            }
-        })
-    }
-
-    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let group = spec.group.name();
-        self.start(spec).await.map_err(|error| error.during(format!("listening as {group}")))
-    }
-
-    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
-        let api = Name::clone(&spec.events.api);
-        self.past(spec).await.map_err(|error| error.during(format!("reading the history of {api}")))
-    }
 
     async fn lag(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<Lag> {
-        let measured = async {
-            let client = self.handle.client(WHAT)?;
-            lag::lag(client, &self.config, &self.in_flight, &group.name()).await
-        };
-        measured.await.map_err(|error| error.during(format!("measuring the lag of {group}")))
+        let client = self.handle.client()?;
+        lag::lag(client, &self.config, &self.in_flight, &group.name()).await
     }
 
     async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
-        let forgotten =
-            async { group::remove(self.handle.client(WHAT)?, &self.config, &group.name()).await };
-        forgotten.await.map_err(|error| error.during(format!("forgetting {group}")))
+        group::remove(self.handle.client()?, &self.config, &group.name()).await
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
@@ -137,40 +115,19 @@ impl EventTransport for AmqpEventTransport {
     }
 }
 
-#[async_trait]
-impl Transport for AmqpEventTransport {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn broker(&self) -> String {
-        self.handle.broker()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        crate::capabilities(self.config.history.is_some())
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        Some(self)
-    }
-
-    async fn open(&self) -> Result<()> {
-        self.handle.open(WHAT).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.handle.close();
-        self.publisher.close();
-        self.dead_letter_publisher.close();
-        Ok(())
-    }
-}
+lightbus_core::impl_transport!(AmqpEventTransport {
+    capabilities: |transport| crate::capabilities(transport.config.history.is_some()),
+    inspect: |transport| transport,
+    on_close: |transport| {
+        transport.publisher.close();
+        transport.dead_letter_publisher.close();
+    },
+});
 
 #[async_trait]
 impl Inspect for AmqpEventTransport {
     async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         let exchange = topology::exchange_of(&self.config);
         let mut places = vec![locate::exchange(client, &exchange, api).await?];
         if self.config.history.is_some() {
@@ -181,7 +138,7 @@ impl Inspect for AmqpEventTransport {
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         let mut findings = diagnose::diagnose(client, &self.publisher).await?;
         let exchange = topology::exchange_of(&self.config);
         findings.push(diagnose::has_exchange(client, &exchange).await?);
@@ -193,13 +150,5 @@ impl Inspect for AmqpEventTransport {
             ));
         }
         Ok(findings)
-    }
-}
-
-impl fmt::Debug for AmqpEventTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AmqpEventTransport")
-            .field("broker", &self.handle.broker())
-            .finish_non_exhaustive()
     }
 }

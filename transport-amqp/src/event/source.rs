@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::{message::Delivery, options::BasicQosOptions, types::ShortString};
 use lightbus_core::{
-    Error, EventMessage, Name, Outcome, Result, Source,
+    Closing, Error, EventMessage, Name, Outcome, Result, Source, json,
     transport::{EventSelector, ListenSpec},
 };
 
@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     EventConfig, QueueType,
-    client::{Client, Closing},
+    client::Client,
     error::Sent,
     publisher::Publisher,
     session::{Inbox, Session, try_next},
@@ -183,7 +183,7 @@ impl EventSource {
                 tracing::warn!(
                     listener = &*self.group,
                     reason,
-                    message = crate::json::excerpt(&raw.body),
+                    message = json::excerpt(&raw.body),
                     "an event cannot be read, and is dead-lettered"
                 );
                 self.rejected().push_back(Rejected {

@@ -14,11 +14,11 @@ use lapin::{
     },
     types::{FieldTable, ShortString},
 };
-use lightbus_core::{Error, ErrorKind, PendingResults, Result, ReturnPath};
+use lightbus_core::{Error, ErrorKind, PendingResults, Receives, Result, ReturnPath, json};
 use tokio::task::JoinHandle;
 
 use super::codec::{self, RETURN_PREFIX};
-use crate::{client::Client, error::Sent, json, link::Link};
+use crate::{client::Client, error::Sent, link::Link};
 
 /// The pseudo-queue from which a channel receives its results.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -47,13 +47,15 @@ impl Receiver {
         let task = tokio::spawn(receive(consumer, pending));
         Ok(Self { task, channel, path })
     }
+}
 
-    pub(super) fn is_running(&self) -> bool {
-        !self.task.is_finished() && self.channel.status().connected()
+impl Receives for Receiver {
+    fn return_path(&self) -> ReturnPath {
+        self.path.clone()
     }
 
-    pub(super) fn return_path(&self) -> ReturnPath {
-        self.path.clone()
+    fn is_running(&self) -> bool {
+        !self.task.is_finished() && self.channel.status().connected()
     }
 }
 

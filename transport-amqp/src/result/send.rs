@@ -1,10 +1,9 @@
 //! Publishing results to the channels of their callers.
 
-use lightbus_core::{Result, ResultMessage, ReturnPath};
+use lightbus_core::{Result, ResultMessage, ReturnPath, json};
 
 use super::codec::{RETURN_PREFIX, encode_result};
 use crate::{
-    json,
     publisher::{Message, Publisher},
     topology::short,
 };

@@ -7,12 +7,11 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, ShortString},
 };
-use lightbus_core::{Headers, Name, Result, ReturnPath, RpcMessage};
+use lightbus_core::{Headers, Name, Result, ReturnPath, RpcMessage, json};
 use tokio::time::Instant;
 
 use crate::{
     header::{clamp_ms, decode_headers, encode_headers, epoch_ms, filled, int, string, text},
-    json::{decode_fields, encode_fields, malformed},
     topology::short,
 };
 
@@ -21,9 +20,6 @@ const DEADLINE: &str = "lightbus-deadline";
 
 /// The return path, if it is too long for a property.
 const RETURN_PATH: &str = "lightbus-return-path";
-
-/// The longest time limit that is kept: one year.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Encodes a call. `left` is the time until its deadline.
 pub(crate) fn encode_call(call: &RpcMessage, left: Duration) -> Result<(BasicProperties, Bytes)> {
@@ -44,7 +40,7 @@ pub(crate) fn encode_call(call: &RpcMessage, left: Duration) -> Result<(BasicPro
             headers.insert(RETURN_PATH.into(), text(call.return_path.as_str()));
         }
     }
-    Ok((properties.with_headers(headers), encode_fields(&call.fields)))
+    Ok((properties.with_headers(headers), json::encode_arguments(&call.fields).into()))
 }
 
 /// Decodes a call of this API. `tolerance` is how far the caller's clock may differ.
@@ -54,9 +50,9 @@ pub(crate) fn decode_call(
     body: &Bytes,
     tolerance: Duration,
 ) -> Result<RpcMessage> {
-    let (id, return_path) =
-        salvage_call(properties).ok_or_else(|| malformed("it has no id, or no return path"))?;
-    let procedure = filled(properties.kind()).ok_or_else(|| malformed("it has no type"))?;
+    let (id, return_path) = salvage_call(properties)
+        .ok_or_else(|| json::malformed("it has no id, or no return path"))?;
+    let procedure = filled(properties.kind()).ok_or_else(|| json::malformed("it has no type"))?;
     let table = properties.headers().as_ref();
     let headers = table.map(decode_headers).unwrap_or_default();
     let left = headers
@@ -64,7 +60,7 @@ pub(crate) fn decode_call(
         .and_then(|left| left.parse().ok())
         .or_else(|| properties.expiration().as_ref()?.as_str().parse().ok())
         .map(Duration::from_millis)
-        .ok_or_else(|| malformed("it has no time limit"))?;
+        .ok_or_else(|| json::malformed("it has no time limit"))?;
     // It may have waited in the queue, and on its way there, for an unknown time.
     let at_most = table.and_then(|table| int(table, DEADLINE)).map(|deadline| {
         Duration::from_millis(
@@ -79,10 +75,10 @@ pub(crate) fn decode_call(
         id,
         api: Name::clone(api),
         procedure: procedure.into(),
-        fields: decode_fields(body)?,
+        fields: json::decode_arguments(body)?,
         headers,
         return_path,
-        deadline: Instant::now() + left.min(LONGEST),
+        deadline: RpcMessage::deadline_after(Instant::now(), left),
     })
 }
 

@@ -4,16 +4,16 @@ mod codec;
 mod send;
 mod source;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Error, ErrorKind, Result, RpcMessage, Subscription, Transport,
+    Error, ErrorKind, Result, RpcMessage, Subscription,
     transport::{Finding, Inspect, Location, RpcTransport, ServeSpec},
 };
 
 use crate::{
-    NAME, RpcConfig,
+    RpcConfig,
     client::{Client, Handle},
     diagnose, locate,
     publisher::Publisher,
@@ -33,7 +33,7 @@ pub struct AmqpRpcTransport {
 impl AmqpRpcTransport {
     pub(crate) fn new(client: Arc<Client>, config: RpcConfig) -> Self {
         Self {
-            handle: Handle::new(Arc::clone(&client)),
+            handle: Handle::new(WHAT, Arc::clone(&client)),
             publisher: Arc::new(Publisher::new(client)),
             config: Arc::new(config),
         }
@@ -43,20 +43,14 @@ impl AmqpRpcTransport {
 #[async_trait]
 impl RpcTransport for AmqpRpcTransport {
     async fn call(&self, call: RpcMessage) -> Result<()> {
-        let during = |error: Error| {
-            error.during(format!("sending a call of {}.{}", call.api, call.procedure))
-        };
-        self.handle.client(WHAT).map_err(during)?;
-        send::call(&self.publisher, self.handle.closing(), &self.config, &call)
-            .await
-            .map_err(during)
+        self.handle.client()?;
+        send::call(&self.publisher, self.handle.closing(), &self.config, &call).await
     }
 
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
-        let during = |error: Error| error.during("serving calls");
-        let client = self.handle.client(WHAT).map_err(during)?;
+        let client = self.handle.client()?;
         if spec.apis.is_empty() {
-            return Err(during(Error::new(ErrorKind::Config, "there is no API to serve")));
+            return Err(Error::new(ErrorKind::Config, "there is no API to serve"));
         }
         let source = CallSource::new(
             client,
@@ -66,57 +60,28 @@ impl RpcTransport for AmqpRpcTransport {
             spec.apis,
             spec.flow.max_in_flight,
         );
-        source.start().await.map_err(during)?;
+        source.start().await?;
         Ok(Subscription::spawn(source, spec.flow))
     }
 }
 
-#[async_trait]
-impl Transport for AmqpRpcTransport {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn broker(&self) -> String {
-        self.handle.broker()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        crate::capabilities(false)
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        Some(self)
-    }
-
-    async fn open(&self) -> Result<()> {
-        self.handle.open(WHAT).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.handle.close();
-        self.publisher.close();
-        Ok(())
-    }
-}
+lightbus_core::impl_transport!(AmqpRpcTransport {
+    capabilities: |_| crate::capabilities(false),
+    inspect: |transport| transport,
+    on_close: |transport| {
+        transport.publisher.close();
+    },
+});
 
 #[async_trait]
 impl Inspect for AmqpRpcTransport {
     async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let queue = topology::calls_of(&self.config, api);
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         Ok(vec![locate::queue(client, "calls that wait for a worker (a queue)", &queue).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        diagnose::diagnose(self.handle.client(WHAT)?, &self.publisher).await
-    }
-}
-
-impl fmt::Debug for AmqpRpcTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AmqpRpcTransport")
-            .field("broker", &self.handle.broker())
-            .finish_non_exhaustive()
+        diagnose::diagnose(self.handle.client()?, &self.publisher).await
     }
 }

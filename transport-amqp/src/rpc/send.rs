@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use lapin::message::BasicReturnMessage;
-use lightbus_core::{Backoff, Error, ErrorKind, Result, Retry, RpcMessage};
+use lightbus_core::{Backoff, Closing, Error, ErrorKind, Result, Retry, RpcMessage};
 use tokio::time::{Instant, sleep_until};
 
 use super::codec;
 use crate::{
     RpcConfig, UnknownApi,
-    client::Closing,
     publisher::{Message, PublishChannel, Publisher},
     topology::{self, QueueSpec, calls_of, short},
 };

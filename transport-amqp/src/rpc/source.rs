@@ -19,16 +19,17 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use lapin::{BasicProperties, message::Delivery, options::BasicQosOptions, types::ShortString};
 use lightbus_core::{
-    Error, Headers, Name, Outcome, RemoteError, Result, ResultMessage, Retry, RpcMessage, Source,
+    Closing, Error, Headers, Name, Outcome, RemoteError, Result, ResultMessage, Retry, RpcMessage,
+    Source, json,
 };
 use tokio::time::Instant;
 
 use super::{WHAT, codec};
 use crate::{
     RpcConfig,
-    client::{Client, Closing},
+    client::Client,
     error::{Sent, refuses_channel_limit},
-    header, json,
+    header,
     publisher::{Message, Publisher},
     result,
     session::{Inbox, Session, try_next},

@@ -10,12 +10,12 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
 };
-use lightbus_core::{Error, Result};
+use lightbus_core::{Error, Result, json};
 use serde_json::value::RawValue;
 
 use crate::{
     client::Client,
-    header, json,
+    header,
     publisher::{Message, PublishChannel, Publisher},
     stream::{self, Entry, Reader},
     topology::{QueueSpec, short},

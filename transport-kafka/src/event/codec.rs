@@ -3,12 +3,11 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use lightbus_core::{Arguments, EventMessage, Name, transport::EventSelector};
+use lightbus_core::{Arguments, EventMessage, Name, json, transport::EventSelector};
 use rdkafka::{Message, message::OwnedHeaders};
 
 use crate::{
     header::{self, Found},
-    json,
     producer::{Outgoing, Placed},
     reader::time_of,
 };
@@ -40,7 +39,7 @@ pub(super) fn outgoing(topic: &Name, event: &EventMessage) -> Outgoing {
         topic: Name::clone(topic),
         partition: None,
         key: event.key.clone(),
-        payload: Some(json::encode_fields(&event.fields)),
+        payload: Some(json::encode_arguments(&event.fields)),
         headers: Some(header::add_all(headers, &event.headers, "")),
     }
 }
@@ -88,7 +87,7 @@ pub(super) fn read<M: Message>(
         return Read::Malformed(format!("the version `{version}` is not a whole number"));
     };
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-    let fields = match json::decode_fields(&payload) {
+    let fields = match json::decode_arguments(&payload) {
         Ok(fields) => fields,
         Err(error) => return Read::Malformed(error.message().to_owned()),
     };
@@ -114,7 +113,7 @@ pub(super) fn unreadable<M: Message>(record: &M) -> EventMessage {
     let found = Found::read(record, OWN);
     let text = |name| found.get(name).unwrap_or_default();
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-    let fields = json::decode_fields(&payload).unwrap_or_else(|_| Arguments::new());
+    let fields = json::decode_arguments(&payload).unwrap_or_else(|_| Arguments::new());
     let version = text(header::VERSION).parse().unwrap_or(0);
     EventMessage {
         key: key(record),

@@ -8,12 +8,12 @@ mod lag;
 mod send;
 mod source;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
-    Capabilities, EventMessage, Name, Result, Subscription, Transport,
+    EventMessage, Name, Result, Subscription,
     transport::{
         DeadLetters, EventSelector, EventTransport, Finding, GroupSpec, HistorySpec, Inspect, Lag,
         ListenSpec, Location,
@@ -21,7 +21,7 @@ use lightbus_core::{
 };
 
 use crate::{
-    EventConfig, NAME, TopicUse,
+    EventConfig, TopicUse,
     client::{Client, Handle},
     diagnose,
     locate::{self, Readers},
@@ -51,54 +51,18 @@ impl KafkaEventTransport {
             some => plain.clone().one_partition().kept_for(some),
         };
         let spec = plain.kept_for(forever(config.retention));
-        Self { handle: Handle::new(client), config, spec, dead_spec }
+        Self { handle: Handle::new(WHAT, client), config, spec, dead_spec }
     }
 }
 
 #[async_trait]
 impl EventTransport for KafkaEventTransport {
     async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
-        self.fire(events).await.map_err(|error| {
-            let names = events.first().map(|event| (&*event.api, &*event.event));
-            let (api, event) = names.unwrap_or_default();
-            match events.len() {
-                1 => error.during(format!("firing {api}.{event}")),
-                count => error.during(format!("firing {count} events, the first {api}.{event}")),
-            }
-        })
+        self.fire(events).await
     }
 
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let group = self.group(&spec.group);
-        self.start(spec).await.map_err(|error| error.during(format!("listening as {group}")))
-    }
-
-    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
-        let api = Name::clone(&spec.events.api);
-        self.past(spec).map_err(|error| error.during(format!("reading the history of {api}")))
-    }
-
-    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
-        self.behind(group, events)
-            .await
-            .map_err(|error| error.during(format!("measuring the lag of {}", self.group(group))))
-    }
-
-    async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
-        let group = self.full_group(group);
-        group::delete(self.handle.client(WHAT)?, &group)
-            .await
-            .map_err(|error| error.during(format!("forgetting the listener {group}")))
-    }
-
-    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
-        Some(self)
-    }
-}
-
-impl KafkaEventTransport {
-    async fn start(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         let topics = self.topics(&spec.events)?;
         for topic in &topics {
             client.topic(topic, &self.spec).await?;
@@ -115,51 +79,39 @@ impl KafkaEventTransport {
         Ok(Subscription::spawn(source, flow))
     }
 
-    fn past(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
-        let client = self.handle.client(WHAT)?;
+    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        let client = self.handle.client()?;
         let topic = self.topic(&spec.events.api, spec.events.event.as_deref())?;
         Ok(history::history(Arc::clone(client), self.reader_group(), topic, spec))
     }
 
-    async fn behind(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
-        let client = self.handle.client(WHAT)?;
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        let client = self.handle.client()?;
         let topics = self.topics(events)?;
         lag::lag(client, &topics, self.full_group(group)).await
     }
-}
 
-#[async_trait]
-impl Transport for KafkaEventTransport {
-    fn name(&self) -> &'static str {
-        NAME
+    async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
+        let group = self.full_group(group);
+        group::delete(self.handle.client()?, &group).await
     }
 
-    fn broker(&self) -> String {
-        self.handle.broker()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        crate::capabilities()
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         Some(self)
     }
-
-    async fn open(&self) -> Result<()> {
-        self.handle.open(WHAT).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.handle.close();
-        Ok(())
-    }
 }
+
+impl KafkaEventTransport {}
+
+lightbus_core::impl_transport!(KafkaEventTransport {
+    capabilities: |_| crate::CAPABILITIES,
+    inspect: |transport| transport,
+});
 
 #[async_trait]
 impl Inspect for KafkaEventTransport {
     async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Location>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         if member.is_none() && self.config.topic_use == TopicUse::PerEvent {
             // Which events an API has is known from its schema, not here.
             return Ok(Vec::new());
@@ -170,14 +122,6 @@ impl Inspect for KafkaEventTransport {
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        diagnose::diagnose(self.handle.client(WHAT)?, &self.config.prefix).await
-    }
-}
-
-impl fmt::Debug for KafkaEventTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaEventTransport")
-            .field("broker", &self.handle.broker())
-            .finish_non_exhaustive()
+        diagnose::diagnose(self.handle.client()?, &self.config.prefix).await
     }
 }

@@ -2,12 +2,12 @@
 
 use lightbus_core::{EventMessage, Name, Result};
 
-use super::{KafkaEventTransport, WHAT, codec};
+use super::{KafkaEventTransport, codec};
 
 impl KafkaEventTransport {
     /// Sends events, and returns their native ids.
     pub(super) async fn fire(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         let mut topics: Vec<Name> = Vec::with_capacity(events.len());
         for (index, event) in events.iter().enumerate() {
             let previous = index.checked_sub(1).map(|before| &events[before]);

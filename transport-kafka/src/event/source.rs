@@ -6,7 +6,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{Error, EventMessage, Name, Outcome, Result, Source, transport::EventSelector};
+use lightbus_core::{
+    Closing, Error, EventMessage, Name, Outcome, Result, Source, json, transport::EventSelector,
+};
 use rdkafka::Message;
 
 use super::{
@@ -15,9 +17,8 @@ use super::{
     dead_letters::{self, Raw},
 };
 use crate::{
-    client::{Client, Closing, User},
+    client::{Client, User},
     group::{Handoff, Member, MemberSpec, Reading, RecordPosition},
-    json,
     topic::TopicSpec,
 };
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, PendingResults, Result, ReturnPath};
+use lightbus_core::{Error, ErrorKind, PendingResults, Receives, Result, ReturnPath, json};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
@@ -21,7 +21,6 @@ use crate::{
     client::{Client, blocking},
     endpoint::ms,
     error::{Sent, from_kafka, retry_transient},
-    json,
     reader::ReaderContext,
 };
 
@@ -31,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Receives results until it is dropped, and ends shortly after.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    pub(super) return_path: ReturnPath,
+    return_path: ReturnPath,
     running: Arc<AtomicBool>,
 }
 
@@ -65,8 +64,14 @@ impl Receiver {
             })?;
         Ok(Self { return_path, running })
     }
+}
 
-    pub(super) fn is_running(&self) -> bool {
+impl Receives for Receiver {
+    fn return_path(&self) -> ReturnPath {
+        self.return_path.clone()
+    }
+
+    fn is_running(&self) -> bool {
         self.running.load(Ordering::Relaxed)
     }
 }

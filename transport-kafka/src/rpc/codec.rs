@@ -6,19 +6,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use lightbus_core::{Headers, Name, ReturnPath, RpcMessage};
+use lightbus_core::{Headers, Name, ReturnPath, RpcMessage, json};
 use rdkafka::{Message, message::OwnedHeaders};
 use tokio::time::Instant;
 
 use crate::{
     header::{self, Found},
-    json,
     producer::Outgoing,
     reader::time_of,
 };
-
-/// The longest time limit that is kept: one year.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Encodes a call. `left` is the time until its deadline.
 pub(super) fn outgoing(
@@ -41,7 +37,7 @@ pub(super) fn outgoing(
         topic: Name::clone(topic),
         partition: Some(partition),
         key: None,
-        payload: Some(json::encode_fields(&call.fields)),
+        payload: Some(json::encode_arguments(&call.fields)),
         headers: Some(header::add_all(headers, &call.headers, Headers::TIME_LEFT_MS)),
     }
 }
@@ -65,8 +61,7 @@ pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read 
     let left = found
         .get(Headers::TIME_LEFT_MS)
         .and_then(|text| text.parse().ok())
-        .map_or(usual, Duration::from_millis)
-        .min(LONGEST);
+        .map_or(usual, Duration::from_millis);
     // By the caller's clock: the record may have waited for its broker as well.
     let age = SystemTime::now().duration_since(time_of(record)).unwrap_or_default();
     let Some(left) = left.checked_sub(age).filter(|left| !left.is_zero()) else {
@@ -84,7 +79,7 @@ pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read 
         Err(reason) => return Read::Malformed(reason, None),
     };
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-    let fields = match json::decode_fields(&payload) {
+    let fields = match json::decode_arguments(&payload) {
         Ok(fields) => fields,
         Err(error) => {
             return Read::Malformed(error.message().to_owned(), Some((id, return_path)));
@@ -101,6 +96,6 @@ pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read 
         fields,
         headers: found.others,
         return_path,
-        deadline: Instant::now() + left,
+        deadline: RpcMessage::deadline_after(Instant::now(), left),
     }))
 }

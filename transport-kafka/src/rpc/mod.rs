@@ -4,17 +4,17 @@ mod codec;
 mod send;
 mod source;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Error, ErrorKind, Result, RpcMessage, Subscription, Transport,
+    Error, ErrorKind, Result, RpcMessage, Subscription,
     transport::{Finding, Inspect, Location, RpcTransport, ServeSpec},
 };
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    NAME, RpcConfig,
+    RpcConfig,
     client::{Client, Handle},
     diagnose,
     locate::{self, Readers},
@@ -35,37 +35,24 @@ pub struct KafkaRpcTransport {
 impl KafkaRpcTransport {
     pub(crate) fn new(client: Arc<Client>, config: RpcConfig) -> Self {
         let queues = Queues::new(Arc::clone(&client), &config);
-        Self { handle: Handle::new(client), config, queues: Arc::new(queues) }
+        Self { handle: Handle::new(WHAT, client), config, queues: Arc::new(queues) }
     }
 }
 
 #[async_trait]
 impl RpcTransport for KafkaRpcTransport {
     async fn call(&self, call: RpcMessage) -> Result<()> {
-        self.queue(&call).await.map_err(|error| {
-            error.during(format!("queueing a call of {}.{}", call.api, call.procedure))
-        })
-    }
-
-    async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
-        let apis = spec.apis.join(", ");
-        self.take(spec).await.map_err(|error| error.during(format!("serving {apis}")))
-    }
-}
-
-impl KafkaRpcTransport {
-    async fn queue(&self, call: &RpcMessage) -> Result<()> {
-        self.handle.client(WHAT)?;
+        self.handle.client()?;
         if call.deadline <= Instant::now() {
             return Err(too_late());
         }
-        timeout_at(call.deadline, self.queues.send(call))
+        timeout_at(call.deadline, self.queues.send(&call))
             .await
-            .unwrap_or_else(|_| Err(cut_short(&self.handle.broker())))
+            .unwrap_or_else(|_| Err(cut_short(&self.handle.address())))
     }
 
-    async fn take(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
-        self.handle.client(WHAT)?;
+    async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
+        self.handle.client()?;
         if spec.apis.is_empty() {
             return Err(Error::new(ErrorKind::Config, "there is no API to serve"));
         }
@@ -80,52 +67,23 @@ impl KafkaRpcTransport {
     }
 }
 
-#[async_trait]
-impl Transport for KafkaRpcTransport {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl KafkaRpcTransport {}
 
-    fn broker(&self) -> String {
-        self.handle.broker()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        crate::capabilities()
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        Some(self)
-    }
-
-    async fn open(&self) -> Result<()> {
-        self.handle.open(WHAT).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.handle.close();
-        Ok(())
-    }
-}
+lightbus_core::impl_transport!(KafkaRpcTransport {
+    capabilities: |_| crate::CAPABILITIES,
+    inspect: |transport| transport,
+});
 
 #[async_trait]
 impl Inspect for KafkaRpcTransport {
     async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
-        let (client, topic) = (self.handle.client(WHAT)?, self.queues.topic(api));
+        let (client, topic) = (self.handle.client()?, self.queues.topic(api));
         let workers = Readers::One(self.queues.group(api), self.queues.prefix.clone());
         let what = "calls that wait for a worker (a topic)";
         Ok(vec![locate::topic(client, what, &topic, workers).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        diagnose::diagnose(self.handle.client(WHAT)?, &self.queues.prefix).await
-    }
-}
-
-impl fmt::Debug for KafkaRpcTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaRpcTransport")
-            .field("broker", &self.handle.broker())
-            .finish_non_exhaustive()
+        diagnose::diagnose(self.handle.client()?, &self.queues.prefix).await
     }
 }

@@ -15,8 +15,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::{join_all, try_join_all};
 use lightbus_core::{
-    Error, Name, Outcome, RemoteError, Result, ResultMessage, ReturnPath, RpcMessage, Source,
-    transport::Start,
+    Closing, Error, Name, Outcome, RemoteError, Result, ResultMessage, ReturnPath, RpcMessage,
+    Source, json, transport::Start,
 };
 use rdkafka::{Message, message::BorrowedHeaders};
 use tokio::time::Instant;
@@ -28,9 +28,8 @@ use super::{
 };
 use crate::{
     RpcConfig,
-    client::{Closing, User},
+    client::User,
     group::{Handoff, Member, MemberSpec, Reading, RecordPosition},
-    json,
     result::{ReplyPath, outgoing},
 };
 

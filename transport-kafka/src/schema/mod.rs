@@ -4,23 +4,22 @@ mod store;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Name, Result, Transport,
+    Name, Result, json,
     transport::{Finding, Inspect, Location, SchemaTransport},
 };
 use rdkafka::message::OwnedHeaders;
 use serde_json::value::RawValue;
 
 use crate::{
-    NAME, SchemaConfig,
+    SchemaConfig,
     client::{Client, Handle, blocking, discard},
-    diagnose, header, json,
+    diagnose, header,
     locate::{self, Readers},
     producer::Outgoing,
     topic::TopicSpec,
@@ -49,7 +48,7 @@ impl KafkaSchemaTransport {
                 .kept_for(Some(config.retention.0))
                 .with("cleanup.policy", "compact,delete")
                 .with("message.timestamp.type", "LogAppendTime"),
-            handle: Handle::new(client),
+            handle: Handle::new(WHAT, client),
             table: Arc::default(),
         }
     }
@@ -59,7 +58,7 @@ impl KafkaSchemaTransport {
     }
 
     async fn put(&self, key: String, value: Vec<u8>, ttl: Duration) -> Result<()> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         client.topic(&self.topic, &self.spec).await?;
         let headers =
             header::add(OwnedHeaders::new(), header::TTL_MS, &ttl.as_millis().to_string());
@@ -78,7 +77,7 @@ impl KafkaSchemaTransport {
         &self,
         look: impl FnOnce(&HashMap<String, Entry>) -> T + Send + 'static,
     ) -> Result<T> {
-        let client = Arc::clone(self.handle.client(WHAT)?);
+        let client = Arc::clone(self.handle.client()?);
         client.topic(&self.topic, &self.spec).await?;
         let (table, topic, group) =
             (Arc::clone(&self.table), Name::clone(&self.topic), self.group.clone());
@@ -96,28 +95,19 @@ impl SchemaTransport for KafkaSchemaTransport {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
         self.put(api.to_owned(), schema.get().as_bytes().to_vec(), ttl).await.map_err(|error| {
             // Storing the same schema twice does no harm.
-            let error =
-                if error.is_temporary() { error.retry(lightbus_core::Retry::Safe) } else { error };
-            error.during(format!("storing the schema of {api}"))
+            if error.is_temporary() { error.retry(lightbus_core::Retry::Safe) } else { error }
         })
     }
 
     async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
-        let renewed = async {
-            let wanted = api.to_owned();
-            let lives = self
-                .look(move |schemas| {
-                    schemas.get(&wanted).is_some_and(|entry| entry.living().is_some())
-                })
-                .await?;
-            if lives {
-                self.put(format!("{ALIVE}{api}"), b"1".to_vec(), ttl).await?;
-            }
-            Ok(lives)
-        };
-        renewed.await.map_err(|error: lightbus_core::Error| {
-            error.during(format!("renewing the schema of {api}"))
-        })
+        let wanted = api.to_owned();
+        let lives = self
+            .look(move |schemas| schemas.get(&wanted).is_some_and(|entry| entry.living().is_some()))
+            .await?;
+        if lives {
+            self.put(format!("{ALIVE}{api}"), b"1".to_vec(), ttl).await?;
+        }
+        Ok(lives)
     }
 
     async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
@@ -140,40 +130,18 @@ impl SchemaTransport for KafkaSchemaTransport {
             found
         })
         .await
-        .map_err(|error| error.during("loading the schemas"))
     }
 }
 
-#[async_trait]
-impl Transport for KafkaSchemaTransport {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn broker(&self) -> String {
-        self.handle.broker()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        crate::capabilities()
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        Some(self)
-    }
-
-    async fn open(&self) -> Result<()> {
-        self.handle.open(WHAT).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.handle.close();
+lightbus_core::impl_transport!(KafkaSchemaTransport {
+    capabilities: |_| crate::CAPABILITIES,
+    inspect: |transport| transport,
+    on_close: |transport| {
         // In a thread of its own, because a read may hold the lock for a while.
-        let table = Arc::clone(&self.table);
+        let table = Arc::clone(&transport.table);
         discard(Ended(table));
-        Ok(())
-    }
-}
+    },
+});
 
 impl Drop for KafkaSchemaTransport {
     fn drop(&mut self) {
@@ -184,20 +152,12 @@ impl Drop for KafkaSchemaTransport {
 #[async_trait]
 impl Inspect for KafkaSchemaTransport {
     async fn locate(&self, _api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         let what = "all schemas (a compacted topic)";
         Ok(vec![locate::topic(client, what, &self.topic, Readers::None).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        diagnose::diagnose(self.handle.client(WHAT)?, self.prefix()).await
-    }
-}
-
-impl fmt::Debug for KafkaSchemaTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaSchemaTransport")
-            .field("broker", &self.handle.broker())
-            .finish_non_exhaustive()
+        diagnose::diagnose(self.handle.client()?, self.prefix()).await
     }
 }

@@ -6,7 +6,7 @@ use redis::{Cmd, Value};
 use serde::de::IgnoredAny;
 
 use super::entry::EntryId;
-use crate::{json, value};
+use crate::{header, value};
 
 /// A decoded entry.
 pub(super) enum Read {
@@ -88,7 +88,7 @@ fn find_parts(fields: &[Value]) -> Result<Option<Parts<'_>>, String> {
             "" if fields.len() == 2 => return Ok(None),
             "" => {
                 if let Value::BulkString(raw) = &pair[1] {
-                    headers = json::decode_headers(raw);
+                    headers = header::decode_headers(raw);
                 }
                 continue;
             }
@@ -142,7 +142,7 @@ pub(super) fn xadd(stream: &str, max_length: Option<u64>, event: &EventMessage) 
     }
     if !event.headers.is_empty() {
         let mut headers = Vec::with_capacity(64);
-        json::encode_headers(&mut headers, &event.headers);
+        header::write_headers(&mut headers, &event.headers);
         add.arg("").arg(headers);
     }
     add

@@ -11,12 +11,12 @@ mod lease;
 mod send;
 mod source;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use lightbus_core::{
-    Capabilities, Error, ErrorKind, EventMessage, Name, Result, Subscription, Transport,
+    Error, ErrorKind, EventMessage, Name, Result, Subscription,
     transport::{
         DeadLetters, EventSelector, EventTransport, Finding, Group, GroupSpec, HistorySpec,
         Inspect, Lag, ListenSpec, Location,
@@ -24,7 +24,7 @@ use lightbus_core::{
 };
 
 use crate::{
-    EventConfig, NAME, StreamUse,
+    EventConfig, StreamUse,
     batcher::Batcher,
     client::{Client, Handle},
     diagnose, locate,
@@ -46,7 +46,7 @@ pub struct RedisEventTransport {
 impl RedisEventTransport {
     pub(crate) fn new(client: Arc<Client>, config: EventConfig) -> Self {
         Self {
-            handle: Handle::new(Arc::clone(&client)),
+            handle: Handle::new(WHAT, Arc::clone(&client)),
             events: Batcher::new(EventSender::new(client)),
             in_flight: InFlightSets::default(),
             config,
@@ -108,53 +108,7 @@ impl RedisEventTransport {
 #[async_trait]
 impl EventTransport for RedisEventTransport {
     async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
-        self.fire(events).await.map_err(|error| {
-            let names = events.first().map(|event| (&*event.api, &*event.event));
-            let (api, event) = names.unwrap_or_default();
-            match events.len() {
-                1 => error.during(format!("firing {api}.{event}")),
-                count => error.during(format!("firing {count} events, the first {api}.{event}")),
-            }
-        })
-    }
-
-    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let group = self.group(&spec.group);
-        self.start(spec).await.map_err(|error| error.during(format!("listening as {group}")))
-    }
-
-    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
-        let api = Name::clone(&spec.events.api);
-        self.past(spec).map_err(|error| error.during(format!("reading the history of {api}")))
-    }
-
-    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
-        let group = self.group(group);
-        self.behind(&group, events)
-            .await
-            .map_err(|error| error.during(format!("measuring the lag of {group}")))
-    }
-
-    async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
-        let group = self.group(group);
-        let forgotten = async {
-            let client = self.handle.client(WHAT)?;
-            for (stream, _) in self.streams(events)? {
-                group::destroy(client, &stream, &group).await?;
-            }
-            Ok(())
-        };
-        forgotten.await.map_err(|error: Error| error.during(format!("forgetting {group}")))
-    }
-
-    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
-        Some(self)
-    }
-}
-
-impl RedisEventTransport {
-    async fn fire(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
-        self.handle.client(WHAT)?;
+        self.handle.client()?;
         let outgoing = match events {
             [] => return Ok(Vec::new()),
             [event] => Outgoing::One(self.command(event)),
@@ -163,8 +117,8 @@ impl RedisEventTransport {
         self.events.send(outgoing).await
     }
 
-    async fn start(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
-        let client = self.handle.client(WHAT)?;
+    async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
+        let client = self.handle.client()?;
         let streams = self.streams(&spec.events)?;
         let group = self.group(&spec.group);
         let consumer =
@@ -204,60 +158,42 @@ impl RedisEventTransport {
         Ok(Subscription::spawn(source, flow))
     }
 
-    fn past(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
-        let client = self.handle.client(WHAT)?;
+    async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {
+        let client = self.handle.client()?;
         let Some((stream, _)) = self.streams(std::slice::from_ref(&spec.events))?.pop() else {
             return Err(Error::new(ErrorKind::Config, "there is no event to look for"));
         };
         Ok(history::history(Arc::clone(client), stream, spec))
     }
 
-    async fn behind(&self, group: &str, events: &[EventSelector]) -> Result<Lag> {
-        let client = self.handle.client(WHAT)?;
-        lag::lag(client, &self.streams(events)?, group).await
-    }
-}
-
-#[async_trait]
-impl Transport for RedisEventTransport {
-    fn name(&self) -> &'static str {
-        NAME
+    async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
+        let client = self.handle.client()?;
+        lag::lag(client, &self.streams(events)?, &self.group(group)).await
     }
 
-    fn broker(&self) -> String {
-        self.handle.broker()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        crate::capabilities()
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        Some(self)
-    }
-
-    async fn open(&self) -> Result<()> {
-        self.handle.open(WHAT).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.handle.close();
+    async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
+        let group = self.group(group);
+        let client = self.handle.client()?;
+        for (stream, _) in self.streams(events)? {
+            group::destroy(client, &stream, &group).await?;
+        }
         Ok(())
     }
-}
 
-impl fmt::Debug for RedisEventTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisEventTransport")
-            .field("broker", &self.handle.broker())
-            .finish_non_exhaustive()
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
     }
 }
+
+lightbus_core::impl_transport!(RedisEventTransport {
+    capabilities: |_| crate::CAPABILITIES,
+    inspect: |transport| transport,
+});
 
 #[async_trait]
 impl Inspect for RedisEventTransport {
     async fn locate(&self, api: &str, member: Option<&str>) -> Result<Vec<Location>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         let selector = match member {
             Some(event) => EventSelector::one(api, event),
             None if self.config.stream_use == StreamUse::PerApi => EventSelector::all(api),
@@ -274,7 +210,7 @@ impl Inspect for RedisEventTransport {
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        diagnose::diagnose(self.handle.client(WHAT)?).await
+        diagnose::diagnose(self.handle.client()?).await
     }
 }
 

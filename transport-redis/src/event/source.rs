@@ -28,7 +28,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{EventMessage, Outcome, Rejection, Result, Source, transport::EventSelector};
+use lightbus_core::{
+    Closing, EventMessage, Outcome, Rejection, Result, Source, json, transport::EventSelector,
+};
 use redis::{Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
@@ -42,9 +44,8 @@ use super::{
     lease::LeaseRenewer,
 };
 use crate::{
-    client::{Client, Closing},
+    client::Client,
     error::{Sent, from_redis, is_missing_group, odd_answer},
-    json,
     link::{self, Link},
     reader::{BLOCK, Reader},
     value,

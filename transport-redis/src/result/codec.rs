@@ -1,13 +1,14 @@
 //! The JSON form of results.
 
 use bytes::Bytes;
-use lightbus_core::{Name, RemoteError, Result, ResultMessage};
+use lightbus_core::{
+    Name, RemoteError, Result, ResultMessage,
+    json::{Text, malformed, parse, slice, write_string},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::json::{
-    HeaderObject, Text, encode_headers, lenient_headers, malformed, parse, slice, string,
-};
+use crate::header::{HeaderObject, lenient_headers, write_headers};
 
 /// The scheme of a return path; the name of a key follows.
 pub(crate) const RETURN_SCHEME: &str = "redis+key://";
@@ -37,29 +38,29 @@ pub(crate) fn encode_result(result: &ResultMessage) -> Vec<u8> {
         }
         if let Some(name) = name {
             out.extend_from_slice(if detail.is_some() { b",\"name\":" } else { b"\"name\":" });
-            string(&mut out, name);
+            write_string(&mut out, name);
         }
         out.extend_from_slice(b"},");
     }
     if !result.headers.is_empty() {
         out.extend_from_slice(b"\"headers\":");
-        encode_headers(&mut out, &result.headers);
+        write_headers(&mut out, &result.headers);
         out.push(b',');
     }
     out.extend_from_slice(b"\"kwargs\":{\"result\":");
     match &result.body {
         Ok(value) => out.extend_from_slice(value),
-        Err(error) => string(&mut out, &error.message),
+        Err(error) => write_string(&mut out, &error.message),
     }
     out.extend_from_slice(b"},\"metadata\":{\"error\":");
     out.extend_from_slice(if result.body.is_err() { b"true" } else { b"false" });
     out.extend_from_slice(b",\"id\":");
-    string(&mut out, &result.id);
+    write_string(&mut out, &result.id);
     out.extend_from_slice(b",\"rpc_message_id\":");
-    string(&mut out, &result.rpc_id);
+    write_string(&mut out, &result.rpc_id);
     if let Err(RemoteError { trace: Some(trace), .. }) = &result.body {
         out.extend_from_slice(b",\"trace\":");
-        string(&mut out, trace);
+        write_string(&mut out, trace);
     }
     out.extend_from_slice(b"}}");
     out
@@ -196,7 +197,7 @@ mod tests {
         for end in 0..whole.len() {
             let cut = Bytes::copy_from_slice(&whole[..end]);
             assert!(decode_result(&cut).is_err());
-            let _ = crate::json::excerpt(&cut);
+            let _ = lightbus_core::json::excerpt(&cut);
         }
     }
 }

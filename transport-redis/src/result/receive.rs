@@ -3,15 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use lightbus_core::{Backoff, Name, PendingResults, Result};
+use lightbus_core::{Backoff, Closing, Name, PendingResults, Receives, Result, ReturnPath, json};
 use redis::Value;
 use tokio::task::JoinHandle;
 
 use super::codec;
 use crate::{
-    client::{Client, Closing},
+    client::Client,
     error::{Sent, from_redis, odd_answer},
-    json,
     link::Link,
     reader::{BLOCK, Reader},
     value,
@@ -25,30 +24,40 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 /// The task that receives. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Receiver(JoinHandle<()>);
+pub(super) struct Receiver {
+    task: JoinHandle<()>,
+    path: ReturnPath,
+}
 
 impl Receiver {
     /// Connects, and starts receiving.
     pub(super) async fn start(
         client: &Arc<Client>,
         closing: &Arc<Closing>,
+        path: ReturnPath,
         key: Name,
         pending: PendingResults,
     ) -> Result<Self> {
         let reader = Reader::new(Arc::clone(client), Arc::clone(closing), &key);
         let (link, _) = reader.take().await?;
         reader.give_back(link);
-        Ok(Self(tokio::spawn(receive(reader, key, pending))))
+        Ok(Self { task: tokio::spawn(receive(reader, key, pending)), path })
+    }
+}
+
+impl Receives for Receiver {
+    fn return_path(&self) -> ReturnPath {
+        self.path.clone()
     }
 
-    pub(super) fn is_running(&self) -> bool {
-        !self.0.is_finished()
+    fn is_running(&self) -> bool {
+        !self.task.is_finished()
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 

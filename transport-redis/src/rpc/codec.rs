@@ -3,19 +3,18 @@
 //! Written by hand around arguments that are encoded already, and read into slices of the message, so
 //! that no argument is parsed or copied.
 
-use std::{fmt, time::Duration};
+use std::{iter, time::Duration};
 
 use bytes::Bytes;
-use lightbus_core::{Arguments, Headers, Name, Result, ReturnPath, RpcMessage};
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+use lightbus_core::{
+    Arguments, Headers, Name, Result, ReturnPath, RpcMessage,
+    json::{Members, Text, malformed, parse, write_arguments, write_string, write_strings},
 };
-use serde_json::value::RawValue;
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::{
-    json::{HeaderObject, Text, lenient_headers, malformed, parse, slice, string},
+    header::{HeaderObject, lenient_headers},
     result::RETURN_SCHEME,
 };
 
@@ -29,33 +28,22 @@ pub(crate) fn encode_call(call: &RpcMessage, left: Duration) -> Vec<u8> {
             + call.id.len()
             + call.return_path.as_str().len(),
     );
-    out.extend_from_slice(b"{\"headers\":{");
-    string(&mut out, Headers::TIME_LEFT_MS);
-    out.push(b':');
-    string(&mut out, itoa(&mut [0; 20], left.as_millis()));
-    for (name, value) in call.headers.iter().filter(|(name, _)| &***name != Headers::TIME_LEFT_MS) {
-        out.push(b',');
-        string(&mut out, name);
-        out.push(b':');
-        string(&mut out, value);
-    }
-    out.extend_from_slice(b"},\"kwargs\":{");
-    for (index, (name, value)) in call.fields.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        string(&mut out, name);
-        out.push(b':');
-        out.extend_from_slice(value);
-    }
-    out.extend_from_slice(b"},\"metadata\":{\"api_name\":");
-    string(&mut out, &call.api);
+    out.extend_from_slice(b"{\"headers\":");
+    let mut digits = [0; 20];
+    let left = itoa(&mut digits, left.as_millis());
+    let others = call.headers.iter().filter(|(name, _)| &***name != Headers::TIME_LEFT_MS);
+    let others = others.map(|(name, value)| (&**name, &**value));
+    write_strings(&mut out, iter::once((Headers::TIME_LEFT_MS, left)).chain(others));
+    out.extend_from_slice(b",\"kwargs\":");
+    write_arguments(&mut out, &call.fields);
+    out.extend_from_slice(b",\"metadata\":{\"api_name\":");
+    write_string(&mut out, &call.api);
     out.extend_from_slice(b",\"id\":");
-    string(&mut out, &call.id);
+    write_string(&mut out, &call.id);
     out.extend_from_slice(b",\"procedure_name\":");
-    string(&mut out, &call.procedure);
+    write_string(&mut out, &call.procedure);
     out.extend_from_slice(b",\"return_path\":");
-    string(&mut out, call.return_path.as_str());
+    write_string(&mut out, call.return_path.as_str());
     out.extend_from_slice(b"}}");
     out
 }
@@ -83,8 +71,7 @@ impl DecodedCall {
             fields: self.fields,
             headers: self.headers,
             return_path: self.return_path,
-            // At most a year, so that the clock does not overflow.
-            deadline: now + left.min(Duration::from_secs(365 * 24 * 3600)),
+            deadline: RpcMessage::deadline_after(now, left),
         }
     }
 }
@@ -103,12 +90,7 @@ pub(crate) fn decode_call(raw: &Bytes) -> Result<DecodedCall> {
         api: filled(metadata.api_name, "api_name")?,
         procedure: filled(metadata.procedure_name, "procedure_name")?,
         return_path: ReturnPath::new(filled(metadata.return_path, "return_path")?),
-        fields: document
-            .kwargs
-            .0
-            .into_iter()
-            .map(|(name, value)| (Name::from(name), slice(raw, value)))
-            .collect(),
+        fields: document.kwargs.into_arguments(raw),
         headers,
         left,
     })
@@ -158,7 +140,7 @@ struct CallDocument<'a> {
     #[serde(borrow)]
     metadata: Option<CallMetadata<'a>>,
     #[serde(borrow, default)]
-    kwargs: ArgumentList<'a>,
+    kwargs: Members<'a>,
     #[serde(default, deserialize_with = "lenient_headers")]
     headers: Option<HeaderObject>,
 }
@@ -173,38 +155,6 @@ struct CallMetadata<'a> {
     procedure_name: Option<Text<'a>>,
     #[serde(borrow, default)]
     return_path: Option<Text<'a>>,
-}
-
-/// The arguments of a call, as slices of the message.
-#[derive(Default)]
-struct ArgumentList<'a>(Vec<(Text<'a>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for ArgumentList<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = ArgumentList<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of arguments")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<Self::Value, A::Error> {
-                let mut arguments: Vec<(Text<'de>, &RawValue)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<Text<'de>, &RawValue>()? {
-                    // `Arguments` returns the last value of a repeated name.
-                    arguments.push((name, value));
-                }
-                Ok(ArgumentList(arguments))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
 }
 
 #[cfg(test)]

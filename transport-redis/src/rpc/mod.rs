@@ -9,13 +9,13 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Error, ErrorKind, Name, Result, Retry, RpcMessage, Subscription, Transport,
+    Error, ErrorKind, Result, Retry, RpcMessage, Subscription,
     transport::{Finding, Inspect, Location, RpcTransport, ServeSpec},
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
-    NAME, RpcConfig,
+    RpcConfig,
     batcher::Batcher,
     client::{Client, Handle},
     diagnose, locate,
@@ -37,7 +37,7 @@ pub struct RedisRpcTransport {
 impl RedisRpcTransport {
     pub(crate) fn new(client: Arc<Client>, config: RpcConfig) -> Self {
         Self {
-            handle: Handle::new(Arc::clone(&client)),
+            handle: Handle::new(WHAT, Arc::clone(&client)),
             calls: Batcher::new(CallSender::new(client)),
             config,
         }
@@ -64,7 +64,7 @@ impl RedisRpcTransport {
 
     /// Encodes a call.
     fn encode(&self, call: RpcMessage) -> Result<Arc<Outgoing>> {
-        self.handle.client(WHAT)?;
+        self.handle.client()?;
         let left = call.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(send::too_late());
@@ -78,8 +78,8 @@ impl RedisRpcTransport {
     }
 
     fn late(&self) -> Error {
-        Error::new(ErrorKind::Unavailable, "Redis did not confirm the call before its deadline")
-            .with("broker", format_args!("redis {}", self.handle.broker()))
+        Error::new(ErrorKind::Unavailable, "Redis did not take the call before its deadline")
+            .with("broker", format_args!("redis {}", self.handle.address()))
             .retry(Retry::MayDuplicate)
     }
 }
@@ -87,25 +87,12 @@ impl RedisRpcTransport {
 #[async_trait]
 impl RpcTransport for RedisRpcTransport {
     async fn call(&self, call: RpcMessage) -> Result<()> {
-        let (api, procedure) = (Name::clone(&call.api), Name::clone(&call.procedure));
-        let sent = match self.encode(call) {
-            Ok(call) => timeout_at(call.deadline, self.send(&call))
-                .await
-                .unwrap_or_else(|_| Err(self.late())),
-            Err(error) => Err(error),
-        };
-        sent.map_err(|error| error.during(format!("queueing a call of {api}.{procedure}")))
+        let call = self.encode(call)?;
+        timeout_at(call.deadline, self.send(&call)).await.unwrap_or_else(|_| Err(self.late()))
     }
 
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
-        let apis = spec.apis.join(", ");
-        self.take(spec).await.map_err(|error| error.during(format!("serving {apis}")))
-    }
-}
-
-impl RedisRpcTransport {
-    async fn take(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         if spec.apis.is_empty() {
             return Err(Error::new(ErrorKind::Config, "there is no API to serve"));
         }
@@ -130,51 +117,22 @@ impl RedisRpcTransport {
     }
 }
 
-#[async_trait]
-impl Transport for RedisRpcTransport {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl RedisRpcTransport {}
 
-    fn broker(&self) -> String {
-        self.handle.broker()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        crate::capabilities()
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        Some(self)
-    }
-
-    async fn open(&self) -> Result<()> {
-        self.handle.open(WHAT).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.handle.close();
-        Ok(())
-    }
-}
+lightbus_core::impl_transport!(RedisRpcTransport {
+    capabilities: |_| crate::CAPABILITIES,
+    inspect: |transport| transport,
+});
 
 #[async_trait]
 impl Inspect for RedisRpcTransport {
     async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         Ok(vec![locate::queue(client, &queue_key(api)).await?])
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {
-        diagnose::diagnose(self.handle.client(WHAT)?).await
-    }
-}
-
-impl fmt::Debug for RedisRpcTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisRpcTransport")
-            .field("broker", &self.handle.broker())
-            .finish_non_exhaustive()
+        diagnose::diagnose(self.handle.client()?).await
     }
 }
 

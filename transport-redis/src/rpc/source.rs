@@ -15,7 +15,9 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lightbus_core::{Name, Outcome, RemoteError, Result, ResultMessage, RpcMessage, Source};
+use lightbus_core::{
+    Closing, Name, Outcome, RemoteError, Result, ResultMessage, RpcMessage, Source, json,
+};
 use redis::{Pipeline, RedisWrite, Value};
 use tokio::time::Instant;
 
@@ -27,9 +29,8 @@ use super::{
 };
 use crate::{
     RpcConfig,
-    client::{Client, Closing},
+    client::Client,
     error::{Sent, from_redis, odd_answer},
-    json,
     link::{self, Link},
     reader::{BLOCK, Reader},
     result, value,

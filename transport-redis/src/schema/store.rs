@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use lightbus_core::Result;
+use lightbus_core::json;
 use redis::{Pipeline, Value};
 use serde_json::value::RawValue;
 
 use crate::{
     client::Client,
     error::{Sent, from_redis, odd_answer},
-    json, link, value,
+    link, value,
 };
 
 /// The set of the names of all APIs that ever had a schema.

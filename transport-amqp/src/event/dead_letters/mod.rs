@@ -18,7 +18,7 @@ use lightbus_core::{
     transport::{DeadLetter, DeadLetters, GroupSpec},
 };
 
-use super::{AmqpEventTransport, WHAT, codec::Raw};
+use super::{AmqpEventTransport, codec::Raw};
 use crate::{EventConfig, client::Client};
 pub(super) use codec::publish;
 use drain::QueueDrain;
@@ -93,16 +93,16 @@ impl DeadLetters for AmqpEventTransport {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         list(client, &self.config, &group.name(), after, limit).await
     }
 
     async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        remove(self.handle.client(WHAT)?, &self.config, &group.name(), ids).await
+        remove(self.handle.client()?, &self.config, &group.name(), ids).await
     }
 
     async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         requeue::requeue(client, &self.publisher, &self.config, &group.name(), ids).await
     }
 }

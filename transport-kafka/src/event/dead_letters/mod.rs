@@ -18,7 +18,7 @@ use rdkafka::{
     message::{OwnedHeaders, OwnedMessage},
 };
 
-use super::{KafkaEventTransport, WHAT};
+use super::KafkaEventTransport;
 use crate::{
     client::{Client, blocking},
     header::{self, Found},
@@ -161,7 +161,7 @@ impl DeadLetters for KafkaEventTransport {
 impl KafkaEventTransport {
     fn letters(&self, group: &GroupSpec) -> Result<Letters> {
         Ok(Letters {
-            client: Arc::clone(self.handle.client(WHAT)?),
+            client: Arc::clone(self.handle.client()?),
             reader_group: self.reader_group(),
             topic: self.dead_letter_topic(group),
             group: self.group(group).into(),

@@ -11,7 +11,7 @@ use lightbus_core::{
 use redis::{Cmd, Pipeline, Value};
 
 use super::{
-    RedisEventTransport, WHAT,
+    RedisEventTransport,
     entry::{EntryId, RawEntry},
 };
 use crate::{
@@ -125,7 +125,7 @@ impl DeadLetters for RedisEventTransport {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         let after = match after {
             Some(id) => Some(EntryId::parse(id).ok_or_else(|| {
                 Error::new(ErrorKind::Invalid, "this is not the id of a dead letter").with("id", id)
@@ -136,12 +136,12 @@ impl DeadLetters for RedisEventTransport {
     }
 
     async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         remove(client, &self.group(group), &entry_ids(ids)).await
     }
 
     async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        let client = self.handle.client(WHAT)?;
+        let client = self.handle.client()?;
         let after = self.config.acknowledgement_timeout.0;
         requeue::requeue(client, &self.group(group), after, &entry_ids(ids)).await
     }
