@@ -39,7 +39,8 @@ pub use pending::{PendingResult, PendingResults, Receives, ResultReceiver};
 pub use registry::{ConfigSection, Registry, TransportFactory, TransportKind};
 pub use shared_client::{Closing, Handle, SharedClient, User, Users};
 pub use subscription::{
-    AckHandle, Backoff, Connectivity, Delivery, Outcome, Rejection, Session, Source, Subscription,
+    AckHandle, Backoff, Connectivity, Delivery, Merge, Outcome, Rejection, Session, Source,
+    Subscription,
 };
 pub use transport::{Capabilities, FlowControl, Transport};
 

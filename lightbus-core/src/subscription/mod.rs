@@ -8,6 +8,7 @@ mod backoff;
 mod connectivity;
 mod delivery;
 mod driver;
+mod merge;
 mod rejection;
 mod session;
 mod slots;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use backoff::Backoff;
 pub use connectivity::Connectivity;
 pub use delivery::{AckHandle, Delivery};
+pub use merge::Merge;
 pub use rejection::Rejection;
 pub use session::Session;
 
