@@ -31,7 +31,7 @@ impl Ledger for Service {
 
 #[lightbus::api(
     name = "everything",
-    requires(durable, ordered, replay, history, lag, dead_letters, shared)
+    requires(durable, ordered, replay, history, lag, dead_letters, shared, resumes)
 )]
 pub trait Everything {}
 

@@ -48,4 +48,5 @@ fn capabilities(history: bool) -> Capabilities {
         .lag(true)
         .dead_letters(true)
         .shared(true)
+        .resumes(true)
 }

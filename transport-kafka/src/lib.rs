@@ -43,4 +43,5 @@ const CAPABILITIES: Capabilities = Capabilities::new()
     .history(true)
     .lag(true)
     .dead_letters(true)
-    .shared(true);
+    .shared(true)
+    .resumes(true);

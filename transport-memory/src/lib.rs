@@ -60,4 +60,4 @@ impl TransportFactory for MemoryFactory {
 }
 
 const CAPABILITIES: Capabilities =
-    Capabilities::new().ordered(true).replay(true).history(true).lag(true).dead_letters(true);
+    Capabilities::new().ordered(true).replay(true).history(true).lag(true).dead_letters(true).resumes(true);

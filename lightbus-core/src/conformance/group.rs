@@ -207,7 +207,8 @@ pub async fn a_crashed_listeners_events_are_taken_over(harness: &dyn Harness) {
     drop(dead);
 }
 
-/// A process that comes back under its old name gets what it had not settled before anything newer.
+/// A process that comes back under its old name gets what it had not settled before anything newer;
+/// without the capability `resumes` it gets it too, when the time for dead processes is over.
 pub async fn a_process_gets_its_own_events_back_first(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("orders");
@@ -224,7 +225,11 @@ pub async fn a_process_gets_its_own_events_back_first(harness: &dyn Harness) {
     sender.send(&bus.events(&api, 3..5)).await;
     let again = bus.process().await;
     let mut events = again.listen(same_name).await;
-    assert_numbers(harness, take(&mut events, 5).await, 0..5);
+    let mut numbers = take(&mut events, 5).await;
+    if !harness.capabilities().resumes {
+        numbers.sort_unstable();
+    }
+    assert_numbers(harness, numbers, 0..5);
     nothing("each came once", &mut events).await;
     drop(dead);
 }

@@ -55,8 +55,10 @@ pub enum Start {
 pub struct ListenSpec {
     /// The consumer group to join.
     pub group: GroupSpec,
-    /// The process that listens: the consumer in the group. A process that comes back under its
-    /// old name gets at once what it had taken and not settled.
+    /// The process that listens: the consumer in the group, where the broker gives consumers names.
+    /// With the capability `resumes`, a process that comes back under its old name gets at once what it
+    /// held and had not settled (case `a_process_gets_its_own_events_back_first`). A transport without
+    /// it ignores this name.
     pub process: Name,
     /// What to listen to; not empty. All in one group.
     pub events: Vec<EventSelector>,
@@ -141,9 +143,11 @@ pub trait EventTransport: Transport {
     ///
     /// # Implementing
     ///
-    /// Return [`Subscription::spawn`] over a [`Source`](crate::Source). Settle with
-    /// [`Outcome::Done`](crate::Outcome) what the listener did not ask for and was in the stream all the same. Set
-    /// aside what cannot be read, and go on (case `a_malformed_event_is_set_aside`).
+    /// Return [`Subscription::spawn`] over a [`Source`](crate::Source), or over a
+    /// [`Merge`](crate::Merge) of several. Set [`EventMessage::native_id`], and with the capability
+    /// `replay` or `history` [`EventMessage::time`]. Settle with [`Outcome::Done`](crate::Outcome) the
+    /// events of the stream that the listener did not ask for. Dead-letter what cannot be read, and go on
+    /// (case `a_malformed_event_is_set_aside`).
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>>;
 
     /// Past events, newest first, without regard to any group.

@@ -7,6 +7,14 @@
 //! | [`EventTransport`] | events to listeners | at least once per listener name |
 //! | [`SchemaTransport`] | API descriptions to everybody | visible until the time to live ends |
 //!
+//! **Names.** An API is named by words with single dots between them, a procedure or an event by one word
+//! ([`name`](crate::name) has the rules): any character of Unicode but white space, control characters,
+//! `:` and `*`, and any length. Services, listeners, processes, keys, headers and arguments may have any
+//! name. A broker that takes less needs an escape such as [`safe_name`](crate::broker::safe_name).
+//!
+//! A broker that can publish, fetch and settle needs none of these traits implemented:
+//! [`broker`](crate::broker) does that.
+//!
 //! Each promise in their documentation names the case of the conformance suite (feature
 //! `conformance`) that holds a transport to it. What a transport cannot do it says in
 //! [`Capabilities`], and answers with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
@@ -54,6 +62,10 @@ pub struct Capabilities {
     pub dead_letters: bool,
     /// Other processes can reach what this one sends.
     pub shared: bool,
+    /// A process that comes back under its old name ([`ListenSpec::process`]) gets at once, and before
+    /// anything newer, the events that it held when it died. Without this they are redelivered to any
+    /// process of the group, when the acknowledgement timeout is over.
+    pub resumes: bool,
 }
 
 /// Builds capabilities: `Capabilities::new().ordered(true).lag(true)`.
@@ -69,6 +81,7 @@ impl Capabilities {
             lag: false,
             dead_letters: false,
             shared: false,
+            resumes: false,
         }
     }
 
@@ -120,6 +133,13 @@ impl Capabilities {
         self.shared = has;
         self
     }
+
+    /// Sets [`resumes`](Self#structfield.resumes).
+    #[must_use]
+    pub const fn resumes(mut self, has: bool) -> Self {
+        self.resumes = has;
+        self
+    }
 }
 
 impl Capabilities {
@@ -133,6 +153,7 @@ impl Capabilities {
             ("lag", self.lag),
             ("dead_letters", self.dead_letters),
             ("shared", self.shared),
+            ("resumes", self.resumes),
         ]
         .into_iter()
     }
@@ -164,6 +185,10 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// Connects, and checks that the broker serves. May be called again: then it checks again.
     ///
+    /// The bus calls it before anything else. An operation may come without it all the same, and after
+    /// it failed: it then connects by itself, or fails as
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) (case `open_without_a_broker_is_unavailable`).
+    ///
     /// # Errors
     ///
     /// [`Unavailable`](crate::ErrorKind::Unavailable), which may be retried, if no broker answers
@@ -176,7 +201,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// Ends what the transport runs and gives its connections back.
     ///
-    /// Subscriptions end, calls that wait for a result fail with
+    /// Subscriptions end: each hands out one [`Closed`](crate::ErrorKind::Closed), or ends at once (case
+    /// `closing_ends_what_waits`). Calls that wait for a result fail with
     /// [`Closed`](crate::ErrorKind::Closed), and so does every later operation. Closing twice is fine
     /// (case `closing_twice_is_fine`).
     ///

@@ -42,6 +42,7 @@ pub trait RpcTransport: Transport {
     ///
     /// # Implementing
     ///
+    /// Send how long the caller still waits, as [`Headers::TIME_LEFT_MS`](crate::Headers::TIME_LEFT_MS).
     /// Do not hold a connection per call. Send the calls of many callers together.
     async fn call(&self, call: RpcMessage) -> Result<()>;
 
@@ -65,8 +66,12 @@ pub trait RpcTransport: Transport {
     ///
     /// # Implementing
     ///
-    /// Return [`Subscription::spawn`] over a [`Source`](crate::Source). A message that cannot be
-    /// read is counted, logged, answered where id and return path can be made out, and skipped
-    /// (case `a_malformed_call_is_set_aside`).
+    /// Return [`Subscription::spawn`] over a [`Source`](crate::Source), or over a
+    /// [`Merge`](crate::Merge) of several. Set [`RpcMessage::deadline`] from the time left, less what
+    /// passed since the call was sent.
+    ///
+    /// A message that cannot be read is acknowledged and logged, and the worker goes on (case
+    /// `a_malformed_call_is_set_aside`). If its id and return path can be made out, it is answered: a
+    /// result whose body is a [`RemoteError`](crate::RemoteError) that says why it cannot be read.
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>>;
 }

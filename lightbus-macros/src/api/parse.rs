@@ -28,8 +28,8 @@ const API: Syntax = Syntax {
 };
 
 /// What an API may rely on: the names of `lightbus_core::Capabilities`.
-const CAPABILITIES: [&str; 7] =
-    ["durable", "ordered", "replay", "history", "lag", "dead_letters", "shared"];
+const CAPABILITIES: [&str; 8] =
+    ["durable", "ordered", "replay", "history", "lag", "dead_letters", "shared", "resumes"];
 
 const RPC: Syntax =
     Syntax { attribute: "`#[rpc]`", keys: &[("name", "name = \"check_password\"")] };

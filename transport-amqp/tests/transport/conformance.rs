@@ -70,6 +70,7 @@ impl Harness for AmqpHarness {
         all.history = self.history;
         all.lag = true;
         all.dead_letters = true;
+        all.resumes = true;
         all.shared = true;
         all
     }

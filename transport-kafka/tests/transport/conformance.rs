@@ -45,6 +45,7 @@ impl Harness for KafkaHarness {
         all.history = true;
         all.lag = true;
         all.dead_letters = true;
+        all.resumes = true;
         all.shared = true;
         all
     }

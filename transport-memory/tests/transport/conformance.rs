@@ -25,6 +25,7 @@ impl Harness for Memory {
         capabilities.history = true;
         capabilities.lag = true;
         capabilities.dead_letters = true;
+        capabilities.resumes = true;
         capabilities
     }
 

@@ -173,6 +173,7 @@ impl Harness for Wrong {
         capabilities.history = self.fault != Fault::HidesHistory;
         capabilities.lag = true;
         capabilities.dead_letters = true;
+        capabilities.resumes = true;
         capabilities
     }
 

@@ -64,6 +64,7 @@ impl Harness for RedisHarness {
         all.history = true;
         all.lag = true;
         all.dead_letters = true;
+        all.resumes = true;
         all.shared = true;
         all
     }
