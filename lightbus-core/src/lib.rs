@@ -12,9 +12,13 @@
 //! cancellation, coalesced acknowledgement, reconnecting, giving back. [`PendingResults`] matches
 //! results to calls. The suite in `conformance` (a feature) proves the whole.
 //!
+//! [`broker`] has all four traits implemented over a broker that can publish, fetch, settle and keep
+//! values by key: the short way to a transport.
+//!
 //! What this crate does not know: any broker, any file format, and the bus.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod broker;
 pub mod codec;
 pub mod config_types;
 #[cfg(feature = "conformance")]

@@ -91,7 +91,9 @@ pub struct Headers(Vec<(Name, Name)>);
 impl Headers {
     /// Milliseconds that were left to the caller when the call was sent.
     ///
-    /// A duration rather than a moment, because clocks of machines differ.
+    /// A duration rather than a moment, because clocks of machines differ. On the wire alone: the
+    /// transport writes it from [`RpcMessage::deadline`] when it sends a call, and reads the deadline
+    /// from it when it receives one. The bus does neither.
     pub const TIME_LEFT_MS: &'static str = "time-left-ms";
     /// The trace context of <https://www.w3.org/TR/trace-context/>.
     pub const TRACEPARENT: &'static str = "traceparent";
@@ -119,6 +121,12 @@ impl Headers {
             Some((_, old)) => *old = value,
             None => self.0.push((name, value)),
         }
+    }
+
+    /// Removes a header, and returns its value.
+    pub fn remove(&mut self, name: &str) -> Option<Name> {
+        let index = self.0.iter().position(|(key, _)| &**key == name)?;
+        Some(self.0.remove(index).1)
     }
 
     /// Each header, in order.
@@ -228,7 +236,9 @@ pub struct EventMessage {
     pub headers: Headers,
     /// Events of one key stay in order, where the transport can.
     pub key: Option<Name>,
-    /// What the broker calls the event; set when it comes from the broker.
+    /// The broker's id of the event, as [`send`](crate::transport::EventTransport::send) returned it.
+    /// The transport sets it on every delivery. A dead letter keeps it, and so does a dead letter that is
+    /// requeued and delivered again.
     pub native_id: Option<Name>,
     /// When the broker took the event, where the broker tells.
     pub time: Option<SystemTime>,

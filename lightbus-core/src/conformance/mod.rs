@@ -135,7 +135,11 @@ pub trait Harness: Send + Sync {
     async fn connect(&self) -> Transports;
 
     /// After how long an event that a dead process held is taken over, as [`connect`](Self::connect)
-    /// configures it: short, a second or two. Zero if at once.
+    /// configures it; zero if at once.
+    ///
+    /// Two seconds is right. Less than one makes cases fail on a busy machine, which renews too late
+    /// what a slow process holds; five and more make them slow, as they wait for two and a half times as
+    /// long, and a case must end within 120 s.
     fn taken_over_after(&self) -> Duration;
 
     /// How long to wait for what must happen, before the promise counts as broken: generous, because
