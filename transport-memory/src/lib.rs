@@ -59,5 +59,10 @@ impl TransportFactory for MemoryFactory {
     }
 }
 
-const CAPABILITIES: Capabilities =
-    Capabilities::new().ordered(true).replay(true).history(true).lag(true).dead_letters(true).resumes(true);
+const CAPABILITIES: Capabilities = Capabilities::new()
+    .ordered(true)
+    .replay(true)
+    .history(true)
+    .lag(true)
+    .dead_letters(true)
+    .resumes(true);
