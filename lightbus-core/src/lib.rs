@@ -43,7 +43,7 @@ pub use pending::{PendingResult, PendingResults, Receives, ResultReceiver};
 pub use registry::{ConfigSection, Registry, TransportFactory, TransportKind};
 pub use shared_client::{Closing, Handle, SharedClient, User, Users};
 pub use subscription::{
-    AckHandle, Backoff, Connectivity, Delivery, Merge, Outcome, Rejection, Session, Source,
+    AckHandle, Backoff, Connectivity, Delivery, Merge, Outcome, Rejection, Room, Session, Source,
     Subscription,
 };
 pub use transport::{Capabilities, FlowControl, Transport};

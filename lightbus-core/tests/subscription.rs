@@ -35,7 +35,7 @@ struct Script {
     interruptible: bool,
     interrupted: Notify,
     /// How the next beginnings end; when there is no more to say, well.
-    begins: Mutex<VecDeque<Result<()>>>,
+    begins: Mutex<VecDeque<Result<bool>>>,
     /// Begun, and resized to.
     begun: Mutex<Vec<u32>>,
     windows: Mutex<Vec<usize>>,
@@ -114,14 +114,14 @@ impl<const REDELIVERS: bool> Source for Scripted<REDELIVERS> {
         self.0.settles.lock().expect("a lock").pop_front().unwrap_or(Ok(()))
     }
 
-    fn is_redelivered(&self, message: &u32) -> bool {
+    fn is_suspect(&self, message: &u32, _: &u32) -> bool {
         *message >= REDELIVERED
     }
 
-    async fn begin(&self, token: &u32) -> Result<()> {
+    async fn begin(&self, token: &u32) -> Result<bool> {
         self.0.begun.lock().expect("a lock").push(*token);
         tokio::task::yield_now().await;
-        self.0.begins.lock().expect("a lock").pop_front().unwrap_or(Ok(()))
+        self.0.begins.lock().expect("a lock").pop_front().unwrap_or(Ok(true))
     }
 
     fn session(&self, _: &u32) -> Option<Session> {
@@ -496,7 +496,7 @@ async fn a_redelivered_message_is_held_alone_and_begins_at_the_source() {
     for n in [REDELIVERED, REDELIVERED + 1] {
         let delivery = next(&mut subscription).await;
         settle_down().await;
-        assert!(delivery.is_redelivered());
+        assert!(delivery.is_suspect());
         assert!(soon_empty(&mut subscription).await, "nothing is taken beside {n}");
         let delivery = delivery.begin().await.expect("may begin");
         assert_eq!(script.begun.lock().expect("a lock").last(), Some(&n));
@@ -504,7 +504,7 @@ async fn a_redelivered_message_is_held_alone_and_begins_at_the_source() {
     }
     for n in [3, 4, 5] {
         let delivery = next(&mut subscription).await;
-        assert!(!delivery.is_redelivered());
+        assert!(!delivery.is_suspect());
         assert_eq!(*delivery.begin().await.expect("may begin").message, n);
     }
     assert_eq!(script.begun.lock().expect("a lock").len(), 2, "others cost the broker nothing");
@@ -550,7 +550,7 @@ async fn what_belongs_to_a_session_that_is_gone_does_not_begin() {
     script.session.revoke();
     assert!(two.begin().await.is_none());
     settle_down().await;
-    assert_eq!(script.outcomes(), [(2, Outcome::Retry)], "left to whoever has it now");
+    assert_eq!(script.outcomes(), [], "left to whoever has it now");
     assert_eq!(script.session.at_work(), 1);
     one.ack.settle(Outcome::Done).await.unwrap();
     settle_down().await;
@@ -590,4 +590,14 @@ async fn another_is_taken_in_the_place_of_one_that_waits() {
     one.ack.go_on();
     one.ack.settle(Outcome::Done).await.unwrap();
     assert_eq!(*next(&mut subscription).await.message, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_consumer_has_by_now_does_not_begin() {
+    let script = Script::new([Step::Give(vec![REDELIVERED, 1])]);
+    script.begins.lock().expect("a lock").push_back(Ok(false));
+    let mut subscription = events(&script, FlowControl::new(8, 8));
+    assert!(next(&mut subscription).await.begin().await.is_none());
+    let next = next(&mut subscription).await;
+    assert_eq!(*next.message, 1, "and it does not come here again");
 }

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::{
     Outcome,
     session::{AtWork, Session},
+    slots::Slot,
 };
 use crate::{Error, Result};
 
@@ -22,45 +23,22 @@ pub struct Delivery<M> {
     pub message: Arc<M>,
     /// Settles it. Dropped, the message is redelivered (a call is not).
     pub ack: AckHandle,
-    pub(super) session: Option<Session>,
-    pub(super) redelivered: bool,
-    pub(super) begun: bool,
 }
 
 impl<M> Delivery<M> {
-    /// Whether the broker has delivered the message before, to this process or another. Its process
-    /// may have ended because of it: it is best handled with nothing beside it.
+    /// As [`AckHandle::is_suspect`].
     #[must_use]
-    pub fn is_redelivered(&self) -> bool {
-        self.redelivered
+    pub fn is_suspect(&self) -> bool {
+        self.ack.suspect
     }
 
-    /// Says that work on the message begins. Returns `None` if it must not: the broker has taken the
-    /// message back, and delivers it again; or it could not be told, and the message is redelivered
-    /// here later.
-    ///
-    /// Where the message is [redelivered](Self::is_redelivered) and the broker does not count
-    /// deliveries by itself, the transport counts them here, so that only messages whose handling
-    /// was begun count up.
+    /// As [`AckHandle::begin`]; `None` if the message must not be handled.
     ///
     /// # Cancel safety
     ///
     /// Dropped, the message is redelivered.
     pub async fn begin(mut self) -> Option<Self> {
-        if let Some(session) = &self.session {
-            match session.begin() {
-                Some(at_work) => self.ack.at_work = Some(at_work),
-                None => {
-                    self.ack.unseen();
-                    return None;
-                }
-            }
-        }
-        if self.redelivered && !self.begun {
-            self.ack.begin().await.ok()?;
-            self.begun = true;
-        }
-        Some(self)
+        self.ack.begin().await.then_some(self)
     }
 }
 
@@ -74,6 +52,9 @@ impl<M: fmt::Debug> fmt::Debug for Delivery<M> {
 pub struct AckHandle {
     slot: usize,
     driver: Option<Arc<DriverHandle>>,
+    session: Option<Session>,
+    suspect: bool,
+    begun: bool,
     at_work: Option<AtWork>,
     held_back: bool,
 }
@@ -97,17 +78,75 @@ pub(super) struct Settlement {
 
 pub(super) enum Fate {
     /// Not settled: work on it begins.
-    Begun,
+    Begun(oneshot::Sender<Result<bool>>),
     Settled(Outcome),
     /// The handle was dropped: somebody had the message and did not say.
     Dropped,
     /// Nobody has seen the message.
     Unseen,
+    /// The broker has given the message to another: there is nothing to settle.
+    Gone,
+}
+
+impl DriverHandle {
+    /// And what settlements come by.
+    pub(super) fn new(max_in_flight: usize) -> (Arc<Self>, mpsc::Receiver<Settlement>) {
+        // Each delivery in flight may begin, and be settled.
+        let (settlements, receiver) = mpsc::channel(max_in_flight.saturating_mul(2));
+        let handle = Self { settlements, held_back: AtomicUsize::new(0), room: Notify::new() };
+        (Arc::new(handle), receiver)
+    }
 }
 
 impl AckHandle {
-    pub(super) fn new(slot: usize, driver: Arc<DriverHandle>) -> Self {
-        Self { slot, driver: Some(driver), at_work: None, held_back: false }
+    pub(super) fn new<M, T>(index: usize, slot: &Slot<M, T>, driver: Arc<DriverHandle>) -> Self {
+        Self {
+            slot: index,
+            driver: Some(driver),
+            session: slot.session.clone(),
+            suspect: slot.suspect,
+            begun: slot.begun,
+            at_work: None,
+            held_back: false,
+        }
+    }
+
+    /// Whether the message may have ended the processes that had it: at least two deliveries of it came to
+    /// nothing. It is best handled with nothing beside it.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// Says that work on the message begins. Returns `false` if it must not, and then the handle is of
+    /// no use any more: the broker has taken the message back and delivers it again, or it could not be
+    /// told, and the message is redelivered here later.
+    ///
+    /// Where the message is a [suspect](Self::is_suspect) and the broker does not count
+    /// deliveries by itself, the transport counts them here, so that only messages whose handling
+    /// was begun count up.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may have begun.
+    pub async fn begin(&mut self) -> bool {
+        if let (Some(session), None) = (&self.session, &self.at_work) {
+            self.at_work = session.begin();
+            if self.at_work.is_none() {
+                self.send(Fate::Gone, None);
+                return false;
+            }
+        }
+        if !self.suspect || self.begun {
+            return true;
+        }
+        match self.note_begin().await {
+            Ok(true) => self.begun = true,
+            // Another has it: nothing is to be settled.
+            Ok(false) => self.send(Fate::Gone, None),
+            Err(_) => self.send(Fate::Dropped, None),
+        }
+        self.begun
     }
 
     /// Says that the message waits for something, such as its next try: meanwhile another may be
@@ -154,12 +193,12 @@ impl AckHandle {
     }
 
     /// Has the source note that work on the message begins, and waits until it has.
-    async fn begin(&self) -> Result<()> {
+    async fn note_begin(&self) -> Result<bool> {
         let closed = || Error::closed("the subscription");
         let driver = self.driver.as_ref().ok_or_else(closed)?;
         let (confirm, confirmed) = oneshot::channel();
-        let (slot, fate) = (self.slot, Fate::Begun);
-        let begun = Settlement { slot, fate, confirm: Some(confirm), at_work: None };
+        let (slot, fate) = (self.slot, Fate::Begun(confirm));
+        let begun = Settlement { slot, fate, confirm: None, at_work: None };
         driver.settlements.try_send(begun).map_err(|_| closed())?;
         confirmed.await.unwrap_or_else(|_| Err(closed()))
     }

@@ -9,16 +9,13 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 
@@ -44,7 +41,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 type Fetched<S> = Result<Vec<(Arc<<S as Source>::Message>, <S as Source>::Token)>>;
 type Batch<S> = Vec<(<S as Source>::Token, Outcome)>;
-type Begun<S> = (usize, <S as Source>::Token, Result<()>);
+type Begun<S> = (usize, <S as Source>::Token, Result<bool>);
 
 pub(super) async fn run<S: Source>(
     source: Arc<S>,
@@ -52,9 +49,10 @@ pub(super) async fn run<S: Source>(
     out: mpsc::Sender<Result<Delivery<S::Message>>>,
     stopped: oneshot::Receiver<()>,
     connectivity: Connectivity,
+    inbox: (Arc<DriverHandle>, mpsc::Receiver<Settlement>),
 ) -> Result<()> {
     let report = out.clone();
-    let driver = Driver::new(source, flow, out, connectivity);
+    let driver = Driver::new(source, flow, out, connectivity, inbox);
     match AssertUnwindSafe(driver.run(stopped)).catch_unwind().await {
         Ok(end) => end,
         Err(panic) => {
@@ -85,12 +83,12 @@ struct Driver<S: Source> {
     handle: Arc<DriverHandle>,
     slots: Slots<S::Message, S::Token>,
     window: Window,
-    /// The window that the source knows.
-    told: usize,
+    /// The window that the source knows, and how many wait.
+    told: (usize, usize),
     /// The bytes of what is held.
     bytes: usize,
     /// Those that wait to begin, each with who waits for it.
-    begins: VecDeque<(usize, Option<oneshot::Sender<Result<()>>>)>,
+    begins: VecDeque<(usize, oneshot::Sender<Result<bool>>)>,
     /// Settled here, not yet at the broker.
     unsettled: Batch<S>,
     /// The room of a batch that is settled, for the next one.
@@ -116,19 +114,13 @@ impl<S: Source> Driver<S> {
         flow: FlowControl,
         out: mpsc::Sender<Result<Delivery<S::Message>>>,
         connectivity: Connectivity,
+        (handle, settlements): (Arc<DriverHandle>, mpsc::Receiver<Settlement>),
     ) -> Self {
-        // Each delivery in flight may begin, and be settled.
-        let (sender, settlements) = mpsc::channel(flow.max_in_flight.saturating_mul(2));
-        let handle = Arc::new(DriverHandle {
-            settlements: sender,
-            held_back: AtomicUsize::new(0),
-            room: Notify::new(),
-        });
         let retry = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         Self {
             source,
             window: Window::new(&flow),
-            told: 0,
+            told: (0, 0),
             bytes: 0,
             begins: VecDeque::new(),
             flow,
@@ -250,10 +242,13 @@ impl<S: Source> Driver<S> {
     }
 
     fn tell_window(&mut self) {
-        let window = self.room();
-        if window != self.told {
-            self.told = window;
-            self.source.resize(window);
+        let now = (self.room(), self.handle.held_back.load(Ordering::Relaxed));
+        let before = std::mem::replace(&mut self.told, now);
+        if now.0 != before.0 {
+            self.source.resize(now.0);
+        }
+        if now.1 != before.1 {
+            self.source.held_back(now.1);
         }
     }
 
@@ -292,9 +287,9 @@ impl<S: Source> Driver<S> {
         self.window.took(count, suspects);
     }
 
-    /// Returns whether the message is redelivered.
+    /// Returns whether the message is a suspect.
     fn hand_out(&mut self, message: Arc<S::Message>, token: S::Token) -> bool {
-        let redelivered = S::REDELIVERS && self.source.is_redelivered(&message);
+        let suspect = S::REDELIVERS && self.source.is_suspect(&message, &token);
         let bytes = self.source.size(&message);
         self.bytes += bytes;
         let slot = self.slots.insert(Slot {
@@ -303,23 +298,18 @@ impl<S: Source> Driver<S> {
             message: S::REDELIVERS.then(|| Arc::clone(&message)),
             drops: 0,
             bytes,
-            redelivered,
+            suspect,
             begun: false,
             late: None,
         });
         self.deliver(slot, message);
-        redelivered
+        suspect
     }
 
     fn deliver(&mut self, index: usize, message: Arc<S::Message>) {
         let Some(slot) = self.slots.get_mut(index) else { return };
-        let delivery = Delivery {
-            message,
-            ack: AckHandle::new(index, Arc::clone(&self.handle)),
-            session: slot.session.clone(),
-            redelivered: slot.redelivered,
-            begun: slot.begun,
-        };
+        let ack = AckHandle::new(index, slot, Arc::clone(&self.handle));
+        let delivery = Delivery { message, ack };
         let sent = match &self.out {
             Some(out) => out.try_send(Ok(delivery)).map_err(|error| error.into_inner()),
             None => Err(Ok(delivery)),
@@ -340,7 +330,7 @@ impl<S: Source> Driver<S> {
         self.window.settled(before.saturating_sub(held), suspects, held);
     }
 
-    /// Returns whether a redelivered message is held no more.
+    /// Returns whether a suspect is held no more.
     fn settled(&mut self, settlement: Settlement, closing: bool) -> bool {
         if let Some(slot) = self.slots.get_mut(settlement.slot)
             && slot.token.is_none()
@@ -351,12 +341,17 @@ impl<S: Source> Driver<S> {
         }
         let Settlement { slot, fate, confirm, at_work } = settlement;
         let outcome = match fate {
-            Fate::Begun => {
+            Fate::Begun(confirm) => {
                 // While closing nothing begins any more: who waits hears that the sender is gone.
                 if !closing {
                     self.begins.push_back((slot, confirm));
                 }
                 return false;
+            }
+            Fate::Gone => {
+                let Some(slot) = self.slots.remove(slot) else { return false };
+                self.bytes = self.bytes.saturating_sub(slot.bytes);
+                return slot.suspect;
             }
             Fate::Settled(Outcome::Retry) | Fate::Dropped if S::REDELIVERS && !closing => {
                 self.wait_for_redelivery(slot);
@@ -377,7 +372,7 @@ impl<S: Source> Driver<S> {
             self.confirms.extend(confirm);
             self.at_work.extend(at_work);
         }
-        slot.redelivered
+        slot.suspect
     }
 
     /// Has the source note that the next of those that wait begins.
@@ -397,13 +392,13 @@ impl<S: Source> Driver<S> {
     }
 
     fn finish_beginning(&mut self, (index, token, begun): Begun<S>, closing: bool) {
-        let confirm = self.begins.pop_front().and_then(|(_, confirm)| confirm);
+        let confirm = self.begins.pop_front().map(|(_, confirm)| confirm);
         let Some(slot) = self.slots.get_mut(index) else { return };
         slot.token = Some(token);
-        slot.begun = begun.is_ok();
+        slot.begun = matches!(begun, Ok(true));
         let late = slot.late.take();
         if let Err(error) = &begun {
-            tracing::warn!(%error, "a redelivered message cannot begin yet");
+            tracing::warn!(%error, "a message cannot be handled yet");
         }
         if let Some(confirm) = confirm {
             let _ = confirm.send(begun);

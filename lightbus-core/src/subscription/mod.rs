@@ -26,6 +26,8 @@ pub use merge::Merge;
 pub use rejection::Rejection;
 pub use session::Session;
 
+use delivery::DriverHandle;
+
 use crate::{Error, ErrorKind, FlowControl, Result};
 
 /// What becomes of a delivery.
@@ -76,20 +78,21 @@ pub trait Source: Send + Sync + 'static {
     /// tokens and those that came since, so settling twice must do no harm.
     async fn settle(&self, settled: &[(Self::Token, Outcome)]) -> Result<()>;
 
-    /// Whether the broker has delivered this message before. The driver then holds it alone, as far as
-    /// it can, and calls [`begin`](Self::begin) before it is handled.
-    fn is_redelivered(&self, message: &Self::Message) -> bool {
-        let _ = message;
+    /// Whether this message may have ended the processes that had it: at least two deliveries of it came
+    /// to nothing. One that did may be a process that stopped, or a connection that broke. The driver holds
+    /// a suspect alone, as far as it can, and calls [`begin`](Self::begin) before it is handled.
+    fn is_suspect(&self, message: &Self::Message, token: &Self::Token) -> bool {
+        let _ = (message, token);
         false
     }
 
-    /// Notes, where the broker does not, that a redelivered message is about to be handled: one that
-    /// ends its process must count up, those that were only taken along must not. Called at most once
-    /// for each message that was fetched, one at a time. After an error the message is not handled, and
-    /// redelivered later.
-    async fn begin(&self, token: &Self::Token) -> Result<()> {
+    /// Notes, where the broker does not, that a suspect is about to be handled: one that ends its process
+    /// must count up, those that were only taken along must not. Called at most once
+    /// for each message that was fetched, one at a time. Returns `false` if another consumer has the
+    /// message by now. After an error the message is not handled, and redelivered later.
+    async fn begin(&self, token: &Self::Token) -> Result<bool> {
         let _ = token;
-        Ok(())
+        Ok(true)
     }
 
     /// The session to which a message belongs, where the broker takes messages back with it.
@@ -108,6 +111,12 @@ pub trait Source: Send + Sync + 'static {
     /// asked by [`fetch`](Self::fetch) needs none of this. Must not block.
     fn resize(&self, window: usize) {
         let _ = window;
+    }
+
+    /// Tells a source that stands over another [`Subscription`] how many of its messages are
+    /// [held back](AckHandle::hold_back), for its [`Room`]. Must not block.
+    fn held_back(&self, messages: usize) {
+        let _ = messages;
     }
 
     /// Asks a [`fetch`](Self::fetch) that waits to return now, with what it has or nothing. Gives
@@ -130,6 +139,27 @@ pub struct Subscription<M> {
     stop: Option<oneshot::Sender<()>>,
     driver: tokio::task::JoinHandle<Result<()>>,
     connectivity: Connectivity,
+    room: Room,
+}
+
+/// Widens what a subscription holds by what its reader holds back on behalf of others: for what stands
+/// between a subscription and its consumer.
+#[derive(Clone)]
+pub struct Room(Arc<DriverHandle>);
+
+impl Room {
+    /// So many messages of the subscription wait for something: as many others may be taken, as far as
+    /// [`FlowControl::max_in_flight`] allows. Not for a reader that uses [`AckHandle::hold_back`].
+    pub fn held_back(&self, messages: usize) {
+        self.0.held_back.store(messages, std::sync::atomic::Ordering::Relaxed);
+        self.0.room.notify_one();
+    }
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").finish_non_exhaustive()
+    }
 }
 
 impl<M: Send + Sync + 'static> Subscription<M> {
@@ -140,8 +170,18 @@ impl<M: Send + Sync + 'static> Subscription<M> {
         let (sender, deliveries) = mpsc::channel(flow.max_in_flight + 1);
         let (stop, stopped) = oneshot::channel();
         let connectivity = Connectivity::default();
-        let work = driver::run(Arc::new(source), flow, sender, stopped, connectivity.clone());
-        Self { deliveries, stop: Some(stop), driver: tokio::spawn(work), connectivity }
+        let (handle, settlements) = DriverHandle::new(flow.max_in_flight);
+        let room = Room(Arc::clone(&handle));
+        let inbox = (handle, settlements);
+        let work =
+            driver::run(Arc::new(source), flow, sender, stopped, connectivity.clone(), inbox);
+        Self { deliveries, stop: Some(stop), driver: tokio::spawn(work), connectivity, room }
+    }
+
+    /// What widens the subscription by what its reader holds back.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.room.clone()
     }
 
     /// Tells whether the broker answers.

@@ -17,6 +17,12 @@ impl Rejection {
         Self { reason: reason.into(), tries: 1 }
     }
 
+    /// Given up for this reason without a try of this delivery: its earlier deliveries say enough.
+    #[must_use]
+    pub fn untried(reason: impl Into<Arc<str>>) -> Self {
+        Self { reason: reason.into(), tries: 0 }
+    }
+
     /// Given up after this many tries of this delivery. Zero counts as one.
     #[must_use]
     pub fn after(mut self, tries: u32) -> Self {

@@ -13,8 +13,8 @@ pub(super) struct Slot<M, T> {
     pub(super) drops: u32,
     /// The bytes of the message.
     pub(super) bytes: usize,
-    /// The broker has delivered it before.
-    pub(super) redelivered: bool,
+    /// It may have ended the processes that had it.
+    pub(super) suspect: bool,
     /// The source knows that work on it has begun.
     pub(super) begun: bool,
     /// Settled while the token was away.

@@ -9,7 +9,8 @@
 //! 2. A first delivery widens it to the consumer's concurrency, at once.
 //! 3. From then on it follows the measured rate: at most doubled with each measurement, so that a
 //!    burst of quick messages does not take in what slow ones behind it will need a minute for.
-//! 4. While a redelivered message is held it is one: nothing is taken beside a suspect.
+//! 4. While a suspect is held, a message that may have ended the processes that had it, it is one:
+//!    nothing is taken beside it.
 //! 5. After an interruption it begins with a probe again: the broker may have taken everything back.
 
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub(super) struct Window {
     adaptive: bool,
     /// Whether anything has been delivered since the window opened.
     probing: bool,
-    /// Redelivered messages that are held.
+    /// Suspects that are held.
     suspects: usize,
     /// The measurement under way: since when the consumer was busy, and what it settled.
     since: Option<Instant>,

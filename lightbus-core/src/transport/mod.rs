@@ -258,6 +258,14 @@ impl FlowControl {
         self
     }
 
+    /// Takes ahead what [`max_in_flight`](Self::max_in_flight) allows: for what stands over another
+    /// subscription, which takes ahead as it should.
+    #[must_use]
+    pub fn fixed(mut self) -> Self {
+        self.concurrency = None;
+        self
+    }
+
     /// Sets [`close_timeout`](Self::close_timeout).
     #[must_use]
     pub fn close_within(mut self, limit: Duration) -> Self {

@@ -93,7 +93,7 @@ impl Group {
         let mut state = lock(&self.state);
         let removed = self.remove_letters(ids);
         for Rejected { event, .. } in &removed {
-            let taken = Taken { event: Arc::clone(event), attempt: 0 };
+            let taken = Taken { event: Arc::clone(event), attempt: 0, begun: true };
             state.returned.insert(event.number, taken);
         }
         if !removed.is_empty() {

@@ -58,6 +58,8 @@ pub(super) struct Taken {
     pub(super) event: Arc<Event>,
     /// How often it was taken.
     pub(super) attempt: u32,
+    /// Whether it was begun. The first two deliveries count in any case.
+    pub(super) begun: bool,
 }
 
 /// What a consumer took from its group.
@@ -87,6 +89,14 @@ impl Cursor {
 }
 
 impl Taken {
+    /// As it waits for its next delivery.
+    fn returned(mut self) -> Self {
+        if !self.begun {
+            self.attempt = self.attempt.saturating_sub(1);
+        }
+        self
+    }
+
     pub(super) fn message(&self) -> Arc<EventMessage> {
         if self.attempt == self.event.message.attempt {
             // Shared by all listeners.
@@ -103,6 +113,18 @@ impl Group {
             state: Mutex::default(),
             bell: Arc::default(),
             dead: Mutex::default(),
+        }
+    }
+
+    /// Records that a suspect is begun. Returns `false` if the consumer does not have it.
+    pub(super) fn begin(&self, consumer: ConsumerId, number: u64) -> bool {
+        let mut state = lock(&self.state);
+        match state.pending.get_mut(&number) {
+            Some((owner, taken)) if *owner == consumer => {
+                taken.begun = true;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -134,9 +156,10 @@ impl Group {
             let again = state.returned.iter().filter(|(_, taken)| wants(&taken.event));
             let again: Vec<_> = again.map(|(number, _)| *number).take(max).collect();
             let again = again.iter().filter_map(|number| state.returned.remove(number));
-            taken.extend(again.map(|Taken { event, attempt }| Taken {
+            taken.extend(again.map(|Taken { event, attempt, .. }| Taken {
                 event,
                 attempt: attempt.saturating_add(1),
+                begun: attempt <= 1,
             }));
         }
         let room = max - taken.len();
@@ -160,7 +183,11 @@ impl Group {
             cursor.next = cursor.next.min(position);
             more = true;
         }
-        taken.extend(found.into_iter().map(|(_, _, event)| Taken { event, attempt: 1 }));
+        taken.extend(found.into_iter().map(|(_, _, event)| Taken {
+            event,
+            attempt: 1,
+            begun: true,
+        }));
         let pending = taken.iter().map(|taken| (taken.event.number, (consumer, taken.clone())));
         state.pending.extend(pending);
         Took { taken, more: more || room == 0 }
@@ -188,7 +215,7 @@ impl Group {
             match outcome {
                 Outcome::Done => {}
                 Outcome::Retry => {
-                    state.returned.insert(*number, taken);
+                    state.returned.insert(*number, taken.returned());
                     returned = true;
                 }
                 Outcome::Reject(reason) => rejected.push((taken, reason.clone())),
@@ -211,7 +238,7 @@ impl Group {
         let left: Vec<_> = left.map(|(number, _)| *number).collect();
         for number in left {
             if let Some((_, taken)) = state.pending.remove(&number) {
-                state.returned.insert(number, taken);
+                state.returned.insert(number, taken.returned());
             }
         }
         if !state.returned.is_empty() {

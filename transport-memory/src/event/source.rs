@@ -57,6 +57,18 @@ impl Source for EventSource {
         Ok(())
     }
 
+    fn is_suspect(&self, message: &EventMessage, _: &u64) -> bool {
+        message.attempt > 2
+    }
+
+    async fn begin(&self, number: &u64) -> Result<bool> {
+        Ok(self.group.begin(self.consumer, *number))
+    }
+
+    fn size(&self, message: &EventMessage) -> usize {
+        message.fields.size()
+    }
+
     async fn close(&self) -> Result<()> {
         self.group.leave(self.consumer);
         Ok(())
