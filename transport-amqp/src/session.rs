@@ -22,6 +22,8 @@ pub(crate) struct Session {
     pub(crate) link: Arc<Link>,
     pub(crate) channel: Channel,
     delivered: Mutex<Delivered>,
+    /// Ends with the channel: then the broker redelivers what is not settled.
+    deliveries: lightbus_core::Session,
 }
 
 /// The deliveries of a session's consumers, each with the consumer's name; `None` when a consumer ends.
@@ -29,7 +31,8 @@ pub(crate) type Inbox = SelectAll<BoxStream<'static, (Name, Option<lapin::Result
 
 impl Session {
     pub(crate) fn new(link: Arc<Link>, channel: Channel) -> Self {
-        Self { link, channel, delivered: Mutex::new(Delivered::new()) }
+        let deliveries = lightbus_core::Session::new();
+        Self { link, channel, delivered: Mutex::new(Delivered::new()), deliveries }
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -137,6 +140,11 @@ impl Session {
     fn delivered(&self) -> MutexGuard<'_, Delivered> {
         // Nothing panics while it is locked.
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What deliveries of this session depend on.
+    pub(crate) fn deliveries(&self) -> &lightbus_core::Session {
+        &self.deliveries
     }
 
     /// Returns the error of a session that has ended. `error` is what its consumer reported.

@@ -11,7 +11,7 @@ use futures_util::{
     future::{BoxFuture, join_all},
     stream::FuturesUnordered,
 };
-use lightbus_core::{Outcome, Result, Source};
+use lightbus_core::{Outcome, Result, Session, Source};
 
 /// Reads from several sources at the same time.
 pub(crate) struct MergedSource<S: Source> {
@@ -101,6 +101,30 @@ where
             }
         }
         Ok(())
+    }
+
+    fn is_suspect(&self, message: &S::Message, (of, token): &Self::Token) -> bool {
+        self.sources[*of].is_suspect(message, token)
+    }
+
+    async fn begin(&self, (of, token): &Self::Token) -> Result<bool> {
+        self.sources[*of].begin(token).await
+    }
+
+    fn session(&self, (of, token): &Self::Token) -> Option<Session> {
+        self.sources[*of].session(token)
+    }
+
+    fn size(&self, message: &S::Message) -> usize {
+        self.sources.first().map_or(0, |source| source.size(message))
+    }
+
+    fn resize(&self, window: usize) {
+        self.sources.iter().for_each(|source| source.resize(window));
+    }
+
+    fn held_back(&self, messages: usize) {
+        self.sources.iter().for_each(|source| source.held_back(messages));
     }
 
     async fn interrupt(&self) -> bool {

@@ -223,6 +223,10 @@ impl Source for EventSource {
         Ok(())
     }
 
+    fn size(&self, message: &EventMessage) -> usize {
+        message.fields.size()
+    }
+
     async fn close(&self) -> Result<()> {
         self.dead_letter_malformed().await;
         self.member.leave().await;

@@ -529,6 +529,14 @@ impl Source for EventSource {
         Ok(())
     }
 
+    fn is_suspect(&self, message: &EventMessage, _: &EventToken) -> bool {
+        message.attempt > 2
+    }
+
+    fn size(&self, message: &EventMessage) -> usize {
+        message.fields.size()
+    }
+
     async fn interrupt(&self) -> bool {
         self.reader.interrupt().await
     }
