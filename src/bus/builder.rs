@@ -169,6 +169,7 @@ impl BusBuilder {
             schema,
             ids: Arc::new(Ids::new()),
             calls: Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS)),
+            suspects: Arc::new(Semaphore::new(1)),
             nowhere: ReturnPath::new(""),
             features,
             plugins: Arc::new(Plugins::new(plugins, Weak::clone(inner))),

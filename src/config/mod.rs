@@ -33,7 +33,8 @@ use lightbus_core::{Error, Registry, TransportKind};
 
 pub use load::Loader;
 pub use model::{
-    ApiConfig, BusConfig, Config, LogLevel, OnIncompatible, OnMissing, SchemaConfig, Validate,
+    ApiConfig, BusConfig, Config, ListenerConfig, LogLevel, OnIncompatible, OnMissing, RetryConfig,
+    SchemaConfig, Validate,
 };
 pub use names::Names;
 pub(crate) use names::hostname;

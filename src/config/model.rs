@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer, de::Error as _};
 
 use super::{PluginsConfig, Selector, Sources};
+use crate::bus::RetryPolicy;
 
 /// The settings of a process.
 ///
@@ -28,6 +29,10 @@ pub struct Config {
     pub bus: BusConfig,
     /// Settings by API. `default` is for all APIs that have no entry of their own.
     pub apis: BTreeMap<String, ApiConfig>,
+    /// Settings by the name of a listener, for what the program does not say in code. `default` is for
+    /// all listeners that have no entry of their own. Only Rust knows this key.
+    #[schemars(extend("x-rust-only" = true))]
+    pub listeners: BTreeMap<String, ListenerConfig>,
     /// Settings of plugins, by name.
     pub plugins: PluginsConfig,
     #[serde(skip)]
@@ -202,6 +207,79 @@ impl Default for ApiConfig {
     }
 }
 
+/// The settings of a listener. An entry inherits nothing from `default`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerConfig {
+    /// The most events that a process holds for this listener, those at work included: 512.
+    pub prefetch: Option<NonZeroU32>,
+    /// How long the handler may take, in seconds: no limit.
+    #[serde(deserialize_with = "some_seconds")]
+    #[schemars(schema_with = "some_seconds_schema")]
+    pub timeout: Option<Duration>,
+    /// How failed events are retried.
+    pub retry: RetryConfig,
+}
+
+/// How failed events are retried, as [`RetryPolicy`] says.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// All tries together: 5.
+    pub attempts: NonZeroU32,
+    /// The wait after the first failure, in seconds: 0.2. Doubled with each further one.
+    #[serde(deserialize_with = "seconds")]
+    #[schemars(schema_with = "seconds_schema")]
+    pub first_wait: Duration,
+    /// The longest wait, in seconds: 10.
+    #[serde(deserialize_with = "seconds")]
+    #[schemars(schema_with = "seconds_schema")]
+    pub longest_wait: Duration,
+    /// How often an event is delivered whose process ends while it is handled: 5.
+    pub deliveries: NonZeroU32,
+    /// Whether the listener waits while different events fail one after the other: true.
+    pub breaker: bool,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        let usual = RetryPolicy::default();
+        let count = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        Self {
+            attempts: count(usual.attempts),
+            first_wait: usual.first_wait,
+            longest_wait: usual.longest_wait,
+            deliveries: count(usual.deliveries),
+            breaker: usual.breaker,
+        }
+    }
+}
+
+impl ListenerConfig {
+    pub(crate) fn prefetch(&self) -> Option<usize> {
+        self.prefetch.map(|events| usize::try_from(events.get()).unwrap_or(usize::MAX))
+    }
+
+    pub(crate) fn policy(&self) -> RetryPolicy {
+        let RetryConfig { attempts, first_wait, longest_wait, deliveries, breaker } = self.retry;
+        RetryPolicy {
+            attempts: attempts.get(),
+            first_wait,
+            longest_wait,
+            deliveries: deliveries.get(),
+            breaker,
+        }
+    }
+}
+
+impl Config {
+    /// The settings of a listener: those of its name, or of `default`.
+    pub(crate) fn listener(&self, name: &str) -> ListenerConfig {
+        let settings = self.listeners.get(name).or_else(|| self.listeners.get("default"));
+        settings.cloned().unwrap_or_default()
+    }
+}
+
 /// In which directions messages are checked against schemas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validate {
@@ -277,6 +355,14 @@ pub(super) fn seconds<'de, D: serde::Deserializer<'de>>(
         .ok_or_else(|| D::Error::custom("expected a number of seconds above zero"))
 }
 
+fn some_seconds<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    struct Seconds(#[serde(deserialize_with = "seconds")] Duration);
+    Ok(Option::<Seconds>::deserialize(deserializer)?.map(|Seconds(duration)| duration))
+}
+
 pub(super) fn in_seconds<S: Serializer>(
     duration: &Duration,
     serializer: S,
@@ -289,6 +375,10 @@ pub(super) fn in_seconds<S: Serializer>(
 
 pub(super) fn seconds_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "number", "exclusiveMinimum": 0 })
+}
+
+fn some_seconds_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["number", "null"], "exclusiveMinimum": 0 })
 }
 
 /// A place that is filled in with the transports of a registry.

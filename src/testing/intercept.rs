@@ -8,8 +8,8 @@ use std::sync::{
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lightbus_core::{
-    AckHandle, Delivery, Error, EventMessage, FlowControl, Outcome, Result, RpcMessage, Source,
-    Subscription, transport::RpcTransport,
+    AckHandle, Delivery, Error, EventMessage, FlowControl, Outcome, Result, Room, RpcMessage,
+    Source, Subscription, transport::RpcTransport,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -34,7 +34,7 @@ pub(super) fn events(
     flow: FlowControl,
     pass: impl Interceptor<EventMessage>,
 ) -> Subscription<EventMessage> {
-    Subscription::spawn(Intercepted::<_, _, true>::new(inner, pass, None), flow)
+    Subscription::spawn(Intercepted::<_, _, true>::new(inner, pass, None), flow.fixed())
 }
 
 /// Hands on the calls of a subscription. Those that nobody has seen when it ends are called again by
@@ -68,18 +68,31 @@ struct Intercepted<M, P, const REDELIVERS: bool> {
     pass: P,
     put_back: Option<Arc<dyn RpcTransport>>,
     ended: AtomicBool,
+    room: Room,
 }
 
 /// A delivery of the subscription below.
 struct InnerDelivery<M> {
     message: Arc<M>,
     ack: Mutex<Option<AckHandle>>,
+    suspect: bool,
+}
+
+impl<M> InnerDelivery<M> {
+    async fn begin(&self) -> bool {
+        let ack = self.ack.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut ack) = ack else { return false };
+        let begun = ack.begin().await;
+        *self.ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(ack);
+        begun
+    }
 }
 
 impl<M: Message, P: Interceptor<M>, const REDELIVERS: bool> Intercepted<M, P, REDELIVERS> {
     fn new(inner: Subscription<M>, pass: P, put_back: Option<Arc<dyn RpcTransport>>) -> Self {
+        let room = inner.room();
         let inner = AsyncMutex::new(Some(inner));
-        Self { inner, pass, put_back, ended: AtomicBool::new(false) }
+        Self { inner, pass, put_back, ended: AtomicBool::new(false), room }
     }
 
     async fn settle_one(&self, held: &InnerDelivery<M>, outcome: &Outcome) -> Result<()> {
@@ -124,10 +137,9 @@ impl<M: Message, P: Interceptor<M>, const REDELIVERS: bool> Source
             match delivery {
                 Ok(Delivery { message, ack, .. }) => {
                     let arrived = self.pass.arrived(Arc::clone(&message));
-                    messages.push((
-                        arrived,
-                        Arc::new(InnerDelivery { message, ack: Mutex::new(Some(ack)) }),
-                    ));
+                    let suspect = ack.is_suspect();
+                    let ack = Mutex::new(Some(ack));
+                    messages.push((arrived, Arc::new(InnerDelivery { message, ack, suspect })));
                 }
                 Err(error) if messages.is_empty() => return Err(error),
                 // What came before it is handed on first. After an error nothing comes any more.
@@ -141,6 +153,18 @@ impl<M: Message, P: Interceptor<M>, const REDELIVERS: bool> Source
         // At once, so that the subscription below can settle them together.
         let all = settled.iter().map(|(held, outcome)| self.settle_one(held, outcome));
         join_all(all).await.into_iter().collect()
+    }
+
+    fn is_suspect(&self, _: &M, held: &Arc<InnerDelivery<M>>) -> bool {
+        held.suspect
+    }
+
+    async fn begin(&self, held: &Arc<InnerDelivery<M>>) -> Result<bool> {
+        Ok(held.begin().await)
+    }
+
+    fn held_back(&self, messages: usize) {
+        self.room.held_back(messages);
     }
 
     async fn close(&self) -> Result<()> {

@@ -40,10 +40,12 @@ impl KeyQueues {
     pub(super) fn enter(
         &self,
         key: &Bytes,
-        delivery: Delivery<EventMessage>,
+        mut delivery: Delivery<EventMessage>,
     ) -> Option<Delivery<EventMessage>> {
         match self.busy().entry(key.clone()) {
             Entry::Occupied(mut waiting) => {
+                // Others may be taken in the place of it: its key must not hold them up.
+                delivery.ack.hold_back();
                 waiting.get_mut().push_back(delivery);
                 None
             }
@@ -62,6 +64,11 @@ impl KeyQueues {
             busy.remove(key);
         }
         next
+    }
+
+    /// The next event of a key, which is kept also without one.
+    pub(super) fn waiting(&self, key: &Bytes) -> Option<Delivery<EventMessage>> {
+        self.busy().get_mut(key)?.pop_front()
     }
 
     fn busy(&self) -> MutexGuard<'_, HashMap<Bytes, Queue>> {
@@ -83,30 +90,31 @@ fn canonical(json: &Bytes) -> Option<Bytes> {
     Some(value.map_or_else(|_| json.clone(), |value| value.to_string().into()))
 }
 
-/// A handler's permit to run. It is released while the handler's event waits for a retry, so that
-/// failures of one key do not block the others.
+/// A handler's place among those that work at once. It is free while the handler's event waits to
+/// be tried again: failures of one key must not hold up the others. An event that may have ended its
+/// process takes all places: nothing begins beside it.
 pub(super) struct Permit {
     permits: Arc<Semaphore>,
+    all: u32,
     taken: Option<OwnedSemaphorePermit>,
 }
 
 impl Permit {
-    /// Waits for a permit.
-    pub(super) async fn take(permits: &Arc<Semaphore>) -> Self {
-        let mut permit = Self { permits: Arc::clone(permits), taken: None };
-        permit.acquire().await;
-        permit
+    /// None yet, of so many.
+    pub(super) fn of(permits: &Arc<Semaphore>, all: u32) -> Self {
+        Self { permits: Arc::clone(permits), all, taken: None }
     }
 
     pub(super) fn release(&mut self) {
         self.taken = None;
     }
 
-    /// Waits for a permit, unless it is held already. First come, first served.
-    pub(super) async fn acquire(&mut self) {
+    /// Waits for a free place, or for all, behind those who wait already.
+    pub(super) async fn acquire(&mut self, alone: bool) {
         if self.taken.is_none() {
+            let count = if alone { self.all } else { 1 };
             // Never closed.
-            self.taken = Arc::clone(&self.permits).acquire_owned().await.ok();
+            self.taken = Arc::clone(&self.permits).acquire_many_owned(count).await.ok();
         }
     }
 }

@@ -12,7 +12,6 @@ use lightbus_core::EventMessage;
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
 use super::handler::{Fault, Handler};
-use crate::bus::shared::HandlerError;
 
 pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -72,6 +71,6 @@ impl StdError for Failed {}
 fn fault(error: BoxError) -> Fault {
     match error.downcast::<Failed>() {
         Ok(failed) => failed.0,
-        Err(error) => Fault::Failed(HandlerError::from_boxed(error)),
+        Err(error) => Fault::Failed(error.into()),
     }
 }

@@ -12,13 +12,15 @@ use lightbus_core::{
     Error, ErrorKind, EventMessage, Name, Result, name,
     transport::{EventSelector, GroupSpec, ListenSpec, Start},
 };
+use tokio::sync::watch;
 
 #[cfg(feature = "tower")]
 use super::layer::{self, Handling};
 use super::{
     batches::Batches,
+    breaker::Breaker,
     handler::{Fault, Handler},
-    listener::Listener,
+    listener::{Control, Listener},
     on_error::OnError,
     received::FromEvent,
     watchdog::watch_over,
@@ -29,10 +31,12 @@ use crate::{
     contract::Parameter,
 };
 
-/// How many events to fetch at once and to hold, however many are handled concurrently: one round trip
-/// per event would dominate.
+/// The most events that are taken from the broker at once.
 const BATCH: usize = 256;
-const IN_FLIGHT: usize = 512;
+/// The most events that are held, unless told otherwise.
+const PREFETCH: usize = 512;
+/// The most events that may be handled at once, whatever is asked for.
+const MOST_AT_ONCE: usize = 10_000;
 
 /// A listener to be started. Await it to start listening.
 #[must_use = "a listener starts when it is awaited"]
@@ -49,12 +53,14 @@ pub struct Listen {
     /// The fields of the event, if its type is known.
     fields: Option<&'static [Parameter]>,
     start: Start,
-    on_error: OnError,
+    on_error: Option<OnError>,
+    prefetch: Option<usize>,
+    timeout: Option<Duration>,
 }
 
 impl Listen {
     /// Sets how many events are handled concurrently. Default: 1, which keeps all events in order.
-    /// Zero counts as one.
+    /// Zero counts as one, more than 10,000 as 10,000.
     ///
     /// Above one, events of the same key are still handled one after the other; events of other keys,
     /// and events without a key, are handled concurrently. The key is the field that
@@ -62,7 +68,26 @@ impl Listen {
     /// retry, only events of its key wait behind it. Order is kept within one process: where several
     /// processes listen under one name, the broker may deliver events of one key to different ones.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.concurrency = concurrency.max(1);
+        self.concurrency = concurrency.clamp(1, MOST_AT_ONCE);
+        self
+    }
+
+    /// The most events that this process holds, those at work included: 512, or what the configuration
+    /// says (`listeners.<name>.prefetch`). Never fewer than are handled at once.
+    ///
+    /// Within it, what is taken ahead is what the handler has been measured to handle in about a
+    /// second: processes that listen under one name share a backlog, and one that dies leaves little
+    /// behind.
+    pub fn prefetch(mut self, events: usize) -> Self {
+        self.prefetch = Some(events);
+        self
+    }
+
+    /// How long the handler may take for one event, or one batch: no limit, or what the configuration
+    /// says (`listeners.<name>.timeout`). Then it is dropped where it waits, which is a failure as any
+    /// other. Code that blocks its thread cannot be cut off.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
         self
     }
 
@@ -96,9 +121,10 @@ impl Listen {
         self
     }
 
-    /// Sets what happens to an event whose handler fails. Default: retries, then dead letter.
+    /// What becomes of an event whose handler fails: [`OnError::Retry`] with the default policy, or
+    /// with what the configuration says (`listeners.<name>.retry`).
     pub fn on_error(mut self, on_error: OnError) -> Self {
-        self.on_error = on_error;
+        self.on_error = Some(on_error);
         self
     }
 
@@ -298,7 +324,9 @@ impl Bus {
             order: None,
             fields: None,
             start: Start::New,
-            on_error: OnError::default(),
+            on_error: None,
+            prefetch: None,
+            timeout: None,
         }
     }
 }
@@ -345,8 +373,20 @@ impl Listen {
             return Ok(());
         }
         let at_once = self.batches.as_ref().map_or(self.concurrency, |batches| batches.most);
+        let settings = inner.config.listener(&self.name);
+        let on_error = self.on_error.unwrap_or_else(|| OnError::Retry(settings.policy()));
+        let prefetch = self.prefetch.or_else(|| settings.prefetch()).unwrap_or(PREFETCH);
+        let flow = inner.flow(BATCH, prefetch.max(at_once)).for_handlers(at_once);
+        let policy = match on_error {
+            OnError::Retry(policy) => Some(policy),
+            OnError::Acknowledge | OnError::Shutdown => None,
+        };
         let mut subscribed = Vec::new();
         for (entry, events) in by_transport(&inner, events) {
+            let progress = Progress::listener(&self.name);
+            if let Some(limit) = self.timeout.or(settings.timeout) {
+                progress.limit(Some(limit));
+            }
             let listener = Arc::new(Listener {
                 spec: ListenSpec {
                     group: GroupSpec::new(
@@ -356,19 +396,22 @@ impl Listen {
                     process: Name::clone(&inner.names.process),
                     events,
                     start: self.start,
-                    flow: inner.flow(BATCH, IN_FLIGHT.max(2 * at_once)),
+                    flow,
                 },
                 event: Arc::clone(&entry.event),
                 incoming: entry.config.validate.incoming,
                 handler: Arc::clone(&self.handler),
                 batches: self.batches.clone(),
-                on_error: self.on_error,
+                on_error,
+                breaker: Breaker::new(policy, &progress),
+                timeout: self.timeout.or(settings.timeout),
+                control: watch::Sender::new(Control::Listen),
                 concurrency: self.concurrency,
                 order: self.order.clone(),
                 failed: AtomicBool::new(false),
                 handled: Arc::clone(&inner.handled),
                 inner: Arc::downgrade(&inner),
-                progress: Progress::listener(&self.name),
+                progress,
                 plugins: Arc::clone(&inner.plugins),
             });
             let limit = entry.config.event_listener_setup_timeout;

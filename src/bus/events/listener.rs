@@ -1,7 +1,7 @@
-//! What a listener does with one event: validate, call the handler, retry, settle.
+//! A listener, and one attempt of its handler: validate, call, tell how it ended.
 //!
-//! [`run`](super::run) and [`run_batches`](super::run_batches) decide when events reach
-//! [`Listener::handle`]; this file decides how each ends. The order is fixed: attempt, wait, attempt
+//! [`run`](super::run) and [`run_batches`](super::run_batches) decide when events are handled, and
+//! [`retry`](super::retry) how often each is attempted. The order is fixed: attempt, wait, attempt
 //! again, dead letter, acknowledge. Three ends are possible: settled as done, settled as rejected
 //! (the transport makes it a dead letter), or returned, by dropping the delivery's handle.
 //!
@@ -16,29 +16,30 @@
 //!   fetched together with the failed event are still in the consumer's hands, and handling those
 //!   would reorder the stream (test `after_a_failure_that_ends_the_process_nothing_more_is_handled`).
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Backoff, Delivery, Error, ErrorKind, EventMessage, Name, Outcome, Rejection, Result,
-    Subscription,
+    Error, ErrorKind, EventMessage, Name, Outcome, Rejection, Result, Subscription,
     transport::{EventTransport, ListenSpec},
 };
-use tokio::{
-    sync::{Notify, watch},
-    time::sleep,
-};
+use tokio::sync::{Notify, watch};
 
 use super::{
     batches::Batches,
+    breaker::Breaker,
     handler::{Fault, Handler},
-    key_queues::Permit,
     on_error::{OnError, RetryPolicy},
 };
-use crate::bus::shared::{Inner, Listening, Phase, PluginChain, Progress, catch_panic, drained};
+use crate::bus::shared::{
+    HandlerError, Inner, Listening, Phase, PluginChain, Progress, catch_panic,
+};
 
 /// A listener on one transport.
 pub(super) struct Listener {
@@ -59,6 +60,26 @@ pub(super) struct Listener {
     pub(super) inner: Weak<Inner>,
     pub(super) progress: Arc<Progress>,
     pub(super) plugins: Arc<dyn PluginChain>,
+    pub(super) breaker: Breaker,
+    /// How long a handler may take.
+    pub(super) timeout: Option<Duration>,
+    pub(super) control: watch::Sender<Control>,
+}
+
+/// What an operator wants of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Control {
+    Listen,
+    Pause,
+    Stop,
+}
+
+/// Why a try failed.
+pub(super) enum Failure {
+    /// It may succeed later.
+    Passing(String),
+    /// The handler said that it never will.
+    Permanent(String),
 }
 
 /// How a delivery ended.
@@ -77,24 +98,6 @@ impl Listener {
         self.event.listen(self.spec.clone()).await
     }
 
-    pub(super) async fn handle(
-        &self,
-        delivery: Delivery<EventMessage>,
-        phase: &mut watch::Receiver<Phase>,
-        permit: Option<&mut Permit>,
-    ) {
-        let Delivery { message, ack, .. } = delivery;
-        if self.takes_no_more(phase) {
-            return;
-        }
-        let _begun = self.progress.began();
-        match self.try_until_settled(&message, phase, permit).await {
-            End::Settle(outcome) => ack.settle_later(outcome),
-            End::Return => drop(ack),
-        }
-        self.handled.notify_waiters();
-    }
-
     /// Whether events not yet started are to be returned: the bus drains, or a failure is shutting the
     /// process down.
     pub(super) fn takes_no_more(&self, phase: &watch::Receiver<Phase>) -> bool {
@@ -110,14 +113,27 @@ impl Listener {
         }
     }
 
-    /// Makes one attempt. Returns how the event ends, or why the attempt failed and may be repeated.
-    pub(super) async fn try_once(&self, message: &Arc<EventMessage>) -> Result<End, String> {
+    /// Makes one attempt. Returns how the event ends, or why the attempt failed.
+    pub(super) async fn try_once(&self, message: &Arc<EventMessage>) -> Result<End, Failure> {
+        let _begun = self.progress.began();
         // Decoding the event and creating the handler's future may panic too.
-        match catch_panic(self.attempt(message)).await {
+        let tried = catch_panic(self.attempt(message));
+        let tried = match self.timeout {
+            Some(limit) => tokio::time::timeout(limit, tried).await.unwrap_or_else(|_| {
+                Ok(Err(Fault::Failed(HandlerError::new(format!(
+                    "the handler did not return within {limit:?}"
+                )))))
+            }),
+            None => tried.await,
+        };
+        match tried {
             Ok(Ok(())) => Ok(End::Settle(Outcome::Done)),
             Ok(Err(Fault::Unreadable(error))) => Ok(self.unreadable(message, &error)),
-            Ok(Err(Fault::Failed(error))) => Err(error.to_string()),
-            Err(panic) => Err(format!("the handler panicked: {panic}")),
+            Ok(Err(Fault::Failed(error))) if error.is_permanent() => {
+                Err(Failure::Permanent(error.reason()))
+            }
+            Ok(Err(Fault::Failed(error))) => Err(Failure::Passing(error.reason())),
+            Err(panic) => Err(Failure::Passing(format!("the handler panicked: {panic}"))),
         }
     }
 
@@ -131,48 +147,18 @@ impl Listener {
         asked.map_err(|error| Fault::Failed(error.into()))?;
         let message = Arc::new(message);
         (self.handler)(Arc::clone(&message)).await?;
-        self.plugins.after_event_execution(&message, self.name()).await;
+        self.after_execution(&message).await;
         Ok(())
     }
 
-    async fn try_until_settled(
-        &self,
-        message: &Arc<EventMessage>,
-        phase: &mut watch::Receiver<Phase>,
-        mut permit: Option<&mut Permit>,
-    ) -> End {
-        if let Err(error) = self.check(message) {
-            return self.unreadable(message, &error);
-        }
-        let policy = self.policy();
-        let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
-        loop {
-            let reason = match self.try_once(message).await {
-                Ok(end) => return end,
-                Err(reason) => reason,
-            };
-            let wait = waits.failed();
-            let attempt = waits.failures();
-            tracing::warn!(
-                listener = %self.name(), api = %message.api, event = %message.event, id = %message.id, attempt, reason,
-                "a handler failed"
+    /// What plugins do after an event was handled. It stays handled if one of them panics.
+    pub(super) async fn after_execution(&self, message: &EventMessage) {
+        let after = self.plugins.after_event_execution(message, self.name());
+        if let Err(panic) = catch_panic(after).await {
+            tracing::error!(
+                listener = %self.name(), api = %message.api, event = %message.event, id = %message.id,
+                panic, "a plugin panicked after an event was handled"
             );
-            if attempt >= policy.attempts.max(1) {
-                return self.give_up(message, reason, attempt);
-            }
-            if let Some(permit) = &mut permit {
-                permit.release();
-            }
-            let waited = async {
-                sleep(wait).await;
-                if let Some(permit) = &mut permit {
-                    permit.acquire().await;
-                }
-            };
-            tokio::select! {
-                () = drained(phase) => return End::Return,
-                () = waited => {}
-            }
         }
     }
 
@@ -258,10 +244,33 @@ impl Listening for Listener {
 
     async fn handle_once(&self, event: Arc<EventMessage>) -> Result<(), String> {
         self.check(&event).map_err(|error| error.to_string())?;
-        match self.try_once(&event).await? {
-            End::Settle(Outcome::Done) => Ok(()),
-            End::Settle(Outcome::Reject(rejection)) => Err(rejection.reason().to_owned()),
-            _ => Err("the handler was not run to its end".to_owned()),
+        match self.try_once(&event).await {
+            Ok(End::Settle(Outcome::Done)) => Ok(()),
+            Ok(End::Settle(Outcome::Reject(rejection))) => Err(rejection.reason().to_owned()),
+            Ok(_) => Err("the handler was not run to its end".to_owned()),
+            Err(Failure::Passing(reason) | Failure::Permanent(reason)) => Err(reason),
         }
+    }
+
+    fn pause(&self) {
+        self.control.send_if_modified(|control| {
+            std::mem::replace(control, Control::Pause) == Control::Listen
+        });
+    }
+
+    fn resume(&self) {
+        self.control.send_if_modified(|control| {
+            let paused = *control == Control::Pause;
+            if paused {
+                *control = Control::Listen;
+            }
+            paused
+        });
+    }
+
+    async fn stop(&self) {
+        self.control.send_replace(Control::Stop);
+        // Its task holds the receivers, and ends.
+        self.control.closed().await;
     }
 }

@@ -1,15 +1,19 @@
 //! Events: firing them and listening to them.
 
 mod batches;
+mod breaker;
+mod control;
 mod fire;
 mod handler;
 mod key_queues;
+mod lane;
 #[cfg(feature = "tower")]
 mod layer;
 mod listen;
 mod listener;
 mod on_error;
 mod received;
+mod retry;
 mod run;
 mod run_batches;
 mod watchdog;

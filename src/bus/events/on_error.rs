@@ -21,17 +21,38 @@ impl Default for OnError {
     }
 }
 
-/// How often and after which delays a failed event is retried. Later events (of its key, where
-/// [`concurrency`](crate::Listen::concurrency) is above one) wait meanwhile, so that order is kept.
+/// How often and after which delays a failed event is retried, and when it is dead-lettered. Later
+/// events (of its key, where [`concurrency`](crate::Listen::concurrency) is above one) wait meanwhile,
+/// so that order is kept.
+///
+/// ```
+/// # use std::time::Duration;
+/// use lightbus::RetryPolicy;
+///
+/// let patient = RetryPolicy { attempts: 8, longest_wait: Duration::from_secs(60), ..RetryPolicy::default() };
+/// # assert!(patient.breaker);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// The number of attempts in all, including the first. Default: 5.
+    /// The number of attempts in all, including the first. Default: 5. Zero counts as one.
     pub attempts: u32,
     /// The delay after the first failure. It doubles with each further one, and is shortened by a
     /// random part of up to a half. Default: 200 ms.
     pub first_wait: Duration,
     /// The longest delay. Default: 10 s.
     pub longest_wait: Duration,
+    /// How many times an event is delivered whose process ends while handling it; then it is
+    /// dead-lettered without being handled. Default: 5. Zero counts as one.
+    pub deliveries: u32,
+    /// Whether the listener pauses when different events fail in a row and none is handled in between,
+    /// as when a database is away: it then retries one event at a time with exponential backoff until
+    /// one is handled, and dead-letters nothing meanwhile. Default: `true`. `false`, and a policy of a
+    /// single attempt, dead-letter each event when its retries run out.
+    ///
+    /// With the breaker, an event whose retries run out while no other event was handled waits for
+    /// another to compare with: four times as long as its attempts took, at most
+    /// [`longest_wait`](Self::longest_wait).
+    pub breaker: bool,
 }
 
 impl Default for RetryPolicy {
@@ -40,6 +61,8 @@ impl Default for RetryPolicy {
             attempts: 5,
             first_wait: Duration::from_millis(200),
             longest_wait: Duration::from_secs(10),
+            deliveries: 5,
+            breaker: true,
         }
     }
 }

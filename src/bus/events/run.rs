@@ -1,8 +1,8 @@
-//! Running a listener: in order, concurrently, or in batches.
+//! Running a listener: in order, concurrently, or in batches; pausing, resuming and stopping it.
 //!
-//! Each listener has one consumer task. In order, that task awaits the handler itself. Concurrently, it
-//! spawns a task for each key that has an event (and for each event without a key); such a task handles
-//! the event, then those of its key that were queued meanwhile.
+//! Each listener has one consumer task. In order, it reads the subscription and, side by side, awaits
+//! the handler. Concurrently, it spawns a task for each key that has an event (and for each event
+//! without a key); such a task handles the event, then those of its key that were queued meanwhile.
 //!
 //! Three things bound and order the work: the subscription's credit counts every delivery that exists;
 //! a semaphore has one permit for each handler that may run, and the consumer waits for one before it
@@ -19,49 +19,141 @@
 //! by the same task, so neither starves the other. Queued and running deliveries are dropped with their
 //! tasks, and returned (test `what_is_waiting_behind_a_key_comes_again_after_closing`).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use lightbus_core::{Delivery, EventMessage, Subscription};
+use lightbus_core::{Backoff, Delivery, EventMessage, Subscription};
 use tokio::{
-    sync::{Mutex, Semaphore, watch},
+    sync::{Mutex, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
 use super::{
     key_queues::{KeyQueues, Permit},
-    listener::Listener,
+    lane::{Alone, InOrder, Lane, OfKey},
+    listener::{Control, Listener},
 };
-use crate::bus::shared::{Phase, consume, until_cut_off};
+use crate::bus::shared::{Phase, consume, cut_off, drained, until_cut_off};
+
+/// The waits before a listener that cannot subscribe after a pause asks again.
+const FIRST_RESUME: Duration = Duration::from_millis(200);
+const LONGEST_RESUME: Duration = Duration::from_secs(10);
 
 impl Listener {
-    /// Handles events until the bus drains.
+    /// Listens until the bus drains or the listener is stopped. A pause ends the subscription, so that
+    /// other processes get what this one had taken and not begun.
     pub(super) async fn run(
         self: Arc<Self>,
         first: Subscription<EventMessage>,
-        phase: watch::Receiver<Phase>,
+        mut phase: watch::Receiver<Phase>,
     ) {
-        if let Some(batches) = &self.batches {
-            self.run_in_batches(batches, first, phase).await;
-        } else if self.concurrency == 1 {
-            self.run_in_order(first, phase).await;
-        } else {
-            self.run_concurrently(first, phase).await;
+        let mut control = self.control.subscribe();
+        let mut subscription = first;
+        loop {
+            Arc::clone(&self).run_until_paused(subscription, &phase, &mut control).await;
+            self.progress.set_paused(*control.borrow() == Control::Pause);
+            tokio::select! {
+                biased;
+                () = drained(&mut phase) => return,
+                _ = control.wait_for(|control| *control != Control::Pause) => {}
+            }
+            if *control.borrow() == Control::Stop {
+                return;
+            }
+            let mut waits = Backoff::new(FIRST_RESUME, LONGEST_RESUME);
+            subscription = loop {
+                match self.subscribe().await {
+                    Ok(subscription) => break subscription,
+                    Err(error) => {
+                        tracing::warn!(listener = %self.name(), %error, "listening cannot be resumed yet");
+                        self.progress.cannot_restart(&error);
+                    }
+                }
+                tokio::select! {
+                    () = drained(&mut phase) => return,
+                    () = tokio::time::sleep(waits.failed()) => {}
+                }
+            };
+            self.progress.set_paused(false);
+        }
+    }
+
+    /// Listens until the bus drains, or the listener is not to listen any more.
+    async fn run_until_paused(
+        self: Arc<Self>,
+        subscription: Subscription<EventMessage>,
+        phase: &watch::Receiver<Phase>,
+        control: &mut watch::Receiver<Control>,
+    ) {
+        // What the listener sees of the phase: a pause looks like the end.
+        let seen = watch::Sender::new(*phase.borrow());
+        let watched = seen.subscribe();
+        let forward = async {
+            let mut phase = phase.clone();
+            tokio::select! {
+                () = drained(&mut phase) => {}
+                _ = control.wait_for(|control| *control != Control::Listen) => {}
+            }
+            seen.send_replace(Phase::Draining);
+            cut_off(&mut phase).await;
+            seen.send_replace(Phase::CutOff);
+            std::future::pending::<()>().await;
+        };
+        let work = async {
+            if let Some(batches) = &self.batches {
+                self.run_in_batches(batches, subscription, watched).await;
+            } else if self.concurrency == 1 {
+                self.run_in_order(subscription, watched).await;
+            } else {
+                Arc::clone(&self).run_concurrently(subscription, watched).await;
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = forward => {}
         }
     }
 
     async fn run_in_order(&self, first: Subscription<EventMessage>, phase: watch::Receiver<Phase>) {
-        let watch = phase.clone();
-        let take = |mut deliveries: Vec<Delivery<EventMessage>>| {
-            let mut watch = watch.clone();
-            async move {
-                for delivery in deliveries.drain(..) {
-                    self.handle(delivery, &mut watch, None).await;
-                }
-                deliveries
+        let (arrived, take) = self.channel();
+        let (mut watch, mut cut) = (phase.clone(), phase.clone());
+        let work = async {
+            let mut lane = InOrder::new(arrived);
+            while let Some(delivery) = lane.next().await {
+                self.handle(delivery, &mut lane, &mut None, &mut watch).await;
             }
         };
-        consume(first, phase, &self.progress, || self.subscribe(), take).await;
+        // Side by side: closing the subscription waits until the last event is settled or given back.
+        tokio::join!(consume(first, phase, &self.progress, || self.subscribe(), take), async {
+            tokio::select! {
+                biased;
+                () = work => {}
+                () = cut_off(&mut cut) => {}
+            }
+        });
+    }
+
+    /// A channel with room for all that may be in flight, and what puts deliveries into it.
+    pub(super) fn channel(
+        &self,
+    ) -> (
+        mpsc::Receiver<Delivery<EventMessage>>,
+        impl FnMut(
+            Vec<Delivery<EventMessage>>,
+        ) -> futures_util::future::BoxFuture<'static, Vec<Delivery<EventMessage>>>,
+    ) {
+        let (sender, arrived) = mpsc::channel(self.spec.flow.max_in_flight);
+        let take = move |mut deliveries: Vec<Delivery<EventMessage>>| {
+            let sender = sender.clone();
+            Box::pin(async move {
+                for delivery in deliveries.drain(..) {
+                    // Closed only when its task ends: then it is given back.
+                    let _ = sender.send(delivery).await;
+                }
+                deliveries
+            }) as futures_util::future::BoxFuture<'static, _>
+        };
+        (arrived, take)
     }
 
     /// Concurrently, except for events of the same key.
@@ -71,6 +163,7 @@ impl Listener {
         phase: watch::Receiver<Phase>,
     ) {
         let permits = Arc::new(Semaphore::new(self.concurrency));
+        let all = u32::try_from(self.concurrency).unwrap_or(u32::MAX);
         let queues = Arc::new(KeyQueues::new(self.order.clone()));
         let running = Mutex::new(JoinSet::new());
         let watch = phase.clone();
@@ -87,7 +180,8 @@ impl Listener {
                         Some(key) => queues.enter(key, delivery),
                     };
                     let Some(delivery) = delivery else { continue };
-                    let permit = Permit::take(permits).await;
+                    let mut permit = Permit::of(permits, all);
+                    permit.acquire(delivery.is_suspect()).await;
                     let queue = key.map(|key| (Arc::clone(queues), key));
                     let watch = watch.clone();
                     running.spawn(Arc::clone(listener).handle_key(delivery, queue, permit, watch));
@@ -105,15 +199,21 @@ impl Listener {
         self: Arc<Self>,
         delivery: Delivery<EventMessage>,
         queue: Option<(Arc<KeyQueues>, Bytes)>,
-        mut permit: Permit,
+        permit: Permit,
         mut watch: watch::Receiver<Phase>,
     ) {
+        let mut permit = Some(permit);
+        let mut lane: Box<dyn Lane> = match &queue {
+            Some((queues, key)) => Box::new(OfKey { queues: Arc::clone(queues), key: key.clone() }),
+            None => Box::new(Alone),
+        };
         let mut next = Some(delivery);
         while let Some(delivery) = next.take() {
-            permit.acquire().await;
-            self.handle(delivery, &mut watch, Some(&mut permit)).await;
-            // Released between two events: a busy key must not hold its permit forever.
-            permit.release();
+            self.handle(delivery, &mut *lane, &mut permit, &mut watch).await;
+            // Given up between two events: a busy key must not hold its permit for ever.
+            if let Some(permit) = &mut permit {
+                permit.release();
+            }
             next = queue.as_ref().and_then(|(queues, key)| queues.next(key));
         }
     }

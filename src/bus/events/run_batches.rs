@@ -17,12 +17,14 @@ use std::sync::Arc;
 use lightbus_core::{Backoff, Delivery, EventMessage, Outcome, Subscription, time::deadline_after};
 use tokio::{
     sync::{mpsc, watch},
-    time::{sleep, sleep_until},
+    time::{sleep, sleep_until, timeout},
 };
 
 use super::{
     batches::{BatchFault, Batches},
-    listener::{End, Listener},
+    lane::InOrder,
+    listener::{End, Failure, Listener},
+    retry::AtWork,
 };
 use crate::bus::shared::{HandlerError, Phase, catch_panic, consume, cut_off, drained};
 
@@ -34,18 +36,7 @@ impl Listener {
         first: Subscription<EventMessage>,
         phase: watch::Receiver<Phase>,
     ) {
-        // Bounded by the subscription's credit, which counts everything in it.
-        let (sender, arrived) = mpsc::channel(self.spec.flow.max_in_flight);
-        let take = move |mut deliveries: Vec<Delivery<EventMessage>>| {
-            let sender = sender.clone();
-            async move {
-                for delivery in deliveries.drain(..) {
-                    // Fails only if the gatherer has ended: then the delivery is dropped, and returned.
-                    let _ = sender.send(delivery).await;
-                }
-                deliveries
-            }
-        };
+        let (arrived, take) = self.channel();
         let (watch, mut cut) = (phase.clone(), phase.clone());
         // Joined: closing the subscription waits for the deliveries that the gatherer holds.
         tokio::join!(consume(first, phase, &self.progress, || self.subscribe(), take), async {
@@ -60,27 +51,40 @@ impl Listener {
     async fn gather(
         &self,
         batches: &Batches,
-        mut arrived: mpsc::Receiver<Delivery<EventMessage>>,
+        arrived: mpsc::Receiver<Delivery<EventMessage>>,
         mut phase: watch::Receiver<Phase>,
     ) {
-        let mut batch = Vec::new();
-        while arrived.recv_many(&mut batch, batches.most).await > 0 {
+        let mut lane = InOrder::new(arrived);
+        let mut batch: Vec<AtWork> = Vec::new();
+        // A suspect, handled in a batch of its own after those before it.
+        let mut suspect = None;
+        loop {
+            let first = match suspect.take() {
+                Some(suspect) => Some(suspect),
+                None => lane.next().await,
+            };
+            let Some(first) = first else { return };
+            let alone = first.is_suspect();
+            batch.extend(self.begin(first, &mut None, &phase).await);
             let full_by = deadline_after(batches.wait);
-            while batch.len() < batches.most {
-                let room = batches.most - batch.len();
+            while !alone && batch.len() < batches.most {
                 tokio::select! {
                     biased;
                     () = drained(&mut phase) => break,
-                    more = arrived.recv_many(&mut batch, room) => if more == 0 { break },
+                    next = lane.next() => match next {
+                        Some(next) if next.is_suspect() => {
+                            suspect = Some(next);
+                            break;
+                        }
+                        Some(next) => batch.extend(self.begin(next, &mut None, &phase).await),
+                        None => break,
+                    },
                     () = sleep_until(full_by) => break,
                 }
             }
-            let begun = self.progress.began_many(batch.len());
             self.handle_batch(batches, &mut batch, &mut phase).await;
-            drop(begun);
-            // Whatever is left was not settled, and is returned.
-            batch.clear();
-            self.handled.notify_waiters();
+            // What is left is given back.
+            batch.drain(..).for_each(|event| self.end(event, End::Return));
         }
     }
 
@@ -107,7 +111,7 @@ impl Listener {
                 Err(BatchFault::Unreadable(_)) => false,
             };
             if handled {
-                self.plugins.after_event_execution(message, self.name()).await;
+                self.after_execution(message).await;
             }
         }
         tried
@@ -117,57 +121,55 @@ impl Listener {
     async fn handle_batch(
         &self,
         batches: &Batches,
-        batch: &mut Vec<Delivery<EventMessage>>,
+        batch: &mut Vec<AtWork>,
         phase: &mut watch::Receiver<Phase>,
     ) {
         if self.takes_no_more(phase) {
             return;
         }
-        settle_where(batch, |_, message| {
+        self.end_where(batch, |_, message| {
             self.check(message).err().map(|error| self.unreadable(message, &error))
         });
         let policy = self.policy();
         let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
+        let mut round = self.breaker.round();
         while !batch.is_empty() {
+            let pass = tokio::select! {
+                biased;
+                pass = self.breaker.pass() => pass,
+                () = drained(phase) => return,
+            };
+            if self.breaker.round() != round {
+                round = self.breaker.round();
+                waits.succeeded();
+            }
             let last = waits.failures() + 1 >= policy.attempts.max(1);
             if last && waits.failures() > 0 && batch.len() > 1 {
-                return self.handle_singly(batch, waits.failures() + 1, phase).await;
-            }
-            let messages: Vec<_> = batch.iter().map(|one| Arc::clone(&one.message)).collect();
-            // Decoding the events and creating the handler's future may panic too.
-            let tried = catch_panic(self.attempt_batch(batches, messages)).await;
-            let failure = match tried {
-                Ok(Ok(())) => {
-                    settle_where(batch, |_, _| Some(End::Settle(Outcome::Done)));
+                let attempt = waits.failures() + 1;
+                if !self.handle_singly(batch, attempt, phase).await {
                     return;
                 }
-                Ok(Err(BatchFault::Unreadable(errors))) => {
-                    settle_where(batch, |index, message| {
-                        let (_, error) = errors.iter().find(|(place, _)| *place == index)?;
-                        Some(self.unreadable(message, error))
-                    });
-                    continue;
-                }
-                Ok(Err(BatchFault::Failed(error))) => error,
-                Err(panic) => HandlerError::new(format!("the handler panicked: {panic}")),
-            };
-            let events = batch.len();
-            let mut reasons: Vec<String> = Vec::new();
-            settle_where(batch, |index, _| match failure.reason_for(index, events) {
-                Some(reason) => {
-                    reasons.push(reason);
-                    None
-                }
-                None => Some(End::Settle(Outcome::Done)),
-            });
+                waits.succeeded();
+                continue;
+            }
+            let Some(failure) = self.try_batch(batches, batch).await else { continue };
+            let reasons = self.end_those_handled(batch, &failure);
             let wait = waits.failed();
             let attempt = waits.failures();
             tracing::warn!(
-                listener = %self.name(), events, failed = batch.len(), attempt, reason = %failure,
+                listener = %self.name(), failed = batch.len(), attempt, reason = failure.reason(),
                 "the handler of a batch failed"
             );
-            if last {
-                settle_where(batch, |index, message| {
+            let mut open = false;
+            for (event, reason) in batch.iter().zip(&reasons) {
+                open |= self.breaker.failed(&event.message().id, reason, last);
+            }
+            drop(pass);
+            if open {
+                continue;
+            }
+            if last || failure.is_permanent() {
+                self.end_where(batch, |index, message| {
                     Some(self.give_up(message, reasons[index].clone(), attempt))
                 });
                 return;
@@ -179,47 +181,114 @@ impl Listener {
         }
     }
 
-    /// The last attempt: one by one, so that one event that cannot be handled does not dead-letter the
-    /// others.
+    /// One try of all of them. Ends those that are handled or cannot be read; why the others failed, or
+    /// `None` if there is nothing to wait for.
+    async fn try_batch(&self, batches: &Batches, batch: &mut Vec<AtWork>) -> Option<HandlerError> {
+        let messages: Vec<_> = batch.iter().map(|one| Arc::clone(one.message())).collect();
+        let _begun = self.progress.began_many(messages.len());
+        // Within: reading the events and making the handler's future may panic too.
+        let tried = catch_panic(self.attempt_batch(batches, messages));
+        let tried = match self.timeout {
+            Some(limit) => timeout(limit, tried)
+                .await
+                .unwrap_or_else(|_| Err(format!("the handler did not return within {limit:?}"))),
+            None => tried.await.map_err(|panic| format!("the handler panicked: {panic}")),
+        };
+        match tried {
+            Ok(Ok(())) => {
+                self.breaker.succeeded();
+                self.end_where(batch, |_, _| Some(End::Settle(Outcome::Done)));
+                None
+            }
+            Ok(Err(BatchFault::Unreadable(errors))) => {
+                self.end_where(batch, |index, message| {
+                    let (_, error) = errors.iter().find(|(place, _)| *place == index)?;
+                    Some(self.unreadable(message, error))
+                });
+                None
+            }
+            Ok(Err(BatchFault::Failed(error))) => Some(error),
+            Err(reason) => Some(HandlerError::new(reason)),
+        }
+    }
+
+    /// Ends those of a batch that its handler did not name as failed. Returns the reasons of the others.
+    fn end_those_handled(&self, batch: &mut Vec<AtWork>, failure: &HandlerError) -> Vec<String> {
+        let events = batch.len();
+        let mut reasons: Vec<String> = Vec::new();
+        self.end_where(batch, |index, _| match failure.reason_for(index, events) {
+            Some(reason) => {
+                reasons.push(reason);
+                None
+            }
+            None => {
+                self.breaker.succeeded();
+                Some(End::Settle(Outcome::Done))
+            }
+        });
+        reasons
+    }
+
+    /// The last try: one by one, so that one event that cannot be handled takes no other with it. Where
+    /// none of them is handled, something behind the handler is away: all are kept. Returns whether
+    /// there is anything left to try.
     async fn handle_singly(
         &self,
-        batch: &mut Vec<Delivery<EventMessage>>,
+        batch: &mut Vec<AtWork>,
         attempt: u32,
-        phase: &mut watch::Receiver<Phase>,
-    ) {
-        for delivery in batch.drain(..) {
-            // Those not yet started are returned.
+        phase: &watch::Receiver<Phase>,
+    ) -> bool {
+        let before = self.breaker.successes();
+        let mut failed: Vec<(AtWork, String)> = Vec::new();
+        let mut left = std::mem::take(batch).into_iter();
+        for event in left.by_ref() {
+            // Those that are not begun are given back.
             if self.takes_no_more(phase) {
-                return;
+                batch.push(event);
+                break;
             }
-            let message = &delivery.message;
-            let end = match self.try_once(message).await {
-                Ok(end) => end,
-                Err(reason) => self.give_up(message, reason, attempt),
-            };
-            settle(delivery, end);
+            let message = Arc::clone(event.message());
+            match self.try_once(&message).await {
+                Ok(end) => {
+                    self.breaker.succeeded();
+                    self.end(event, end);
+                }
+                Err(Failure::Permanent(reason)) => {
+                    let end = self.give_up(&message, reason, attempt);
+                    self.end(event, end);
+                }
+                Err(Failure::Passing(reason)) => {
+                    self.breaker.failed(&message.id, &reason, true);
+                    failed.push((event, reason));
+                }
+            }
         }
-    }
-}
-
-/// Settles the deliveries for which `end` returns how they ended. Keeps the others, in order.
-fn settle_where(
-    batch: &mut Vec<Delivery<EventMessage>>,
-    mut end: impl FnMut(usize, &Arc<EventMessage>) -> Option<End>,
-) {
-    let mut left = Vec::with_capacity(batch.len());
-    for (index, delivery) in batch.drain(..).enumerate() {
-        match end(index, &delivery.message) {
-            Some(end) => settle(delivery, end),
-            None => left.push(delivery),
+        let stopped = !batch.is_empty();
+        batch.extend(left);
+        if !stopped && self.breaker.is_open() && self.breaker.successes() == before {
+            batch.extend(failed.into_iter().map(|(event, _)| event));
+            return true;
         }
+        for (event, reason) in failed {
+            let end = self.give_up(event.message(), reason, attempt);
+            self.end(event, end);
+        }
+        false
     }
-    *batch = left;
-}
 
-fn settle(delivery: Delivery<EventMessage>, end: End) {
-    match end {
-        End::Settle(outcome) => delivery.ack.settle_later(outcome),
-        End::Return => drop(delivery),
+    /// Ends those of which `end` says how they ended, and keeps the others, in order.
+    fn end_where(
+        &self,
+        batch: &mut Vec<AtWork>,
+        mut end: impl FnMut(usize, &Arc<EventMessage>) -> Option<End>,
+    ) {
+        let mut left = Vec::with_capacity(batch.len());
+        for (index, event) in batch.drain(..).enumerate() {
+            match end(index, event.message()) {
+                Some(end) => self.end(event, end),
+                None => left.push(event),
+            }
+        }
+        *batch = left;
     }
 }

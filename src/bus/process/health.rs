@@ -62,7 +62,8 @@ impl Bus {
             state.progress.iter().chain(internal).map(|part| part.health()).collect()
         };
         let works = |part: &PartHealth| {
-            matches!(part.condition, Condition::Idle | Condition::Busy | Condition::Failed)
+            use Condition::{Busy, Failed, Idle, Paused};
+            matches!(part.condition, Idle | Busy | Failed | Paused)
         };
         Health { healthy: life == Life::Running && parts.iter().all(works), life, parts }
     }

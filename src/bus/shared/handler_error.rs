@@ -4,8 +4,26 @@ use std::fmt;
 
 use lightbus_core::Result;
 
-/// Why a handler failed. Any error converts to it with `?`.
-pub struct HandlerError(Why);
+/// Why a handler failed. Made by `?` from whatever becomes a boxed error: every
+/// [`Error`](std::error::Error), `anyhow::Error`, `eyre::Report`, `Box<dyn Error + Send + Sync>`, `&str`
+/// and `String`.
+///
+/// ```
+/// use lightbus::HandlerError;
+///
+/// fn parse(text: &str) -> Result<u32, HandlerError> {
+///     if text.is_empty() {
+///         return Err("there is nothing to parse".into());
+///     }
+///     // It will never be a number: retrying is useless.
+///     text.parse().map_err(|error| HandlerError::permanent(error))
+/// }
+/// assert!(parse("seven").unwrap_err().is_permanent());
+/// ```
+pub struct HandlerError {
+    why: Why,
+    permanent: bool,
+}
 
 enum Why {
     All(Box<dyn std::error::Error + Send + Sync>),
@@ -19,13 +37,25 @@ pub type HandlerResult = Result<(), HandlerError>;
 impl HandlerError {
     /// Creates an error from a text.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self(Why::All(reason.into().into()))
+        Self { why: Why::All(reason.into().into()), permanent: false }
     }
 
-    /// Wraps an error whose type is unknown.
-    #[cfg(feature = "tower")]
-    pub(crate) fn from_boxed(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
-        Self(Why::All(error))
+    /// A failure that retrying cannot mend: the event is dead-lettered at once. In a task, and where
+    /// failures are acknowledged or end the process, it is a failure as any other.
+    pub fn permanent(error: impl Into<Self>) -> Self {
+        Self { permanent: true, ..error.into() }
+    }
+
+    /// Whether retrying is useless.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        self.permanent
+    }
+
+    /// The failure as text, also where its own code panics.
+    pub(crate) fn reason(&self) -> String {
+        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.to_string()));
+        told.unwrap_or_else(|_| "the error could not be shown: its own code panicked".to_owned())
     }
 
     /// Fails only some events of a batch, given by their index (from 0), each with its reason. The
@@ -33,33 +63,33 @@ impl HandlerError {
     ///
     /// With no events, or an index that is out of bounds, the whole batch fails.
     pub fn of_events(failed: impl IntoIterator<Item = (usize, Self)>) -> Self {
-        Self(Why::Some(failed.into_iter().collect()))
+        Self { why: Why::Some(failed.into_iter().collect()), permanent: false }
     }
 
     /// Returns why the event at `index` of a batch failed, or `None` if it did not.
     pub(crate) fn reason_for(&self, index: usize, events: usize) -> Option<String> {
-        match &self.0 {
+        match &self.why {
             Why::Some(failed)
                 if !failed.is_empty() && failed.iter().all(|(place, _)| *place < events) =>
             {
                 let (_, error) = failed.iter().find(|(place, _)| *place == index)?;
-                Some(error.to_string())
+                Some(error.reason())
             }
-            Why::Some(_) | Why::All(_) => Some(self.to_string()),
+            Why::Some(_) | Why::All(_) => Some(self.reason()),
         }
     }
 }
 
 // Not an error itself, so that it can be made from every error.
-impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self(Why::All(Box::new(error)))
+        Self { why: Why::All(error.into()), permanent: false }
     }
 }
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.why {
             Why::All(error) => error.fmt(f),
             Why::Some(failed) => match failed.first() {
                 // The only event of a batch of one.
@@ -79,7 +109,7 @@ impl fmt::Display for HandlerError {
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.why {
             Why::All(error) => error.fmt(f),
             Why::Some(failed) => failed.fmt(f),
         }

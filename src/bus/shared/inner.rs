@@ -41,6 +41,8 @@ pub(crate) struct Inner {
     pub(crate) schema: Arc<SchemaStore>,
     pub(crate) ids: Arc<Ids>,
     pub(crate) calls: Semaphore,
+    /// Of the events that may have ended their process one at a time is at work.
+    pub(crate) suspects: Arc<Semaphore>,
     /// The return path of a call that has none yet.
     pub(crate) nowhere: ReturnPath,
     pub(crate) features: Features,

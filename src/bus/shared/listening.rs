@@ -27,4 +27,12 @@ pub(crate) trait Listening: Send + Sync {
     ///
     /// The reason, if the event was not handled.
     async fn handle_once(&self, event: Arc<EventMessage>) -> Result<(), String>;
+
+    /// Takes nothing more until [`resume`](Self::resume). What is at work may finish.
+    fn pause(&self);
+
+    fn resume(&self);
+
+    /// Ends it for good, when what is at work has finished.
+    async fn stop(&self);
 }

@@ -76,6 +76,11 @@ pub enum Condition {
     Stuck,
     /// A task whose last run failed.
     Failed,
+    /// Different events fail one after the other, as when a database is away: nothing is taken but
+    /// one event to probe with.
+    Failing,
+    /// Paused by [`Bus::pause`](crate::Bus::pause).
+    Paused,
 }
 
 fn as_text<S: serde::Serializer>(name: &Name, serializer: S) -> Result<S::Ok, S::Error> {
@@ -117,6 +122,8 @@ pub(crate) struct Progress {
     restarts: AtomicU64,
     restarting: AtomicBool,
     stalled: AtomicBool,
+    failing: AtomicBool,
+    paused: AtomicBool,
     last_error: Mutex<Option<String>>,
     /// Notified to have the consumer restarted.
     pub(crate) renew: Notify,
@@ -137,6 +144,8 @@ impl Progress {
             restarts: AtomicU64::new(0),
             restarting: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             last_error: Mutex::default(),
             renew: Notify::new(),
             connectivity: Mutex::default(),
@@ -242,6 +251,20 @@ impl Progress {
         *self.lock_error() = Some(error.to_string());
     }
 
+    /// Different events fail one after the other, or one is handled again.
+    pub(crate) fn set_failing(&self, reason: Option<&str>) {
+        self.failing.store(reason.is_some(), Ordering::Relaxed);
+        *self.lock_error() = reason.map(str::to_owned);
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_listener(&self, name: &str) -> bool {
+        self.kind == PartKind::Listener && &*self.name == name
+    }
+
     /// Called when there is work and none is taken.
     pub(crate) fn stalled(&self, why: &str) {
         self.stalled.store(true, Ordering::Relaxed);
@@ -279,7 +302,11 @@ impl Progress {
             (work.count, work.oldest().map(|since| since.elapsed()))
         };
         let last_error = self.lock_error().clone();
-        let condition = if self.restarting.load(Ordering::Relaxed) {
+        let condition = if self.paused.load(Ordering::Relaxed) {
+            Condition::Paused
+        } else if self.failing.load(Ordering::Relaxed) {
+            Condition::Failing
+        } else if self.restarting.load(Ordering::Relaxed) {
             Condition::Restarting
         } else if self.is_interrupted() {
             Condition::Interrupted

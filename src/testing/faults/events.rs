@@ -54,7 +54,7 @@ impl EventTransport for Events {
         let subscription = self.inner.listen(spec).await?;
         let ordered = self.inner.capabilities().ordered;
         let source = FaultyListener::new(subscription, self.faults.clone(), group, ordered);
-        Ok(Subscription::spawn(source, flow))
+        Ok(Subscription::spawn(source, flow.fixed()))
     }
 
     async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {

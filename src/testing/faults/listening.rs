@@ -11,7 +11,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lightbus_core::{
-    AckHandle, Delivery, Error, EventMessage, Name, Outcome, Result, Retry, Source, Subscription,
+    AckHandle, Delivery, Error, EventMessage, Name, Outcome, Result, Retry, Room, Source,
+    Subscription,
 };
 use tokio::{
     sync::Mutex as AsyncMutex,
@@ -30,6 +31,7 @@ pub(super) struct FaultyListener {
     group: Name,
     /// Whether events of one API must keep their order.
     ordered: bool,
+    room: Room,
 }
 
 /// What has come and is not handed out.
@@ -119,8 +121,9 @@ impl FaultyListener {
         group: Name,
         ordered: bool,
     ) -> Self {
+        let room = inner.room();
         let inner = AsyncMutex::new(Some(inner));
-        Self { inner, queue: Mutex::default(), faults, group, ordered }
+        Self { inner, queue: Mutex::default(), faults, group, ordered, room }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -252,6 +255,21 @@ impl Source for FaultyListener {
         }
         join_all(settled.iter().map(|(held, outcome)| held.settle(outcome))).await;
         Ok(())
+    }
+
+    fn is_suspect(&self, message: &EventMessage, _: &Arc<SharedDelivery>) -> bool {
+        message.attempt > 2
+    }
+
+    async fn begin(&self, held: &Arc<SharedDelivery>) -> Result<bool> {
+        let Some(mut ack) = held.take() else { return Ok(false) };
+        let begun = ack.begin().await;
+        *held.ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(ack);
+        Ok(begun)
+    }
+
+    fn held_back(&self, messages: usize) {
+        self.room.held_back(messages);
     }
 
     async fn close(&self) -> Result<()> {

@@ -44,10 +44,15 @@ pub async fn order(bus: &Bus, customer: &str, number: u32) {
     bus.fire(Ordered { customer: customer.to_owned(), number }).await.unwrap();
 }
 
-/// This many tries, with hardly a wait.
+/// This many tries, with hardly a wait, of each event for itself.
 pub fn tries(attempts: u32) -> OnError {
-    let wait = Duration::from_millis(1);
-    OnError::Retry(RetryPolicy { attempts, first_wait: wait, longest_wait: wait })
+    OnError::Retry(RetryPolicy { breaker: false, ..quick(attempts) })
+}
+
+/// This many tries, with hardly a wait.
+pub fn quick(attempts: u32) -> RetryPolicy {
+    let (first_wait, longest_wait) = (Duration::from_millis(2), Duration::from_millis(20));
+    RetryPolicy { attempts, first_wait, longest_wait, ..RetryPolicy::default() }
 }
 
 /// What was handled, in order.

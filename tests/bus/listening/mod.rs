@@ -3,7 +3,10 @@
 
 mod batches;
 mod contracts;
+mod control;
 mod dead_letters;
 mod failures;
 mod order;
+mod outages;
 mod selection;
+mod sharing;

@@ -103,6 +103,7 @@ async fn while_one_key_waits_to_be_tried_again_the_others_go_on(place: Place) {
         attempts: 1000,
         first_wait: Duration::from_millis(20),
         longest_wait: Duration::from_millis(20),
+        ..RetryPolicy::default()
     };
     bus.listen("watch", move |event: Ordered| {
         let (noted, is_broken) = (noted.clone(), Arc::clone(&is_broken));

@@ -50,7 +50,8 @@ async fn what_handlers_fire_and_call_in_turn_is_waited_for() {
 async fn every_try_of_a_failing_handler_is_waited_for() {
     let test = TestBus::start().await.unwrap();
     let wait = Duration::from_secs(if test.is_in_memory() { 3600 } else { 0 });
-    let policy = RetryPolicy { attempts: 4, first_wait: wait, longest_wait: wait };
+    let policy =
+        RetryPolicy { attempts: 4, first_wait: wait, longest_wait: wait, ..RetryPolicy::default() };
     let (count, tries) = counter();
     test.listen("watch", move |_: UserRegistered| {
         count.fetch_add(1, Ordering::SeqCst);

@@ -1,0 +1,431 @@
+//! From an event's first try to its settlement.
+//!
+//! The events of a lane (all of a listener, or those of a key) are handled one after the other. One
+//! that fails is retried while those behind it wait. When it has used up its tries, the next one of
+//! its lane is tried once, to compare (see [`breaker`](super::breaker)): if that is handled, the first
+//! is dead-lettered; if it fails too, both are kept and tried in turn, the older first, until one is
+//! handled. Then the others get all their tries again, and are dead-lettered if these are used up, too.
+//!
+//! An event of which two deliveries came to nothing may have ended its processes. It is a suspect: it
+//! begins when no other suspect of this process is at work, and alone in its listener. After as many
+//! deliveries as [`deliveries`](super::on_error::RetryPolicy::deliveries) says it is dead-lettered
+//! unhandled.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use lightbus_core::{Backoff, Delivery, EventMessage, Outcome, Rejection};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    breaker::Breaker,
+    key_queues::Permit,
+    lane::Lane,
+    listener::{End, Failure, Listener},
+    on_error::OnError,
+};
+use crate::bus::shared::{Phase, drained};
+
+/// How many events are compared at most: so many bad ones in a row keep a lane from going on.
+const MOST_COMPARED: usize = 5;
+/// One probe in so many is not of the oldest. After so many for each that is compared, another joins.
+const PROBES_EACH: usize = 4;
+/// A suspect waits so long at most until other suspects of the process are done.
+const SUSPECT_LIMIT: Duration = Duration::from_secs(60);
+
+/// An event at work.
+pub(super) struct AtWork {
+    delivery: Delivery<EventMessage>,
+    /// Held by a suspect.
+    suspect: Option<OwnedSemaphorePermit>,
+    /// It failed while the breaker was open, and another event was handled since: now it is bad if its
+    /// tries are used up once more, and its failures say nothing of others.
+    compared: bool,
+}
+
+/// How the tries of an event ended.
+enum Tried {
+    Settled(End),
+    /// All of them have failed.
+    Exhausted {
+        reason: String,
+        attempts: u32,
+        /// How many other events had been handled when it first failed.
+        successes: u64,
+        tried_for: Duration,
+    },
+}
+
+impl Listener {
+    /// Handles an event and, if it takes comparing, some that come behind it.
+    pub(super) async fn handle(
+        &self,
+        first: Delivery<EventMessage>,
+        lane: &mut dyn Lane,
+        permit: &mut Option<Permit>,
+        phase: &mut watch::Receiver<Phase>,
+    ) {
+        let Some(first) = self.begin(first, permit, phase).await else { return };
+        let mut queue = VecDeque::from([first]);
+        while let Some(mut event) = queue.pop_front() {
+            let tried = self.try_until_settled(&mut event, permit, phase).await;
+            let (reason, attempts, successes, tried_for) = match tried {
+                Tried::Settled(end) => {
+                    self.end(event, end);
+                    continue;
+                }
+                Tried::Exhausted { reason, attempts, successes, tried_for } => {
+                    (reason, attempts, successes, tried_for)
+                }
+            };
+            if event.compared || !self.breaker.is_enabled() || self.breaker.successes() > successes
+            {
+                let end = self.give_up(&event.delivery.message, reason, attempts);
+                self.end(event, end);
+                continue;
+            }
+            release(&mut event.delivery, permit);
+            let patience = Breaker::patience(tried_for, &self.policy());
+            let compared = match queue.pop_front() {
+                Some(next) => Compared::With(next),
+                None => self.compare(lane, successes, patience, permit, phase).await,
+            };
+            match compared {
+                Compared::With(other) => {
+                    self.compare_with(
+                        event,
+                        other,
+                        (reason, attempts),
+                        &mut queue,
+                        lane,
+                        permit,
+                        phase,
+                    )
+                    .await;
+                }
+                // Something behind the handlers is away: as if it had not been tried yet.
+                Compared::Open => queue.push_front(event),
+                Compared::Handled | Compared::Nothing => {
+                    let end = self.give_up(&event.delivery.message, reason, attempts);
+                    self.end(event, end);
+                }
+                Compared::Drained => self.end(event, End::Return),
+            }
+            if *phase.borrow() >= Phase::Draining {
+                queue.drain(..).for_each(|event| self.end(event, End::Return));
+            }
+        }
+    }
+
+    /// Begins an event: `None` if it is not to be handled here. A suspect that was begun too often is
+    /// dead-lettered.
+    pub(super) async fn begin(
+        &self,
+        delivery: Delivery<EventMessage>,
+        permit: &mut Option<Permit>,
+        phase: &watch::Receiver<Phase>,
+    ) -> Option<AtWork> {
+        if self.takes_no_more(phase) {
+            return None;
+        }
+        let mut suspect = None;
+        if delivery.is_suspect() {
+            let before = delivery.message.attempt.saturating_sub(1);
+            let limit = self.policy().deliveries.max(1);
+            if before >= limit && matches!(self.on_error, OnError::Retry(_)) {
+                self.dead_letter_unhandled(delivery, before);
+                return None;
+            }
+            let suspects = Arc::clone(&self.inner.upgrade()?.suspects);
+            suspect = timeout(SUSPECT_LIMIT, suspects.acquire_owned()).await.ok()?.ok();
+        }
+        if let Some(permit) = permit {
+            permit.acquire(delivery.is_suspect()).await;
+        }
+        if self.takes_no_more(phase) {
+            return None;
+        }
+        match delivery.begin().await {
+            Some(delivery) => Some(AtWork { delivery, suspect, compared: false }),
+            None => None,
+        }
+    }
+
+    fn dead_letter_unhandled(&self, delivery: Delivery<EventMessage>, before: u32) {
+        let message = &delivery.message;
+        let times = if before == 1 { "once".to_owned() } else { format!("{before} times") };
+        let reason = format!("its process ended {times} while handling it");
+        tracing::error!(
+            listener = %self.name(), api = %message.api, event = %message.event, id = %message.id,
+            reason, "the event is dead-lettered unhandled"
+        );
+        delivery.ack.settle_later(Outcome::Reject(Rejection::untried(reason)));
+        self.handled.notify_waiters();
+    }
+
+    pub(super) fn end(&self, event: AtWork, end: End) {
+        match end {
+            End::Settle(outcome) => event.delivery.ack.settle_later(outcome),
+            End::Return => drop(event),
+        }
+        self.handled.notify_waiters();
+    }
+
+    /// Tries an event as often as the policy says. Tries made while the breaker was open do not count.
+    async fn try_until_settled(
+        &self,
+        event: &mut AtWork,
+        permit: &mut Option<Permit>,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> Tried {
+        let alone = event.suspect.is_some();
+        let message = Arc::clone(&event.delivery.message);
+        if let Err(error) = self.check(&message) {
+            return Tried::Settled(self.unreadable(&message, &error));
+        }
+        let policy = self.policy();
+        let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
+        let (mut round, mut successes) = (self.breaker.round(), self.breaker.successes());
+        let mut began = Instant::now();
+        loop {
+            if !event.acquire(permit, alone, phase).await {
+                return Tried::Settled(End::Return);
+            }
+            let pass = tokio::select! {
+                biased;
+                pass = self.breaker.pass() => pass,
+                () = drained(phase) => return Tried::Settled(End::Return),
+            };
+            event.delivery.ack.go_on();
+            if self.breaker.round() != round {
+                round = self.breaker.round();
+                event.compared = true;
+                waits.succeeded();
+            }
+            if waits.failures() == 0 {
+                (successes, began) = (self.breaker.successes(), Instant::now());
+            }
+            let reason = match self.try_once(&message).await {
+                Ok(end) => {
+                    self.breaker.succeeded();
+                    return Tried::Settled(end);
+                }
+                Err(Failure::Permanent(reason)) => {
+                    let attempts = waits.failures().saturating_add(1);
+                    return Tried::Settled(self.give_up(&message, reason, attempts));
+                }
+                Err(Failure::Passing(reason)) => reason,
+            };
+            let wait = waits.failed();
+            let attempt = waits.failures();
+            tracing::warn!(
+                listener = %self.name(), api = %message.api, event = %message.event, id = %message.id,
+                attempt, reason, "a handler failed"
+            );
+            let exhausted = attempt >= policy.attempts.max(1);
+            let open = !event.compared && self.breaker.failed(&message.id, &reason, exhausted);
+            drop(pass);
+            release(&mut event.delivery, permit);
+            if open {
+                continue;
+            }
+            if exhausted {
+                let tried_for = began.elapsed();
+                return Tried::Exhausted { reason, attempts: attempt, successes, tried_for };
+            }
+            tokio::select! {
+                () = drained(phase) => return Tried::Settled(End::Return),
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Waits for something to compare with an event that has used up its tries.
+    async fn compare(
+        &self,
+        lane: &mut dyn Lane,
+        successes: u64,
+        patience: Duration,
+        permit: &mut Option<Permit>,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> Compared {
+        let until = Instant::now().checked_add(patience).unwrap_or_else(Instant::now);
+        let mut breaker = self.breaker.watch();
+        loop {
+            breaker.mark_unchanged();
+            if self.breaker.is_open() {
+                return Compared::Open;
+            }
+            if self.breaker.successes() > successes {
+                return Compared::Handled;
+            }
+            let next = tokio::select! {
+                biased;
+                () = drained(phase) => return Compared::Drained,
+                next = lane.next_until(until) => next,
+                _ = breaker.changed() => continue,
+            };
+            let Some(next) = next else { return Compared::Nothing };
+            if let Some(next) = self.begin(next, permit, phase).await {
+                return Compared::With(next);
+            }
+        }
+    }
+
+    /// Tries the next event once. If it is handled, the first is bad. If not, both wait for what they
+    /// need.
+    #[expect(clippy::too_many_arguments, reason = "the state of a lane")]
+    async fn compare_with(
+        &self,
+        first: AtWork,
+        mut other: AtWork,
+        (reason, attempts): (String, u32),
+        queue: &mut VecDeque<AtWork>,
+        lane: &mut dyn Lane,
+        permit: &mut Option<Permit>,
+        phase: &mut watch::Receiver<Phase>,
+    ) {
+        match self.probe(&mut other, permit, phase).await {
+            Probe::Ended(end) => {
+                self.end(other, end);
+                let end = self.give_up(&first.delivery.message, reason, attempts);
+                self.end(first, end);
+            }
+            Probe::Drained => {
+                self.end(first, End::Return);
+                self.end(other, End::Return);
+            }
+            Probe::Failed => {
+                let mut compared = VecDeque::from([first, other]);
+                self.wait_out(&mut compared, lane, permit, phase).await;
+                // In their order, with all their tries again.
+                while let Some(mut event) = compared.pop_back() {
+                    event.compared = true;
+                    queue.push_front(event);
+                }
+            }
+        }
+    }
+
+    /// Tries events in turn, the oldest first, until one is handled. It is taken out.
+    async fn wait_out(
+        &self,
+        compared: &mut VecDeque<AtWork>,
+        lane: &mut dyn Lane,
+        permit: &mut Option<Permit>,
+        phase: &mut watch::Receiver<Phase>,
+    ) {
+        let mut probes = 0;
+        while self.breaker.is_open() && !compared.is_empty() {
+            // The oldest is overtaken only if it keeps failing: it gets most of the probes.
+            let turn = probes / PROBES_EACH;
+            let others = compared.len() - 1;
+            let other = others > 0 && probes % PROBES_EACH == PROBES_EACH - 1;
+            let index = if other { 1 + turn % others } else { 0 };
+            match self.probe(&mut compared[index], permit, phase).await {
+                Probe::Failed => {}
+                Probe::Ended(end) => {
+                    if let Some(event) = compared.remove(index) {
+                        self.end(event, end);
+                    }
+                }
+                Probe::Drained => return,
+            }
+            probes += 1;
+            let due = probes >= PROBES_EACH * compared.len() && compared.len() < MOST_COMPARED;
+            if due && let Some(next) = lane.next_now() {
+                compared.extend(self.begin(next, permit, phase).await);
+            }
+        }
+    }
+
+    /// One try that does not count.
+    async fn probe(
+        &self,
+        event: &mut AtWork,
+        permit: &mut Option<Permit>,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> Probe {
+        if !event.acquire(permit, event.suspect.is_some(), phase).await {
+            return Probe::Drained;
+        }
+        let message = Arc::clone(&event.delivery.message);
+        let pass = tokio::select! {
+            biased;
+            pass = self.breaker.pass() => pass,
+            () = drained(phase) => return Probe::Drained,
+        };
+        event.delivery.ack.go_on();
+        if let Err(error) = self.check(&message) {
+            return Probe::Ended(self.unreadable(&message, &error));
+        }
+        let tried = self.try_once(&message).await;
+        let probe = match tried {
+            Ok(end) => {
+                self.breaker.succeeded();
+                Probe::Ended(end)
+            }
+            Err(Failure::Permanent(reason)) => Probe::Ended(self.give_up(&message, reason, 1)),
+            Err(Failure::Passing(reason)) => {
+                tracing::warn!(listener = %self.name(), id = %message.id, reason, "a handler failed");
+                self.breaker.failed(&message.id, &reason, true);
+                Probe::Failed
+            }
+        };
+        drop(pass);
+        release(&mut event.delivery, permit);
+        probe
+    }
+}
+
+/// What there was to compare with.
+enum Compared {
+    With(AtWork),
+    /// Another event was handled meanwhile.
+    Handled,
+    /// The breaker has opened meanwhile.
+    Open,
+    /// No other event came in time.
+    Nothing,
+    Drained,
+}
+
+/// How a try ended that does not count.
+enum Probe {
+    Ended(End),
+    Failed,
+    Drained,
+}
+
+impl AtWork {
+    pub(super) fn message(&self) -> &Arc<EventMessage> {
+        &self.delivery.message
+    }
+
+    /// Takes a place among those that work. `false` if the bus drains.
+    async fn acquire(
+        &mut self,
+        permit: &mut Option<Permit>,
+        alone: bool,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> bool {
+        if let Some(permit) = permit {
+            tokio::select! {
+                biased;
+                () = permit.acquire(alone) => {}
+                () = drained(phase) => return false,
+            }
+        }
+        true
+    }
+}
+
+/// Leaves the place to others while the event waits.
+fn release(delivery: &mut Delivery<EventMessage>, permit: &mut Option<Permit>) {
+    if let Some(permit) = permit {
+        permit.release();
+    }
+    delivery.ack.hold_back();
+}

@@ -1,0 +1,241 @@
+//! What a handler depends on goes away: nothing is dead-lettered for it, and one bad event is.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use lightbus::{RetryPolicy, bus::Condition, prelude::*};
+
+use lightbus_tests::{Place, eventually, on_every_transport, soon};
+
+use super::contracts::{Notes, Ordered, order, quick, register};
+
+on_every_transport!(
+    an_outage_dead_letters_nothing_and_is_seen_in_health,
+    one_bad_event_among_good_ones_is_dead_lettered_after_its_tries,
+    a_bad_event_on_its_own_is_dead_lettered,
+    bad_events_one_after_the_other_are_dead_lettered_once_a_good_one_comes,
+    a_batch_waits_out_an_outage_too,
+    a_permanent_error_is_dead_lettered_at_once,
+    a_handler_that_takes_too_long_has_failed,
+    any_error_becomes_a_handlers_error,
+);
+
+async fn letters(bus: &Bus) -> Vec<(u64, u32, String)> {
+    let letters = bus.admin().dead_letters("shop", "watch", 100).await.unwrap();
+    let number = |letter: &lightbus::DeadLetter| {
+        serde_json::from_slice(letter.event.fields.get("number").unwrap()).unwrap()
+    };
+    let all = letters.iter();
+    all.map(|letter| (number(letter), letter.attempts, letter.reason.clone())).collect()
+}
+
+async fn an_outage_dead_letters_nothing_and_is_seen_in_health(place: Place) {
+    for concurrency in [1, 4] {
+        let bus = place.bus("shop").await;
+        register(&bus).await;
+        let (away, notes) = (Arc::new(AtomicBool::new(true)), Notes::default());
+        let (is_away, noted) = (Arc::clone(&away), notes.clone());
+        let name = format!("watch{concurrency}");
+        bus.listen(&name, move |event: Ordered| {
+            let (is_away, noted) = (Arc::clone(&is_away), noted.clone());
+            async move {
+                if is_away.load(Ordering::SeqCst) {
+                    return Err("the database is away".into());
+                }
+                noted.add(event.number.to_string());
+                Ok(())
+            }
+        })
+        .concurrency(concurrency)
+        .on_error(OnError::Retry(quick(3)))
+        .await
+        .unwrap();
+        for number in 0..20 {
+            order(&bus, &format!("customer {number}"), number).await;
+        }
+        let failing = |bus: &Bus| {
+            let health = bus.health();
+            !health.healthy && health.parts.iter().any(|part| part.condition == Condition::Failing)
+        };
+        eventually("the breaker opens", async || failing(&bus)).await;
+        // All tries of all events would be used up several times over.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(failing(&bus));
+        away.store(false, Ordering::SeqCst);
+        eventually("all are handled", async || notes.all().len() == 20).await;
+        assert_eq!(notes.sorted(), (0..20).collect::<Vec<_>>());
+        assert!(bus.health().healthy);
+        let letters = bus.admin().dead_letters("shop", &name, 100).await.unwrap();
+        assert!(letters.is_empty(), "{letters:?}");
+        soon("closing", bus.close()).await.unwrap();
+    }
+}
+
+/// Listens with a handler that fails for numbers that are multiples of ten, and counts its runs.
+async fn watch(bus: &Bus, concurrency: usize, policy: RetryPolicy) -> (Notes, Arc<AtomicUsize>) {
+    let (notes, runs) = (Notes::default(), Arc::new(AtomicUsize::new(0)));
+    let (noted, count) = (notes.clone(), Arc::clone(&runs));
+    bus.listen("watch", move |event: Ordered| {
+        let (noted, count) = (noted.clone(), Arc::clone(&count));
+        async move {
+            if event.number % 10 == 0 {
+                count.fetch_add(1, Ordering::SeqCst);
+                return Err(HandlerError::new("bad"));
+            }
+            noted.add(event.number.to_string());
+            Ok(())
+        }
+    })
+    .concurrency(concurrency)
+    .on_error(OnError::Retry(policy))
+    .await
+    .unwrap();
+    (notes, runs)
+}
+
+async fn one_bad_event_among_good_ones_is_dead_lettered_after_its_tries(place: Place) {
+    let bus = place.bus("shop").await;
+    register(&bus).await;
+    let (notes, runs) = watch(&bus, 1, quick(3)).await;
+    for number in [1, 10, 2, 3] {
+        order(&bus, "anna", number).await;
+    }
+    bus.wait_until_idle().await.unwrap();
+    assert_eq!(notes.all(), ["1", "2", "3"]);
+    assert_eq!(runs.load(Ordering::SeqCst), 3);
+    assert_eq!(letters(&bus).await, [(10, 3, "bad".to_owned())]);
+}
+
+async fn a_bad_event_on_its_own_is_dead_lettered(place: Place) {
+    for concurrency in [1, 4] {
+        let bus = place.bus("shop").await;
+        register(&bus).await;
+        let (_, runs) = watch(&bus, concurrency, quick(3)).await;
+        order(&bus, "anna", 10).await;
+        bus.wait_until_idle().await.unwrap();
+        assert_eq!(runs.load(Ordering::SeqCst), 3);
+        assert_eq!(letters(&bus).await.len(), if concurrency == 1 { 1 } else { 2 });
+        soon("closing", bus.close()).await.unwrap();
+    }
+}
+
+async fn bad_events_one_after_the_other_are_dead_lettered_once_a_good_one_comes(place: Place) {
+    let bus = place.bus("shop").await;
+    register(&bus).await;
+    let (notes, _) = watch(&bus, 1, quick(2)).await;
+    for number in [10, 20, 30, 1, 40, 2] {
+        order(&bus, "anna", number).await;
+    }
+    bus.wait_until_idle().await.unwrap();
+    assert_eq!(notes.sorted(), [1, 2]);
+    let mut bad: Vec<u64> = letters(&bus).await.into_iter().map(|(number, ..)| number).collect();
+    bad.sort_unstable();
+    assert_eq!(bad, [10, 20, 30, 40]);
+}
+
+async fn a_batch_waits_out_an_outage_too(place: Place) {
+    let bus = place.bus("shop").await;
+    register(&bus).await;
+    let (away, notes) = (Arc::new(AtomicBool::new(true)), Notes::default());
+    let (is_away, noted) = (Arc::clone(&away), notes.clone());
+    bus.listen_in_batches("watch", move |events: Vec<Ordered>| {
+        let (is_away, noted) = (Arc::clone(&is_away), noted.clone());
+        async move {
+            if is_away.load(Ordering::SeqCst) {
+                return Err("the database is away".into());
+            }
+            events.iter().for_each(|event| noted.add(event.number.to_string()));
+            Ok(())
+        }
+    })
+    .batch(5, Duration::from_millis(20))
+    .on_error(OnError::Retry(quick(3)))
+    .await
+    .unwrap();
+    for number in 0..20 {
+        order(&bus, "anna", number).await;
+    }
+    eventually("the breaker opens", async || !bus.health().healthy).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    away.store(false, Ordering::SeqCst);
+    eventually("all are handled", async || notes.all().len() == 20).await;
+    assert_eq!(letters(&bus).await, []);
+}
+
+async fn a_permanent_error_is_dead_lettered_at_once(place: Place) {
+    let bus = place.bus("shop").await;
+    register(&bus).await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    bus.listen("watch", move |_: Ordered| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { Err(HandlerError::permanent("there is no such customer")) }
+    })
+    .await
+    .unwrap();
+    for number in 0..3 {
+        order(&bus, "anna", number).await;
+    }
+    bus.wait_until_idle().await.unwrap();
+    assert_eq!(runs.load(Ordering::SeqCst), 3);
+    let letters = letters(&bus).await;
+    assert_eq!(letters.len(), 3);
+    assert_eq!(letters[0], (0, 1, "there is no such customer".to_owned()));
+}
+
+async fn a_handler_that_takes_too_long_has_failed(place: Place) {
+    let bus = place.bus("shop").await;
+    register(&bus).await;
+    let (runs, notes) = (Arc::new(AtomicUsize::new(0)), Notes::default());
+    let (count, noted) = (Arc::clone(&runs), notes.clone());
+    bus.listen("watch", move |event: Ordered| {
+        let (first, noted) = (count.fetch_add(1, Ordering::SeqCst) == 0, noted.clone());
+        async move {
+            if first {
+                std::future::pending::<()>().await;
+            }
+            noted.add(event.number.to_string());
+            Ok(())
+        }
+    })
+    .timeout(Duration::from_millis(50))
+    .on_error(OnError::Retry(quick(3)))
+    .await
+    .unwrap();
+    order(&bus, "anna", 1).await;
+    bus.wait_until_idle().await.unwrap();
+    assert_eq!(notes.all(), ["1"]);
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+}
+
+async fn any_error_becomes_a_handlers_error(place: Place) {
+    fn boxed() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Err("in a box".into())
+    }
+    let bus = place.bus("shop").await;
+    register(&bus).await;
+    bus.listen("watch", |event: Ordered| async move {
+        match event.number {
+            0 => boxed()?,
+            1 => return Err("a word".into()),
+            2 => Err(std::io::Error::other("from outside"))?,
+            _ => return Err(format!("number {}", event.number).into()),
+        }
+        Ok(())
+    })
+    .on_error(super::contracts::tries(1))
+    .await
+    .unwrap();
+    for number in 0..4 {
+        order(&bus, "anna", number).await;
+    }
+    bus.wait_until_idle().await.unwrap();
+    let mut reasons: Vec<String> = letters(&bus).await.into_iter().map(|(.., why)| why).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["a word", "from outside", "in a box", "number 3"]);
+}
