@@ -158,11 +158,11 @@ where
         Ok(())
     }
 
-    fn is_redelivered(&self, message: &Self::Message) -> bool {
-        self.sources.first().is_some_and(|source| source.is_redelivered(message))
+    fn is_suspect(&self, message: &Self::Message, (index, token): &Self::Token) -> bool {
+        self.sources[*index].is_suspect(message, token)
     }
 
-    async fn begin(&self, (index, token): &Self::Token) -> Result<()> {
+    async fn begin(&self, (index, token): &Self::Token) -> Result<bool> {
         self.sources[*index].begin(token).await
     }
 
@@ -177,6 +177,12 @@ where
     fn resize(&self, window: usize) {
         for source in &self.sources {
             source.resize((window / self.sources.len()).max(1));
+        }
+    }
+
+    fn held_back(&self, messages: usize) {
+        for source in &self.sources {
+            source.held_back(messages);
         }
     }
 

@@ -165,8 +165,8 @@ impl<B: Broker> Source for EventSource<B> {
         self.member.release_held(&again).await
     }
 
-    fn is_redelivered(&self, event: &EventMessage) -> bool {
-        event.attempt > 1
+    fn is_suspect(&self, event: &EventMessage, _: &Delivered) -> bool {
+        event.attempt > 2
     }
 
     fn size(&self, event: &EventMessage) -> usize {
