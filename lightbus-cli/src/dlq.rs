@@ -7,7 +7,7 @@ use crate::{
     cli::{self, Letters},
     context::Context,
     failure::{FAILED, Failure},
-    output, retry,
+    listeners, output, retry,
 };
 
 /// How many are read from the broker at once. Small pages bound the memory; large ones are cheaper on
@@ -58,7 +58,8 @@ impl Letters {
     }
 }
 
-/// Reads page by page, and stops when `each` returns `false`.
+/// Reads page by page, and stops when `each` returns `false`. Fails if there are none because there is no
+/// such listener.
 pub(crate) async fn pages(
     bus: &Bus,
     letters: &Letters,
@@ -66,6 +67,9 @@ pub(crate) async fn pages(
 ) -> Result<(), Failure> {
     let (service, listener) = (&letters.service, &letters.listener);
     let mut page = bus.admin().dead_letters(service, listener, PAGE).await?;
+    if page.is_empty() {
+        listeners::must_be_known(bus, service, listener).await?;
+    }
     while let Some(last) = page.last().cloned() {
         let full = page.len() >= PAGE;
         page.retain(|letter| letters.takes(letter));
@@ -98,7 +102,11 @@ async fn list(context: &Context, bus: &Bus, letters: &Letters, most: usize) -> R
         left -= page.len().min(left);
         Ok(left > 0)
     })
-    .await
+    .await?;
+    if left == most && !context.json {
+        eprintln!("no dead letter matches");
+    }
+    Ok(())
 }
 
 async fn show(context: &Context, bus: &Bus, letters: &Letters) -> Result<(), Failure> {

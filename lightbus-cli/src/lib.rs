@@ -29,6 +29,7 @@ mod failure;
 mod fire;
 mod inspect;
 mod listen;
+mod listeners;
 mod output;
 mod retry;
 mod schema;

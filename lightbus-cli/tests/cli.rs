@@ -172,6 +172,7 @@ on_shared_transports!(
     past_events_are_inspected,
     dead_letters_are_listed_and_purged,
     dead_letters_go_back_to_their_listener,
+    dead_letters_of_an_unknown_listener_are_an_error,
     what_must_not_be_seen_is_not_shown,
     a_shell_takes_command_after_command,
     an_api_is_explained_down_to_the_broker,
@@ -744,6 +745,27 @@ async fn dead_letters_are_listed_and_purged(place: Place) {
     let left = listed(&["--event", "auth.*"]).await;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0]["event"]["arguments"]["username"], "b");
+}
+
+async fn dead_letters_of_an_unknown_listener_are_an_error(place: Place) {
+    let (bus, tool) = (place.bus("auth").await, Tool::at(&place));
+    bus.register(AuthClient::contract()).await.unwrap();
+    bus.listen("welcome", |_: UserRegistered| async { Ok(()) }).await.unwrap();
+    let none = tool.run(&["dlq", "list", "auth", "welcome"]).await;
+    assert_eq!((none.code(), none.err().as_str()), (0, "no dead letter matches\n"));
+    for [service, listener] in [["auth", "welcme"], ["atuh", "welcome"]] {
+        for command in ["list", "show", "retry", "purge"] {
+            let all = if matches!(command, "retry" | "purge") { &["--all"][..] } else { &[] };
+            let done = tool.run(&[&["dlq", command, service, listener], all].concat()).await;
+            if place.counts_deliveries() && !matches!(place, Place::Redis(_)) {
+                // RabbitMQ does not report its groups, so the listener may exist.
+                assert_eq!(done.code(), i32::from(command == "show"), "{}", done.err());
+                continue;
+            }
+            assert_eq!((done.code(), done.out().as_str()), (1, ""), "{command}");
+            assert!(done.err().contains("Did you mean `auth-welcome`?"), "{}", done.err());
+        }
+    }
 }
 
 /// The dead letters of the listener `fails` of the service `auth`.

@@ -8,10 +8,11 @@ use std::{
 use lightbus::{Bus, ErrorKind, bus::Route, transport::transport::Location};
 
 use super::model::{METRICS, STATE};
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    listeners::{MOST, locations_of_each},
+};
 
-/// The most APIs, events of an API, and groups that the broker is asked for.
-const MOST: usize = 200;
 /// The most dead letters that are counted for a group.
 pub(super) const MOST_LETTERS: usize = 100;
 /// How often dead letters are counted, which means reading them.
@@ -112,7 +113,7 @@ impl Asker {
         let tells_places = part.locations.is_some();
         let mut places = part.locations.unwrap_or_default();
         if tells_places && places.is_empty() {
-            places = self.places_of_each(&row.name).await?;
+            places = locations_of_each(&self.bus, &row.name).await?;
         }
         row.stored = sum(places.iter());
         if part.capabilities.lag && places.iter().all(|place| place.groups.is_empty()) {
@@ -133,20 +134,6 @@ impl Asker {
             }
         }
         Ok(())
-    }
-
-    /// The locations of each event, for a transport that has one location per event and none per API.
-    async fn places_of_each(&self, api: &str) -> Result<Vec<Location>, Failure> {
-        let document = self.bus.schema(api).await?.unwrap_or_default();
-        let mut places = Vec::new();
-        for name in
-            document["events"].as_object().into_iter().flatten().map(|(name, _)| name).take(MOST)
-        {
-            let parts = self.bus.admin().locate(api, Some(name)).await?;
-            let events = parts.into_iter().filter(|part| part.kind == "events");
-            places.extend(events.filter_map(|part| part.locations).flatten());
-        }
-        Ok(places)
     }
 
     /// The lag of the known listeners, for a transport that does not report groups.
