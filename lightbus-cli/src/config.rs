@@ -16,7 +16,10 @@ pub(crate) async fn run(context: &Context, command: &cli::Config) -> Result<(), 
 }
 
 async fn check(context: &Context) -> Result<(), Failure> {
-    let warnings = context.builder().await?.check()?;
+    let loader = context.loader();
+    let checked = tokio::task::spawn_blocking(move || loader.check()).await;
+    let checked = checked.map_err(|error| Failure::Failed(error.to_string()))?;
+    let warnings = checked.map_err(Failure::Configuration)?;
     if context.json {
         let warnings: Vec<_> = warnings
             .iter()

@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use lightbus::{Bus, BusBuilder, Error, ErrorKind, Registry, Result, config::Config};
+use lightbus::{
+    Bus, BusBuilder, Error, ErrorKind, Registry, Result,
+    config::{Config, Loader},
+};
 
 use crate::cli::Global;
 
@@ -52,17 +55,20 @@ impl Context {
         (self.registry)()
     }
 
+    /// Loads the files that `--config` names, else those that `LIGHTBUS_CONFIG` names.
+    pub(crate) fn loader(&self) -> Loader {
+        let loader = Config::loader().registry(self.registry());
+        match &self.config {
+            Some(files) => loader.files([files.as_str()]),
+            None => loader,
+        }
+    }
+
     /// The configuration that `--config` names, else `LIGHTBUS_CONFIG`.
     pub(crate) async fn config(&self) -> Result<Config> {
-        let (files, registry) = (self.config.clone(), self.registry());
+        let loader = self.loader();
         // Blocks while it reads files, and for longer with an http(s) address.
-        let reading = tokio::task::spawn_blocking(move || {
-            let loader = Config::loader().registry(registry);
-            match &files {
-                Some(files) => loader.files([files.as_str()]).load(),
-                None => loader.load(),
-            }
-        });
+        let reading = tokio::task::spawn_blocking(move || loader.load());
         reading.await.unwrap_or_else(|error| {
             let message = "reading the configuration did not end";
             Err(Error::new(ErrorKind::Unexpected, message).because(error))

@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     Bus(Error),
     /// The same, when the broker is known to answer: never [`UNREACHABLE`].
     Reached(Error),
+    /// A wrong configuration, with every mistake.
+    Configuration(Vec<Error>),
     /// Wrong usage.
     Usage(String),
     /// Anything else.
@@ -53,6 +55,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bus(error) | Self::Reached(error) => error.fmt(f),
+            Self::Configuration(errors) => {
+                let errors: Vec<_> = errors.iter().map(Error::to_string).collect();
+                f.write_str(&errors.join("; "))
+            }
             Self::Usage(text) | Self::Failed(text) => f.write_str(text),
             Self::Quiet(code) => write!(f, "code {code}"),
         }
@@ -63,7 +69,7 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::Bus(error) => code(error),
-            Self::Usage(_) => USAGE,
+            Self::Usage(_) | Self::Configuration(_) => USAGE,
             Self::Reached(_) | Self::Failed(_) => FAILED,
             Self::Quiet(code) => *code,
         }
@@ -76,6 +82,11 @@ impl Failure {
             Self::Bus(error) | Self::Reached(error) if json => {
                 eprintln!("{}", as_json(error, code))
             }
+            // Each on a line of its own.
+            Self::Configuration(errors) if json => {
+                errors.iter().for_each(|error| eprintln!("{}", as_json(error, code)));
+            }
+            Self::Configuration(errors) => errors.iter().for_each(tell),
             Self::Usage(text) | Self::Failed(text) if json => {
                 eprintln!("{}", json!({ "error": { "message": text, "code": code } }));
             }

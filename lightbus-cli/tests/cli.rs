@@ -385,6 +385,64 @@ async fn the_configuration_is_checked_and_shown_without_secrets() {
 }
 
 #[tokio::test]
+async fn every_mistake_of_a_configuration_is_reported() {
+    let tool = Tool::new(
+        r#"
+bus: { schem: {}, log_level: 7, schema: { ttl: soon, transport: { rediss: {} } } }
+apis:
+  default:
+    rpc_timeout: never
+    rpc_transport: { redis: { urll: "x", batch_size: many } }
+    event_transport: { redis: { batch_size: many } }
+  auth:
+    validate: { incoming: perhaps }
+    cast_value: true
+    max_message_size: -1
+    result_transport: { redis: { url: "not a url" } }
+plugins: { internal_state: { enabled: 7 }, nothing: {} }
+nonsense: 1
+"#,
+    );
+    let wrong = [
+        "bus.schem",
+        "bus.log_level",
+        "bus.schema.ttl",
+        "bus.schema.transport",
+        "apis.default.rpc_timeout",
+        "apis.default.rpc_transport.redis.urll",
+        "apis.default.rpc_transport.redis.batch_size",
+        "apis.default.event_transport.redis.batch_size",
+        "apis.auth.validate",
+        "apis.auth.cast_value",
+        "apis.auth.max_message_size",
+        "apis.auth.result_transport.redis.url",
+        "plugins.internal_state.enabled",
+        "plugins.nothing",
+        "nonsense",
+    ];
+    let check = tool.run(&["config", "check", "--json"]).await;
+    assert_eq!((check.code(), check.out().as_str()), (2, ""));
+    let mut found: Vec<_> = check
+        .err()
+        .lines()
+        .map(|line| {
+            let error: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(error["error"]["kind"], "config", "{error}");
+            let facts = error["error"]["facts"].as_array().unwrap();
+            let at = facts.iter().find(|fact| fact[0] == "at").unwrap_or_else(|| panic!("{error}"));
+            at[1].as_str().unwrap().to_owned()
+        })
+        .collect();
+    found.sort();
+    let mut wrong = wrong.map(str::to_owned);
+    wrong.sort();
+    assert_eq!(found, wrong, "{}", check.err());
+    let text = tool.run(&["config", "check"]).await;
+    assert_eq!((text.code(), text.err().matches("error: ").count()), (2, wrong.len()));
+    assert!(text.err().contains("Did you mean `cast_values`?"), "{}", text.err());
+}
+
+#[tokio::test]
 async fn alone_in_memory_it_says_that_it_needs_a_broker() {
     let tool = Tool::new("apis: { default: { event_transport: { memory: {} } } }\n");
     let done = tool.run(&["call", "auth.boom"]).await;

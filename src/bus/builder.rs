@@ -14,7 +14,7 @@ use super::{
     shared::{Apis, Bus, Features, Ids, Inner, Phase, State, at, check_named, schema_transport},
 };
 use crate::{
-    config::{Config, Names, Warning},
+    config::{Config, Loader, Names, Warning},
     plugins::{MetricsPlugin, Plugin, Plugins, StatePlugin},
     schema::SchemaStore,
 };
@@ -186,6 +186,23 @@ impl BusBuilder {
             keep_schemas(Arc::clone(&store), phase.clone())
         });
         Ok(Bus { inner })
+    }
+}
+
+impl Loader {
+    /// Checks the configuration and the options of its transports, without connecting, and finds every
+    /// mistake. Returns what a bus would warn about.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake, at most a hundred. The first is the one that [`load`](Self::load) or
+    /// [`BusBuilder::check`] returns; each other is in a value that none before names. Mistakes that are
+    /// only seen together with a wrong value may be left out. If a file cannot be read or parsed, that
+    /// alone.
+    pub fn check(self) -> Result<Vec<Warning>, Vec<Error>> {
+        let registry = self.known_transports();
+        let config = self.load_all(|config| transports(config, &registry).map(drop))?;
+        Ok(config.warnings(&registry))
     }
 }
 

@@ -141,8 +141,19 @@ impl Loader {
     ///
     /// [`ErrorKind::Config`] with the file, or the path of the key that is wrong.
     pub fn load(self) -> Result<Config> {
+        let Layers { tree, source, environment, known } = self.layers()?;
+        finish(tree, source, &environment, &known)
+    }
+
+    /// The transports whose options are known.
+    pub(crate) fn known_transports(&self) -> Registry {
+        self.registry.clone().unwrap_or_else(crate::registry)
+    }
+
+    /// Reads the files and the environment, without giving the keys their types.
+    pub(super) fn layers(self) -> Result<Layers> {
+        let known = json_schema_for(&self.known_transports());
         let environment = self.environment.unwrap_or_else(Environment::of_process);
-        let known = json_schema_for(&self.registry.unwrap_or_else(crate::registry));
         let files = self.files.unwrap_or_else(|| {
             environment.get("LIGHTBUS_CONFIG").map(separated).into_iter().flatten().collect()
         });
@@ -165,8 +176,17 @@ impl Loader {
             (true, true) => Source::Environment,
             (false, _) => Source::Files(names),
         };
-        finish(tree, source, &environment, &known)
+        Ok(Layers { tree, source, environment, known })
     }
+}
+
+/// Files and environment merged, and what it takes to read them as a configuration.
+pub(super) struct Layers {
+    pub(super) tree: Tree,
+    pub(super) source: Source,
+    pub(super) environment: Environment,
+    /// The JSON Schema of the configuration.
+    pub(super) known: Value,
 }
 
 fn separated(paths: &str) -> impl Iterator<Item = String> + use<> {
@@ -186,7 +206,7 @@ fn put_names(tree: &mut Tree, environment: &Environment) {
 }
 
 /// Fills in variables, and gives the keys their types.
-fn finish(
+pub(super) fn finish(
     mut tree: Tree,
     source: Source,
     environment: &Environment,

@@ -8,6 +8,7 @@
 //! effect and where each came from; [`Config::warnings`] what in it has no effect; [`json_schema`]
 //! describes it for editors.
 
+mod check;
 mod compiled;
 mod environment;
 mod expand;

@@ -156,6 +156,31 @@ impl Tree {
         (here, keys)
     }
 
+    /// Removes what stands at a path as errors show it, with the sections that this leaves empty; of a
+    /// list, the whole list. Returns whether anything was there.
+    pub(crate) fn remove(&mut self, path: &str) -> bool {
+        let (found, keys) = self.find(path);
+        let is_list = matches!(found, Self::Leaf(leaf) if leaf.value.is_array());
+        // Nothing is left of the path, or only a place within the list.
+        let whole = keys.join(".");
+        let is_there = path.strip_prefix(&whole).is_some_and(|rest| rest.is_empty() || is_list);
+        is_there && self.remove_below(&keys)
+    }
+
+    fn remove_below(&mut self, keys: &[String]) -> bool {
+        let (Some((key, rest)), Self::Mapping(entries, _)) = (keys.split_first(), self) else {
+            return false;
+        };
+        let Some(below) = entries.get_mut(key) else { return false };
+        if !rest.is_empty() && !below.remove_below(rest) {
+            return false;
+        }
+        if rest.is_empty() || below.entries().is_some_and(BTreeMap::is_empty) {
+            entries.remove(key);
+        }
+        true
+    }
+
     /// Calls `visit` with each leaf and the keys that lead to it.
     pub(crate) fn each_leaf<'t>(
         &'t self,
@@ -219,6 +244,26 @@ mod tests {
             json!({"event_transport": {"redis": {"url": "x", "batch_size": 1}}})
         );
         assert_eq!(laid(below, json!({"event_transport": null})), json!({"event_transport": null}));
+    }
+
+    #[test]
+    fn what_is_removed_leaves_no_empty_section() {
+        let tree = || {
+            let values = json!({"apis": {"a.b": {"rpc": {"nodes": [1]}}, "c": {"d": 1, "e": 2}}});
+            Tree::new(values, &Origin::Program)
+        };
+        for (path, left) in [
+            ("apis.c.d", json!({"apis": {"a.b": {"rpc": {"nodes": [1]}}, "c": {"e": 2}}})),
+            ("apis.a.b.rpc.nodes[0]", json!({"apis": {"c": {"d": 1, "e": 2}}})),
+            ("apis.c", json!({"apis": {"a.b": {"rpc": {"nodes": [1]}}}})),
+        ] {
+            let mut tree = tree();
+            assert!(tree.remove(path), "{path}");
+            assert_eq!(tree.value(), left, "{path}");
+        }
+        for path in ["", "apis.c.f", "nothing", "apis.c.d.deep"] {
+            assert!(!tree().remove(path), "{path}");
+        }
     }
 
     #[test]
