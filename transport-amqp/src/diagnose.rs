@@ -54,7 +54,7 @@ async fn nodes(client: &Client) -> Vec<Finding> {
                 }
             }
             Err(why) => findings.push(Finding::warning(
-                format!("the node {} cannot be reached: {why}", place(uri)),
+                format!("the node {} cannot be reached: {why}", address(uri)),
                 "connecting takes longer, and fails if the other nodes are down too",
                 "rabbitmqctl cluster_status on another node; is the address in `nodes` right?",
             )),
@@ -77,13 +77,13 @@ async fn nodes(client: &Client) -> Vec<Finding> {
     findings
 }
 
-fn place(uri: &AMQPUri) -> String {
+fn address(uri: &AMQPUri) -> String {
     format!("{}:{}", uri.authority.host, uri.authority.port)
 }
 
 fn check_node(uri: &AMQPUri, properties: &ServerProperties) -> Finding {
     let ServerProperties { product, version, cluster, lacks } = properties;
-    let what = format!("{product} {version} at {}, of the cluster {cluster}", place(uri));
+    let what = format!("{product} {version} at {}, of the cluster {cluster}", address(uri));
     let mut numbers = version.split('.').map(|number| number.parse::<u16>().unwrap_or(0));
     let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if product == "RabbitMQ" && number < OLDEST {

@@ -34,21 +34,21 @@ impl Link {
         let broker: Arc<str> = broker.into();
         let (sender, blocked) = watch::channel(None);
         let mut events = Box::pin(connection.events_listener());
-        let place = Arc::clone(&broker);
+        let address = Arc::clone(&broker);
         // Ends with the connection, which has the sender of the events.
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 match event {
                     Event::ConnectionBlocked(reason) => {
                         tracing::warn!(
-                            broker = &*place,
+                            broker = &*address,
                             reason,
                             "RabbitMQ accepts no messages until its alarm is over: sending waits"
                         );
                         sender.send_replace(Some(reason.into()));
                     }
                     Event::ConnectionUnblocked => {
-                        tracing::info!(broker = &*place, "RabbitMQ accepts messages again");
+                        tracing::info!(broker = &*address, "RabbitMQ accepts messages again");
                         sender.send_replace(None);
                     }
                     _ => {}

@@ -32,17 +32,17 @@ pub(crate) async fn queue(client: &Client, what: &str, name: &str) -> Result<Loc
         Ok(None) => (format!("{what}, not declared yet"), None),
         Err(refused) => (format!("{what}, which may not be read: {}", refused.message()), None),
     };
-    let mut place = Location::new(what, name);
-    place.messages = messages;
+    let mut location = Location::new(what, name);
+    location.messages = messages;
     let vhost = vhost(client);
-    place.look = vec![
+    location.look = vec![
         format!(
             "rabbitmqctl list_queues -p {vhost} name type messages_ready messages_unacknowledged consumers | grep -F {}",
             quoted(name)
         ),
         format!("rabbitmqctl list_consumers -p {vhost} | grep -F {}", quoted(name)),
     ];
-    Ok(place)
+    Ok(location)
 }
 
 /// Locates the exchange of events.
@@ -54,9 +54,9 @@ pub(crate) async fn exchange(client: &Client, name: &str, api: &str) -> Result<L
         Ok(false) => format!("{WHAT}, not declared yet"),
         Err(refused) => format!("{WHAT}, which may not be read: {}", refused.message()),
     };
-    let mut place = Location::new(what, name);
+    let mut location = Location::new(what, name);
     let vhost = vhost(client);
-    place.look = vec![
+    location.look = vec![
         // AMQP does not show bindings.
         format!(
             "rabbitmqctl list_bindings -p {vhost} source_name routing_key destination_name | grep -F {}",
@@ -66,5 +66,5 @@ pub(crate) async fn exchange(client: &Client, name: &str, api: &str) -> Result<L
             "rabbitmqctl list_queues -p {vhost} name messages_ready messages_unacknowledged consumers"
         ),
     ];
-    Ok(place)
+    Ok(location)
 }

@@ -73,7 +73,7 @@ impl<'a, const N: usize> Found<'a, N> {
                 continue;
             };
             match found.names.iter().position(|name| *name == header.key) {
-                Some(place) => found.values[place] = Some(value),
+                Some(slot) => found.values[slot] = Some(value),
                 None if header.key.starts_with(OWN) => {}
                 None => found.others.set(header.key, value),
             }
@@ -82,8 +82,8 @@ impl<'a, const N: usize> Found<'a, N> {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
-        let place = self.names.iter().position(|known| *known == name)?;
-        self.values[place]
+        let slot = self.names.iter().position(|known| *known == name)?;
+        self.values[slot]
     }
 
     /// Returns a header without which the record cannot be read.

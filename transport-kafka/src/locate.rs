@@ -44,9 +44,9 @@ pub(crate) async fn topic(
     let Some(count) = client.existing(name).await? else {
         return Ok(Location::new(format!("{what}, not created yet"), &**name));
     };
-    let mut place = Location::new(format!("{what}, {count} partitions"), &**name);
+    let mut location = Location::new(format!("{what}, {count} partitions"), &**name);
     let words = format!("--bootstrap-server {broker} --topic {}", quoted(name));
-    place.look = vec![
+    location.look = vec![
         format!("kafka-topics.sh --describe {words}"),
         format!(
             "kafka-console-consumer.sh {words} --from-beginning --max-messages 10 --property print.headers=true --property print.key=true"
@@ -58,25 +58,25 @@ pub(crate) async fn topic(
         Readers::One(_, prefix) | Readers::Any(prefix) => prefix.clone(),
     };
     blocking(move || {
-        place.messages = Some(held(&client, &name, count)?);
-        place.groups = match readers {
+        location.messages = Some(held(&client, &name, count)?);
+        location.groups = match readers {
             Readers::None => Vec::new(),
             Readers::One(group, _) => {
                 let found = group_of(&client, &group, &prefix, &name, count)?;
                 if let Some(waiting) = found.as_ref().and_then(|found| found.waiting) {
-                    place.messages = Some(waiting);
+                    location.messages = Some(waiting);
                 }
                 found.into_iter().collect()
             }
             Readers::Any(_) => groups(&client, &prefix, &name, count)?,
         };
-        for group in &place.groups {
-            place.look.push(format!(
+        for group in &location.groups {
+            location.look.push(format!(
                 "kafka-consumer-groups.sh --bootstrap-server {broker} --describe --group {}",
                 quoted(&format!("{prefix}{}", group.name))
             ));
         }
-        Ok(place)
+        Ok(location)
     })
     .await?
 }

@@ -76,8 +76,8 @@ impl Endpoint {
         let tcp = tcp.set_user_timeout(KEEPALIVE * 2);
         url.info = url.info.set_redis_settings(settings).set_tcp_settings(tcp);
         let db = url.info.redis_settings().db();
-        let (target, place) = target(path, config, url.info)?;
-        Ok(Self { target, connect_timeout, response_timeout, broker: format!("{place}/{db}") })
+        let (target, address) = target(path, config, url.info)?;
+        Ok(Self { target, connect_timeout, response_timeout, broker: format!("{address}/{db}") })
     }
 }
 
@@ -101,8 +101,8 @@ fn target(path: &str, config: &ConnectionConfig, info: ConnectionInfo) -> Result
         #[cfg(not(feature = "sentinel"))]
         (None, Some(_)) => Err(not_compiled_in(path, "sentinel")),
         (None, None) => {
-            let place = info.addr().to_string();
-            Ok((Target::Single(single(path, config.tls.as_ref(), info)?), place))
+            let address = info.addr().to_string();
+            Ok((Target::Single(single(path, config.tls.as_ref(), info)?), address))
         }
     }
 }

@@ -43,35 +43,35 @@ fn quoted(word: &str) -> String {
 
 /// Locates a list of calls.
 pub(crate) async fn queue(client: &Client, key: &str) -> Result<Location> {
-    let mut place = Location::new("calls that wait for a worker (a list)", key);
-    place.messages = number(client, &["LLEN", key]).await?;
-    place.look = vec![format!("redis-cli LRANGE {} 0 9", quoted(key))];
-    Ok(place)
+    let mut location = Location::new("calls that wait for a worker (a list)", key);
+    location.messages = number(client, &["LLEN", key]).await?;
+    location.look = vec![format!("redis-cli LRANGE {} 0 9", quoted(key))];
+    Ok(location)
 }
 
 /// Locates the key of a schema.
 pub(crate) async fn document(client: &Client, key: &str) -> Result<Location> {
-    let mut place = Location::new("the schema (a string that expires)", key);
-    place.messages = number(client, &["EXISTS", key]).await?;
-    place.look = vec![format!("redis-cli GET {0}; redis-cli PTTL {0}", quoted(key))];
-    Ok(place)
+    let mut location = Location::new("the schema (a string that expires)", key);
+    location.messages = number(client, &["EXISTS", key]).await?;
+    location.look = vec![format!("redis-cli GET {0}; redis-cli PTTL {0}", quoted(key))];
+    Ok(location)
 }
 
 /// Locates a stream with its groups.
 pub(crate) async fn stream(client: &Client, key: &str, groups: Vec<Group>) -> Result<Location> {
-    let mut place = Location::new("events (a stream)", key);
-    place.messages = number(client, &["XLEN", key]).await?;
+    let mut location = Location::new("events (a stream)", key);
+    location.messages = number(client, &["XLEN", key]).await?;
     let name = quoted(key);
-    place.look = vec![
+    location.look = vec![
         format!("redis-cli XREVRANGE {name} + - COUNT 10"),
         format!("redis-cli XINFO GROUPS {name}"),
     ];
     for mut group in groups {
         group.consumers = consumers(client, key, &group.name).await?;
-        place.look.push(format!("redis-cli XPENDING {name} {} - + 10", quoted(&group.name)));
-        place.groups.push(group);
+        location.look.push(format!("redis-cli XPENDING {name} {} - + 10", quoted(&group.name)));
+        location.groups.push(group);
     }
-    Ok(place)
+    Ok(location)
 }
 
 async fn consumers(client: &Client, key: &str, group: &str) -> Result<Vec<Consumer>> {

@@ -129,12 +129,12 @@ impl Inspect for AmqpEventTransport {
     async fn locate(&self, api: &str, _member: Option<&str>) -> Result<Vec<Location>> {
         let client = self.handle.client()?;
         let exchange = topology::exchange_of(&self.config);
-        let mut places = vec![locate::exchange(client, &exchange, api).await?];
+        let mut locations = vec![locate::exchange(client, &exchange, api).await?];
         if self.config.history.is_some() {
             let stream = topology::history_of(&self.config, api);
-            places.push(locate::queue(client, "past events (a stream)", &stream).await?);
+            locations.push(locate::queue(client, "past events (a stream)", &stream).await?);
         }
-        Ok(places)
+        Ok(locations)
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {

@@ -80,7 +80,7 @@ fn find_parts(fields: &[Value]) -> Result<Option<Parts<'_>>, String> {
         let Some(name) = value::text(&pair[0]) else {
             return Err("the name of a field is not UTF-8".into());
         };
-        let place = match name {
+        let field = match name {
             "id" => &mut id,
             "api_name" => &mut api,
             "event_name" => &mut event,
@@ -95,10 +95,10 @@ fn find_parts(fields: &[Value]) -> Result<Option<Parts<'_>>, String> {
             // An argument, or a field of a later version.
             _ => continue,
         };
-        *place = Some(value::text(&pair[1]).ok_or_else(|| format!("`{name}` is not UTF-8"))?);
+        *field = Some(value::text(&pair[1]).ok_or_else(|| format!("`{name}` is not UTF-8"))?);
     }
-    let need = |place: Option<_>, name: &str| -> Result<_, String> {
-        place
+    let need = |field: Option<_>, name: &str| -> Result<_, String> {
+        field
             .filter(|text: &&str| !text.is_empty())
             .ok_or_else(|| format!("the field `{name}` is missing"))
     };

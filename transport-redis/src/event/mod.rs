@@ -8,6 +8,7 @@ mod history;
 mod in_flight;
 mod lag;
 mod lease;
+mod read;
 mod send;
 mod source;
 
@@ -30,8 +31,9 @@ use crate::{
     diagnose, locate,
 };
 use in_flight::InFlightSets;
+use read::Reclaim;
 use send::{EventSender, Outgoing};
-use source::{EventSource, Listener, Reclaim, Stream};
+use source::{EventSource, Listener, Stream};
 
 const WHAT: &str = "the event transport";
 
@@ -200,13 +202,13 @@ impl Inspect for RedisEventTransport {
             // Which events an API has is known from its schema, not here.
             None => return Ok(Vec::new()),
         };
-        let mut places = Vec::new();
+        let mut locations = Vec::new();
         for (stream, _) in self.streams(&[selector])? {
             let groups = group::list(client, &stream).await?.into_iter();
             let groups = groups.map(|group| Group::new(group.name, group.lag, group.pending));
-            places.push(locate::stream(client, &stream, groups.collect()).await?);
+            locations.push(locate::stream(client, &stream, groups.collect()).await?);
         }
-        Ok(places)
+        Ok(locations)
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {

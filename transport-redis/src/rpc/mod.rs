@@ -2,10 +2,11 @@
 //! waits.
 
 mod codec;
+mod expiry;
 mod send;
 mod source;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lightbus_core::{
@@ -139,14 +140,4 @@ impl Inspect for RedisRpcTransport {
 /// Returns the list of an API's calls.
 fn queue_key(api: &str) -> String {
     format!("{api}:rpc_queue")
-}
-
-/// The key that lives as long as the caller waits.
-struct ExpiryKey<'a>(&'a str);
-
-impl fmt::Display for ExpiryKey<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("rpc_expiry_key:")?;
-        f.write_str(self.0)
-    }
 }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use lightbus_core::{Error, ErrorKind, Name, Result};
-use redis::{Cmd, Pipeline, RedisError, RedisWrite, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
-use super::{ExpiryKey, queue_key};
+use super::{
+    expiry::{milliseconds_until, set_expiry},
+    queue_key,
+};
 use crate::{
     batcher::BatchSender,
     client::Client,
@@ -153,26 +156,6 @@ impl BatchSender for CallSender {
             Ok(link) => self.push(&link, &calls).await,
             Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
         }
-    }
-}
-
-/// Sets the expiry key of a call, in milliseconds.
-pub(super) fn set_expiry(id: &str, left: u64) -> Cmd {
-    // With capacity, because each call has one.
-    let mut set = Cmd::with_capacity(5, 48 + id.len());
-    set.arg("SET");
-    set.write_arg_fmt(ExpiryKey(id));
-    set.arg(1).arg("PX").arg(left);
-    set
-}
-
-/// Returns the time until the deadline, unless it has passed.
-pub(super) fn milliseconds_until(deadline: Instant, now: Instant) -> Option<u64> {
-    let left = deadline.saturating_duration_since(now);
-    if left.is_zero() {
-        None
-    } else {
-        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1))
     }
 }
 

@@ -18,14 +18,14 @@ use bytes::Bytes;
 use lightbus_core::{
     Closing, Name, Outcome, RemoteError, Result, ResultMessage, RpcMessage, Source, json,
 };
-use redis::{Pipeline, RedisWrite, Value};
+use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
 use super::{
-    ExpiryKey, WHAT,
+    WHAT,
     codec::{self, DecodedCall},
+    expiry::{milliseconds_until, of_expiry_keys, set_expiry},
     queue_key,
-    send::{milliseconds_until, set_expiry},
 };
 use crate::{
     RpcConfig,
@@ -71,18 +71,6 @@ struct Wanted {
     wanted: Vec<bool>,
     /// Whether a call may be in the batch twice: fewer keys were deleted than found.
     twice: bool,
-}
-
-/// Returns a command for the expiry keys of calls.
-fn of_expiry_keys<'a>(
-    command: &str,
-    ids: impl ExactSizeIterator<Item = &'a Name> + Clone,
-) -> redis::Cmd {
-    let size: usize = ids.clone().map(|id| 16 + id.len()).sum();
-    let mut keys = redis::Cmd::with_capacity(1 + ids.len(), command.len() + size);
-    keys.arg(command);
-    ids.for_each(|id| keys.write_arg_fmt(ExpiryKey(id)));
-    keys
 }
 
 impl CallSource {

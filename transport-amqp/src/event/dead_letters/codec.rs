@@ -80,18 +80,18 @@ fn shortened(reason: &str) -> &str {
     &reason[..end]
 }
 
-/// Returns an id for a dead letter: its place in the order of this process, then the message's id.
+/// Returns an id for a dead letter: its sequence number in this process, then the message's id.
 fn new_id(raw: &Raw) -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = micros(SystemTime::now());
     let next = |last: u64| now.max(last + 1);
-    let place = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
-    id_of(place.map_or(now, next), &raw.properties)
+    let sequence = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+    id_of(sequence.map_or(now, next), &raw.properties)
 }
 
-fn id_of(place: u64, properties: &BasicProperties) -> String {
+fn id_of(sequence: u64, properties: &BasicProperties) -> String {
     let message = properties.message_id().as_ref().map_or("", ShortString::as_str);
-    format!("{place}-{message}")
+    format!("{sequence}-{message}")
 }
 
 fn micros(time: SystemTime) -> u64 {
@@ -99,8 +99,8 @@ fn micros(time: SystemTime) -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Returns the place of a dead letter in the order, if its id has one.
-pub(super) fn place(id: &str) -> Option<u64> {
+/// Returns the sequence number in the id of a dead letter, if it has one.
+pub(super) fn sequence(id: &str) -> Option<u64> {
     id.split_once('-')?.0.parse().ok()
 }
 

@@ -36,21 +36,21 @@ async fn list(
         return Ok(Vec::new());
     }
     let mut drain = QueueDrain::on(client, config, group).await?;
-    let order = |id: &str| (codec::place(id).unwrap_or(0), Name::from(id));
+    let order = |id: &str| (codec::sequence(id).unwrap_or(0), Name::from(id));
     let last = after.map(order);
-    let mut is_known = after.is_none_or(|after| codec::place(after).is_some());
+    let mut is_known = after.is_none_or(|after| codec::sequence(after).is_some());
     let mut letters = BTreeMap::new();
     while let Some(delivery) = drain.take().await? {
         drain.keep(delivery.delivery_tag);
         let raw = Raw::new(delivery);
-        let place = order(&codec::id(&raw));
-        is_known |= last.as_ref() == Some(&place);
-        let is_late = letters.len() == limit
-            && letters.last_key_value().is_some_and(|(last, _)| place > *last);
-        if is_late || last.as_ref().is_some_and(|last| place <= *last) {
+        let key = order(&codec::id(&raw));
+        is_known |= last.as_ref() == Some(&key);
+        let is_late =
+            letters.len() == limit && letters.last_key_value().is_some_and(|(last, _)| key > *last);
+        if is_late || last.as_ref().is_some_and(|last| key <= *last) {
             continue;
         }
-        letters.insert(place, codec::read(raw, group));
+        letters.insert(key, codec::read(raw, group));
         if letters.len() > limit {
             letters.pop_last();
         }

@@ -76,7 +76,7 @@ pub(super) fn explain(
 pub(super) const OWN: [&str; 4] =
     [header::REASON, header::ATTEMPTS, header::ORIGIN, header::REMOVED];
 
-pub(super) fn place<M: Message>(record: &M) -> Placed {
+pub(super) fn placed<M: Message>(record: &M) -> Placed {
     Placed { partition: record.partition(), offset: record.offset() }
 }
 
@@ -95,7 +95,7 @@ pub(super) fn read<M: Message>(record: &M, group: &Name) -> DeadLetter {
     let attempts = found.get(header::ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or(0);
     event.attempt = attempts;
     DeadLetter {
-        id: codec::native_id(record.topic(), place(record)),
+        id: codec::native_id(record.topic(), placed(record)),
         event,
         group: Name::clone(group),
         reason: found.get(header::REASON).unwrap_or_default().to_owned(),

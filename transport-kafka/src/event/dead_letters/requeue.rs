@@ -8,7 +8,7 @@ use rdkafka::{
 
 use super::{
     Letters,
-    codec::{OWN, parts, place},
+    codec::{OWN, parts, placed},
 };
 use crate::{
     event::codec::native_id,
@@ -49,7 +49,7 @@ impl Letters {
                 ErrorKind::Unknown,
                 "the dead letter does not name its original partition",
             )
-            .with("id", native_id(&self.topic, place(record)))
+            .with("id", native_id(&self.topic, placed(record)))
             .hint("Fire the event again, or remove its dead letter"));
         };
         let mut headers = OwnedHeaders::new();

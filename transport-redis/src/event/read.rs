@@ -1,0 +1,322 @@
+//! Reads the entries of a listener's streams: its own pending ones, abandoned ones, and new ones.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use lightbus_core::{Rejection, Result, json};
+use redis::{Pipeline, RedisError, Value};
+use tokio::time::Instant;
+
+use super::{
+    codec::{self, Read},
+    dead_letters,
+    entry::{EntryId, RawEntry},
+    group,
+    source::{EventSource, EventToken, Listener, State},
+};
+use crate::{
+    error::{is_missing_group, odd_answer},
+    link::{self, Link},
+    reader::BLOCK,
+    value,
+};
+
+/// When to look for abandoned entries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reclaim {
+    /// After how long without acknowledgement an entry counts as abandoned.
+    pub(super) after: Duration,
+    pub(super) interval: Duration,
+    pub(super) batch: usize,
+}
+
+/// The position in a stream.
+#[derive(Clone, Copy)]
+pub(super) struct Position {
+    /// The newest entry seen.
+    pub(super) last: EntryId,
+    /// While own pending entries are read: the last one.
+    pub(super) own: Option<EntryId>,
+    /// While abandoned entries are claimed: where to continue.
+    pub(super) abandoned: Option<EntryId>,
+}
+
+impl EventSource {
+    /// Fills `ready`, if there is anything to hand out.
+    pub(super) async fn fill(&self, state: &mut State, max: usize) -> Result<()> {
+        let (link, new) = self.reader.take().await?;
+        if new {
+            // Entries that were on their way when the last connection broke are pending.
+            for position in &mut state.streams {
+                position.own = Some(EntryId::ZERO);
+            }
+        }
+        match self.read(&link, state, max).await? {
+            Ok(()) => {}
+            Err(error) if is_missing_group(&error) => {
+                self.restore(state).await?;
+            }
+            Err(error) => return Err(self.explain(error)),
+        }
+        self.reader.give_back(link);
+        Ok(())
+    }
+
+    /// Reads own pending entries, then abandoned ones, then new ones, until there is one to hand out.
+    async fn read(
+        &self,
+        link: &Link,
+        state: &mut State,
+        max: usize,
+    ) -> Result<std::result::Result<(), RedisError>> {
+        for index in 0..state.streams.len() {
+            while let (true, Some(from)) = (state.ready.is_empty(), state.streams[index].own) {
+                if let Err(error) = self.read_own(link, state, index, from, max).await? {
+                    return Ok(Err(error));
+                }
+            }
+        }
+        let now = Instant::now();
+        if state.ready.is_empty() && state.next_reclaim <= now {
+            for position in &mut state.streams {
+                position.abandoned = Some(EntryId::ZERO);
+            }
+            state.next_reclaim = now + self.reclaim.interval;
+        }
+        for index in 0..state.streams.len() {
+            if let (true, Some(from)) = (state.ready.is_empty(), state.streams[index].abandoned)
+                && let Err(error) = self.read_abandoned(link, state, index, from, max).await?
+            {
+                return Ok(Err(error));
+            }
+        }
+        if state.ready.is_empty() { self.read_new(link, state, max).await } else { Ok(Ok(())) }
+    }
+
+    /// Reads a page of this consumer's pending entries.
+    async fn read_own(
+        &self,
+        link: &Link,
+        state: &mut State,
+        index: usize,
+        from: EntryId,
+        max: usize,
+    ) -> Result<std::result::Result<(), RedisError>> {
+        let Listener { group, consumer, .. } = &*self.listener;
+        let key = &self.listener.streams[index].key;
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.cmd("XREADGROUP").arg("GROUP").arg(group).arg(consumer).arg("COUNT").arg(max);
+        pipeline.arg("STREAMS").arg(key).arg(from.to_string());
+        pipeline
+            .cmd("XPENDING")
+            .arg(key)
+            .arg(group)
+            .arg(format!("({from}"))
+            .arg("+")
+            .arg(max)
+            .arg(consumer);
+        let mut answers = self.reader.request(link, link.pipeline(&pipeline)).await?.into_iter();
+        let entries = match answers.next().map(link::answer) {
+            Some(Ok(answer)) => entries(answer)?.pop().map(|(_, entries)| entries),
+            Some(Err(error)) => return Ok(Err(error)),
+            None => None,
+        }
+        .unwrap_or_default();
+        let attempts = attempts(answers.next());
+        let last = entries.iter().rev().find_map(id_of);
+        state.streams[index].own = last;
+        self.classify(state, index, entries, &attempts, 2).await?;
+        Ok(Ok(()))
+    }
+
+    /// Claims a page of entries that other consumers have abandoned.
+    async fn read_abandoned(
+        &self,
+        link: &Link,
+        state: &mut State,
+        index: usize,
+        from: EntryId,
+        max: usize,
+    ) -> Result<std::result::Result<(), RedisError>> {
+        let Listener { group, consumer, .. } = &*self.listener;
+        let key = &self.listener.streams[index].key;
+        let mut claim = redis::cmd("XAUTOCLAIM");
+        claim.arg(key).arg(group).arg(consumer);
+        claim.arg(u64::try_from(self.reclaim.after.as_millis()).unwrap_or(u64::MAX));
+        claim.arg(from.to_string()).arg("COUNT").arg(max.min(self.reclaim.batch));
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(claim);
+        let answer = self.reader.request(link, link.pipeline(&pipeline)).await?.pop();
+        let answer = match answer.map(link::answer) {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => return Ok(Err(error)),
+            None => Value::Nil,
+        };
+        let mut parts = value::items(answer).unwrap_or_default().into_iter();
+        let next = parts.next().as_ref().and_then(value::text).and_then(EntryId::parse);
+        state.streams[index].abandoned = next.filter(|next| *next != EntryId::ZERO);
+        let entries = parts.next().and_then(value::items).unwrap_or_default();
+        let (Some(first), Some(last)) =
+            (entries.iter().find_map(id_of), entries.iter().rev().find_map(id_of))
+        else {
+            return Ok(Ok(()));
+        };
+        let mut pending = redis::cmd("XPENDING");
+        pending.arg(key).arg(group).arg(first.to_string()).arg(last.to_string());
+        pending.arg(entries.len()).arg(consumer);
+        let counts = self.reader.request(link, link.command(&pending)).await.ok();
+        tracing::debug!(
+            stream = key,
+            group,
+            events = entries.len(),
+            "abandoned events of other processes were taken over"
+        );
+        self.classify(state, index, entries, &attempts(counts), 2).await?;
+        Ok(Ok(()))
+    }
+
+    /// Waits for new entries. Acknowledges skipped ones in the same round trip.
+    async fn read_new(
+        &self,
+        link: &Link,
+        state: &mut State,
+        max: usize,
+    ) -> Result<std::result::Result<(), RedisError>> {
+        let Listener { group, consumer, streams, .. } = &*self.listener;
+        let mut pipeline = Pipeline::with_capacity(1 + streams.len());
+        self.acknowledge(&mut pipeline, state.skipped.iter().copied());
+        // The count is per stream: entries beyond `max` wait in `ready`.
+        pipeline.cmd("XREADGROUP").arg("GROUP").arg(group).arg(consumer);
+        pipeline.arg("COUNT").arg((max / streams.len()).max(1));
+        pipeline.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(1000)).arg("STREAMS");
+        for stream in streams {
+            pipeline.arg(&stream.key);
+        }
+        for _ in streams {
+            pipeline.arg(">");
+        }
+        let Some(answers) = self.reader.blocking(link, link.pipeline(&pipeline)).await? else {
+            return Ok(Ok(()));
+        };
+        let mut answers = answers.map_err(|error| self.explain(error))?;
+        state.skipped.clear();
+        let answer = match answers.pop().map(link::answer) {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => return Ok(Err(error)),
+            None => Value::Nil,
+        };
+        let read = entries(answer)?;
+        if read.is_empty() {
+            // Idle: look for abandoned entries.
+            state.next_reclaim = Instant::now();
+        }
+        for (key, entries) in read {
+            let index = value::text(&key)
+                .and_then(|key| streams.iter().position(|stream| stream.key == key))
+                .ok_or_else(|| odd_answer("XREADGROUP", &key))?;
+            self.classify(state, index, entries, &HashMap::new(), 1).await?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Classifies entries: to hand out, to skip, or to dead-letter.
+    async fn classify(
+        &self,
+        state: &mut State,
+        index: usize,
+        entries: Vec<Value>,
+        attempts: &HashMap<EntryId, u32>,
+        usual_attempt: u32,
+    ) -> Result<()> {
+        let stream = &self.listener.streams[index];
+        let now = Instant::now();
+        let mut unreadable = Vec::new();
+        for RawEntry { id, fields } in entries.into_iter().filter_map(RawEntry::new) {
+            let token = EventToken { stream: index, id };
+            state.streams[index].last = state.streams[index].last.max(id);
+            if !stream.in_flight.insert(id, now) {
+                continue;
+            }
+            let select = |api: &str, event: &str| codec::wanted(&self.listener.events, api, event);
+            let attempt = attempts.get(&id).copied().unwrap_or(usual_attempt);
+            match fields.map(|fields| codec::read(id, fields, attempt, select)) {
+                Some(Read::Event(event)) => {
+                    state.ready.push_back((Arc::new(*event), token));
+                    continue;
+                }
+                // Without fields: deleted or trimmed while it was pending.
+                Some(Read::Other) | None => state.skipped.push(token),
+                Some(Read::Malformed(reason, fields)) => unreadable.push((id, reason, fields)),
+            }
+            stream.in_flight.remove([id]);
+        }
+        for (id, reason, fields) in unreadable {
+            let entry = Value::Array(fields.clone());
+            let entry = json::excerpt(format!("{entry:?}").as_bytes());
+            tracing::warn!(stream = stream.key, group = self.listener.group, %id, reason, entry, "an event cannot be read and is dead-lettered");
+            dead_letters::add(
+                self.client(),
+                &stream.key,
+                &self.listener.group,
+                id,
+                &Rejection::from(reason),
+                Some(fields),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Restores groups that have vanished.
+    async fn restore(&self, state: &mut State) -> Result<()> {
+        for (stream, position) in self.listener.streams.iter().zip(&mut state.streams) {
+            let Listener { group, consumer, .. } = &*self.listener;
+            let groups = group::list(self.client(), &stream.key).await?;
+            if groups.iter().all(|info| info.name != *group) {
+                group::restore(self.client(), &stream.key, group, consumer, position.last).await?;
+                position.own = None;
+                position.abandoned = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the streams in an answer to `XREADGROUP`, each with its entries.
+fn entries(answer: Value) -> Result<Vec<(Value, Vec<Value>)>> {
+    let streams = match answer {
+        Value::Nil => return Ok(Vec::new()),
+        Value::Map(streams) => streams,
+        Value::Array(streams) => streams
+            .into_iter()
+            .filter_map(|stream| <[Value; 2]>::try_from(value::items(stream)?).ok())
+            .map(|[key, entries]| (key, entries))
+            .collect(),
+        other => return Err(odd_answer("XREADGROUP", &other)),
+    };
+    Ok(streams
+        .into_iter()
+        .map(|(key, entries)| (key, value::items(entries).unwrap_or_default()))
+        .collect())
+}
+
+/// Returns the id of an entry, which may have no fields.
+fn id_of(entry: &Value) -> Option<EntryId> {
+    match entry {
+        Value::Array(entry) => EntryId::parse(value::text(entry.first()?)?),
+        _ => None,
+    }
+}
+
+/// Returns how often entries were delivered, from an answer to `XPENDING`.
+fn attempts(answer: Option<Value>) -> HashMap<EntryId, u32> {
+    answer
+        .and_then(value::items)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(value::items)
+        .filter_map(|entry| {
+            let id = EntryId::parse(value::text(entry.first()?)?)?;
+            Some((id, u32::try_from(value::int(entry.get(3)?)?).ok()?))
+        })
+        .collect()
+}
