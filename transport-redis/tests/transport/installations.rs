@@ -220,7 +220,8 @@ async fn a_cluster() {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
     for node in &nodes {
         crate::support::eventually("the cluster stands", || async {
-            let info: String = node.redis().await.run(&["CLUSTER", "INFO"]).await;
+            let mut redis = connect(&node.url()).await;
+            let info: String = redis.run(&["CLUSTER", "INFO"]).await;
             info.contains("cluster_state:ok")
         })
         .await;
@@ -248,12 +249,12 @@ async fn a_primary_under_sentinels() {
         sentinels.push(sentinel);
     }
     let nodes: Vec<String> =
-        sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+        sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
     crate::support::eventually("the sentinels know each other and the replica", || async {
         let mut known = true;
         for sentinel in &sentinels {
             let facts: std::collections::HashMap<String, String> =
-                sentinel.redis().await.run(&["SENTINEL", "MASTER", "main"]).await;
+                connect(&sentinel.url()).await.run(&["SENTINEL", "MASTER", "main"]).await;
             known &= facts["num-other-sentinels"] == "2" && facts["num-slaves"] == "1";
         }
         known
@@ -262,7 +263,7 @@ async fn a_primary_under_sentinels() {
     let options = json!({"sentinel": {"master": "main", "nodes": nodes}});
     round_trip(&options).await;
     // A replica by itself is refused.
-    let error = soon(replica.process().rpc.open()).await.unwrap_err();
+    let error = soon(Process::on(&replica).rpc.open()).await.unwrap_err();
     assert!(
         error.kind() == ErrorKind::Unavailable && error.to_string().contains("replica"),
         "{error}"
