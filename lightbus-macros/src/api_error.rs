@@ -1,4 +1,4 @@
-//! `#[derive(ApiError)]`: an enum or a struct becomes an error that crosses the bus.
+//! `#[derive(ApiError)]`: makes an enum or a struct an error of an API.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote};
@@ -22,18 +22,18 @@ const CONTAINER: Syntax = Syntax {
     ],
 };
 
-/// What is known of an error.
+/// A parsed error type.
 struct ApiError {
     root: Path,
     name: String,
-    /// The type has a `Display` of its own.
+    /// The type implements `Display` itself.
     display: bool,
-    /// The type has a `Serialize` and a `Deserialize` of its own.
+    /// The type implements `Serialize` and `Deserialize` itself.
     serde: bool,
     input: DeriveInput,
 }
 
-/// What `#[derive(ApiError)]` adds to the type.
+/// Expands `#[derive(ApiError)]`.
 pub(crate) fn expand(input: TokenStream) -> TokenStream {
     let input = match syn::parse2::<DeriveInput>(input) {
         Ok(input) => input,
@@ -64,12 +64,13 @@ fn read(input: DeriveInput, errors: &mut Errors) -> ApiError {
     let serde = keys.flag("serde", errors);
     let root = root(keys.path("crate", errors));
     if !input.generics.params.is_empty() {
-        errors.at(&input.generics, "an error has one form, and so no parameters: name the types");
+        errors
+            .at(&input.generics, "an error has one form, so it cannot be generic: name the types");
     }
     match &input.data {
         Data::Enum(data) => {
             if data.variants.is_empty() {
-                errors.at(&input.ident, "what can go wrong? Write at least one variant");
+                errors.at(&input.ident, "an error needs at least one variant");
             }
             for variant in &data.variants {
                 refuse_attributes(&variant.attrs, "variant", errors);
@@ -79,7 +80,7 @@ fn read(input: DeriveInput, errors: &mut Errors) -> ApiError {
         Data::Struct(data) => refuse_field_attributes(&data.fields, errors),
         Data::Union(data) => errors.at(
             data.union_token,
-            "nobody knows which field of a union is set: write an `enum` or a `struct`",
+            "a union does not say which field is set: write an `enum` or a `struct`",
         ),
     }
     ApiError { root, name, display, serde, input }
@@ -97,7 +98,7 @@ fn refuse_attributes(attributes: &[Attribute], what: &str, errors: &mut Errors) 
     }
 }
 
-/// So that nothing is said twice where the error is used.
+/// A placeholder, so that uses of the error cause no further errors.
 fn place_holder(error: &ApiError) -> TokenStream {
     let ApiError { root, display, input: DeriveInput { ident, .. }, .. } = error;
     let shown = (!display).then(|| {
@@ -174,7 +175,8 @@ fn implement(error: &ApiError) -> TokenStream {
     }
 }
 
-/// A copy of the type that serde derives for the original, so that the user needs not.
+/// Generates a copy of the type for serde's remote derive, so that the user need not derive serde's
+/// traits.
 fn shadow(root: &Path, input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
     let mut copy = input.clone();
@@ -225,7 +227,7 @@ fn shadow(root: &Path, input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// `Display` as `Debug` would be, with the fields as JSON; and with it, `Error`.
+/// Generates `Display`, in the form of `Debug` with fields as JSON, and `Error`.
 fn show(root: &Path, input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
     let name = names::of(ident);
@@ -251,8 +253,7 @@ fn show(root: &Path, input: &DeriveInput) -> TokenStream {
             }
         }
 
-        // The lifetime is there for the compiler to look only when it is used whether the type is
-        // `Debug`.
+        // With the lifetime, the compiler checks the `Debug` bound only where the impl is used.
         #[automatically_derived]
         impl ::std::error::Error for #ident where for<'lightbus> #ident: ::core::fmt::Debug {}
     }

@@ -13,11 +13,11 @@ use syn::{
 
 use crate::errors::Errors;
 
-/// What an attribute may say.
+/// The syntax of an attribute.
 pub(crate) struct Syntax {
-    /// As it is written: `#[event]`.
+    /// The attribute: `#[event]`.
     pub(crate) attribute: &'static str,
-    /// Each key, and how it is used.
+    /// Each key, with an example.
     pub(crate) keys: &'static [(&'static str, &'static str)],
 }
 
@@ -39,7 +39,7 @@ enum Value {
     List(TokenStream),
 }
 
-/// The keys that were found. Those that are unknown or there twice are mistakes already.
+/// The keys that were found. Unknown and duplicate keys have been reported.
 pub(crate) struct Keys {
     syntax: &'static Syntax,
     found: Vec<(Ident, Value)>,
@@ -47,14 +47,14 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// Reads what stands between the parentheses of one attribute.
+    /// Parses the keys between the parentheses of one attribute.
     pub(crate) fn parse(syntax: &'static Syntax, tokens: TokenStream, errors: &mut Errors) -> Self {
         let mut keys = Self { syntax, found: Vec::new(), taken: Vec::new() };
         keys.add(tokens, errors);
         keys
     }
 
-    /// Reads all attributes of this name.
+    /// Parses all attributes of a name.
     pub(crate) fn collect(
         syntax: &'static Syntax,
         name: &str,
@@ -89,9 +89,9 @@ impl Keys {
                     Value::Alone
                 };
                 if !self.syntax.keys.iter().any(|(name, _)| key == name) {
-                    errors.at(&key, format!("there is no `{key}` here: {}", self.syntax.usage()));
+                    errors.at(&key, format!("unknown key `{key}`: {}", self.syntax.usage()));
                 } else if self.found.iter().any(|(other, _)| *other == key) {
-                    errors.at(&key, format!("`{key}` is there twice: write it once"));
+                    errors.at(&key, format!("duplicate key `{key}`"));
                 } else {
                     self.found.push((key, value));
                 }
@@ -113,7 +113,7 @@ impl Keys {
         Some((key, value))
     }
 
-    /// Whether this key was there, with a value of use or not.
+    /// Whether a key was present, with a valid value or not.
     pub(crate) fn had(&self, name: &str) -> bool {
         self.taken.iter().any(|key| key == name)
     }
@@ -122,7 +122,7 @@ impl Keys {
         errors.at(at.to_token_stream(), format!("write `{}`", self.syntax.usage_of(key)));
     }
 
-    /// A key whose value is text in quotes.
+    /// Takes a key whose value is a string.
     pub(crate) fn text(&mut self, name: &str, errors: &mut Errors) -> Option<LitStr> {
         let (key, value) = self.take(name)?;
         match value {
@@ -133,7 +133,7 @@ impl Keys {
         None
     }
 
-    /// A key whose value is a whole number.
+    /// Takes a key whose value is an integer.
     pub(crate) fn number(&mut self, name: &str, errors: &mut Errors) -> Option<u32> {
         let (key, value) = self.take(name)?;
         match value {
@@ -149,7 +149,7 @@ impl Keys {
         None
     }
 
-    /// A key whose value is a path, in quotes or not.
+    /// Takes a key whose value is a path, in quotes or not.
     pub(crate) fn path(&mut self, name: &str, errors: &mut Errors) -> Option<Path> {
         let (key, value) = self.take(name)?;
         match value {
@@ -164,7 +164,7 @@ impl Keys {
         None
     }
 
-    /// A key with types in parentheses.
+    /// Takes a key with types in parentheses.
     pub(crate) fn types(&mut self, name: &str, errors: &mut Errors) -> Vec<Type> {
         let Some((key, value)) = self.take(name) else { return Vec::new() };
         match value {
@@ -180,7 +180,7 @@ impl Keys {
         Vec::new()
     }
 
-    /// A key that may have an expression as its value: `Some(None)` if it has none.
+    /// Takes a key whose value is an expression. Returns `Some(None)` if it has no value.
     pub(crate) fn expression(&mut self, name: &str, errors: &mut Errors) -> Option<Option<Expr>> {
         let (key, value) = self.take(name)?;
         match value {
@@ -191,7 +191,7 @@ impl Keys {
         None
     }
 
-    /// A key that stands alone.
+    /// Takes a key without a value.
     pub(crate) fn flag(&mut self, name: &str, errors: &mut Errors) -> bool {
         let Some((key, value)) = self.take(name) else { return false };
         if !matches!(value, Value::Alone) {

@@ -1,21 +1,21 @@
-//! Gathers what is wrong, so that one run of the compiler shows all of it.
+//! Collects errors, so that one run of the compiler shows all of them.
 
 use std::fmt::Display;
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 
-/// The mistakes of one use of a macro, each at its tokens.
+/// The errors of one use of a macro, each at its tokens.
 #[derive(Default)]
 pub(crate) struct Errors(Option<syn::Error>);
 
 impl Errors {
-    /// Adds a mistake. The message says what to write instead.
+    /// Adds an error. The message says what to write instead.
     pub(crate) fn at(&mut self, tokens: impl ToTokens, message: impl Display) {
         self.push(syn::Error::new_spanned(tokens, message));
     }
 
-    /// Adds a mistake that syn has found.
+    /// Adds an error of syn.
     pub(crate) fn push(&mut self, error: syn::Error) {
         match &mut self.0 {
             Some(errors) => errors.combine(error),
@@ -23,17 +23,17 @@ impl Errors {
         }
     }
 
-    /// Whether nothing is wrong.
+    /// Whether there are no errors.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// How many mistakes there are.
+    /// Returns the number of errors.
     pub(crate) fn len(&self) -> usize {
         self.0.iter().flatten().count()
     }
 
-    /// A `compile_error!` for each mistake.
+    /// Generates a `compile_error!` for each error.
     pub(crate) fn into_tokens(self) -> TokenStream {
         self.0.map(|error| error.into_compile_error()).unwrap_or_default()
     }

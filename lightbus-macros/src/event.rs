@@ -1,4 +1,4 @@
-//! `#[derive(Event)]`: a struct becomes the fields of an event.
+//! `#[derive(Event)]`: makes a struct an event.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
@@ -27,7 +27,7 @@ const FIELD: Syntax = Syntax {
     keys: &[("default", "default = 20"), ("rename", "rename = \"username\"")],
 };
 
-/// What is known of an event.
+/// A parsed event.
 struct Event {
     root: Path,
     ident: Ident,
@@ -37,7 +37,7 @@ struct Event {
     key: Option<Ident>,
 }
 
-/// What `#[derive(Event)]` adds to the struct.
+/// Expands `#[derive(Event)]`.
 pub(crate) fn expand(input: TokenStream) -> TokenStream {
     let input = match syn::parse2::<DeriveInput>(input) {
         Ok(input) => input,
@@ -53,7 +53,7 @@ pub(crate) fn expand(input: TokenStream) -> TokenStream {
     if generic {
         return mistakes;
     }
-    // A place holder, so that nothing is said twice where the event is used.
+    // A placeholder, so that uses of the event cause no further errors.
     event.fields.clear();
     event.key = None;
     let decode = quote!(::core::unreachable!());
@@ -79,7 +79,8 @@ fn read(input: DeriveInput, errors: &mut Errors) -> Event {
         }
     };
     if !input.generics.params.is_empty() {
-        errors.at(&input.generics, "an event has one form, and so no parameters: name the types");
+        errors
+            .at(&input.generics, "an event has one form, so it cannot be generic: name the types");
     }
     let root = root(keys.path("crate", errors));
     let fields = match input.data {
@@ -147,10 +148,7 @@ fn distinct(fields: Vec<Parameter>, errors: &mut Errors) -> Vec<Parameter> {
         if fields[..index].iter().any(|other| other.name == field.name) {
             errors.at(
                 &field.ident,
-                format!(
-                    "there is a field `{}` on the bus already: name this one otherwise",
-                    field.name
-                ),
+                format!("there already is a field `{}` on the bus: rename this one", field.name),
             );
         }
     }

@@ -1,7 +1,7 @@
 //! The macros of lightbus: `#[api]`, `#[derive(Event)]` and `#[derive(ApiError)]`.
 //!
-//! Use them through the crate `lightbus`, which they write code for. All mistakes of one use are
-//! told at once, each where it is, with what to write instead.
+//! Use them through the crate `lightbus`. All mistakes of one use are reported together, each at its
+//! place and with what to write instead.
 
 mod api;
 mod api_error;
@@ -15,33 +15,33 @@ mod parameter;
 use proc_macro::TokenStream;
 use quote::quote;
 
-/// Describes an API: what can be called and listened to under one name.
+/// Describes an API: procedures and events under one name.
 ///
-/// It is written above a trait whose methods are the procedures. The trait is what a service
-/// implements, with `async fn`; beside it stand two types, named after it:
+/// Put it on a trait whose methods are the procedures. A service implements the trait, with `async fn`.
+/// The macro generates two types, named after the trait:
 ///
-/// - `AuthApi(service)` is what [`Bus::serve`](../lightbus/struct.Bus.html#method.serve) takes;
-/// - `AuthClient::new(&bus)` calls the procedures wherever they are served.
+/// - `AuthApi(service)` is passed to [`Bus::serve`](../lightbus/struct.Bus.html#method.serve);
+/// - `AuthClient::new(&bus)` calls the procedures, wherever they are served.
 ///
 /// ```
 /// use lightbus::prelude::*;
 ///
-/// /// Who is who.
+/// /// Users and their passwords.
 /// #[lightbus::api(name = "auth", version = 2, events(UserRegistered))]
 /// pub trait Auth {
-///     /// Whether this is the user's password.
+///     /// Returns whether this is the user's password.
 ///     async fn check_password(&self, username: String, password: String) -> Result<bool, AuthError>;
 ///
-///     /// Names of users, a page at a time.
+///     /// Returns a page of user names.
 ///     async fn users(
 ///         &self,
-///         /// Only names that begin so.
+///         /// Only names with this prefix.
 ///         prefix: Option<String>,
 ///         #[arg(default = 20)] limit: usize,
 ///     ) -> Vec<String>;
 /// }
 ///
-/// /// Somebody has signed up.
+/// /// A user has signed up.
 /// #[derive(lightbus::Event)]
 /// pub struct UserRegistered {
 ///     pub username: String,
@@ -87,51 +87,51 @@ use quote::quote;
 ///
 /// # The attribute
 ///
-/// | key | is | if left out |
+/// | key | meaning | default |
 /// | --- | --- | --- |
-/// | `name = "shop.till"` | the full name on the bus: words with dots between; not `default` | *required* |
-/// | `version = 2` | sent with every event | 1 |
-/// | `events(Opened, Closed)` | what can be listened to: structs with `#[derive(lightbus::Event)]`. An event belongs to one API | none |
-/// | `crate = ::other::lightbus` | where lightbus is, if a crate hands it on under its own name | `::lightbus` |
+/// | `name = "shop.till"` | the full name on the bus: words separated by dots; not `default` | *required* |
+/// | `version = 2` | the version, sent with every event | 1 |
+/// | `events(Opened, Closed)` | the events: structs with `#[derive(lightbus::Event)]`. An event belongs to one API | none |
+/// | `requires(durable, ordered)` | the capabilities that the API requires of its transports | none |
+/// | `crate = ::other::lightbus` | the path of lightbus, if another crate re-exports it | `::lightbus` |
 ///
 /// Doc comments of the trait, its methods and their arguments become descriptions in the schema.
 ///
 /// # Procedures
 ///
-/// Methods are `async fn` with `&self` and owned arguments. What they take and give crosses the bus
-/// as JSON: types of your own derive serde's `Serialize` and `Deserialize`, and
-/// `lightbus::JsonSchema` with `#[schemars(crate = "lightbus::schemars")]`.
+/// Methods are `async fn` with `&self` and owned arguments. Arguments and results are sent as JSON: types
+/// of your own derive serde's `Serialize` and `Deserialize`, and `lightbus::JsonSchema` with
+/// `#[schemars(crate = "lightbus::schemars")]`.
 ///
-/// | it gives | the client's method gives |
+/// | return type | return type of the client's method |
 /// | --- | --- |
 /// | `T`, or nothing | `Call<T>`: fails only with `lightbus::Error` |
 /// | `Result<T>`, such as `lightbus::Result<T>` | `Call<T>`: the error arrives as text |
-/// | `Result<T, E>` | `Call<T, CallError<E>>`: `E` arrives as it was. It derives `lightbus::ApiError`, or is a `String` |
+/// | `Result<T, E>` | `Call<T, CallError<E>>`: `E` arrives as a value. It derives `lightbus::ApiError`, or is a `String` |
 ///
-/// `#[rpc(name = "checkPassword")]` on a method gives it another name on the bus.
+/// `#[rpc(name = "checkPassword")]` on a method sets another name on the bus.
 ///
 /// # Arguments
 ///
-/// They are sent by name. A call that lacks one, has one too many, or one of another type is
-/// refused before the method runs.
+/// Arguments are sent by name. A call with a missing, unexpected or mistyped argument is refused before
+/// the method runs.
 ///
 /// - `String`: the client takes `impl Into<String>`.
-/// - `Option<T>` may be left out by callers, and is `None` then. The client sends `null`.
-/// - `#[arg(default = 20)]` may be left out too; `#[arg(default)]` takes the type's own default. The
-///   client takes `impl Into<Option<T>>`, so `5` or `None`: `None` is not sent, so that the
-///   service's default counts, not the caller's. (It takes an `Option<Option<T>>` where the type is an
-///   `Option` itself.)
-/// - `#[arg(name = "userName")]` gives it another name on the bus; `r#type` is `type` there.
+/// - `Option<T>` may be omitted by callers, and is then `None`. The client sends `null`.
+/// - `#[arg(default = 20)]` may be omitted, too; `#[arg(default)]` uses the type's own default. The client
+///   takes `impl Into<Option<T>>`, such as `5` or `None`. `None` is not sent, so the service's default
+///   applies, not the caller's. (The client takes an `Option<Option<T>>` if the type is an `Option`.)
+/// - `#[arg(name = "userName")]` sets another name on the bus; `r#type` is `type` there.
 #[proc_macro_attribute]
 pub fn api(arguments: TokenStream, item: TokenStream) -> TokenStream {
     api::expand(arguments.into(), item.into()).into()
 }
 
-/// Makes a struct an event's fields: what `bus.fire` takes and `bus.listen` gives.
+/// Makes a struct an event, which `bus.fire` takes and handlers of `bus.listen` receive.
 ///
-/// The struct has named fields, or none; each crosses the bus on its own, as JSON, and needs
-/// `Serialize`, `Deserialize` and `JsonSchema`. The struct itself needs no derive of serde. An event
-/// belongs to the API that lists it, see [`macro@api`].
+/// The struct has named fields, or none. Each field is sent as JSON, and must implement `Serialize`,
+/// `Deserialize` and `JsonSchema`. The struct itself needs no derive of serde. An event belongs to the
+/// API that lists it, see [`macro@api`].
 ///
 /// ```
 /// use lightbus::{contract::EventFields, prelude::*};
@@ -141,7 +141,7 @@ pub fn api(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// /// Something went over the counter.
 /// #[derive(lightbus::Event)]
-/// #[event(key = "till")] // what one till sells stays in order, where the transport can
+/// #[event(key = "till")] // sales of one till stay in order
 /// pub struct ItemSold {
 ///     pub till: u16,
 ///     /// What was sold.
@@ -166,27 +166,27 @@ pub fn api(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// # Attributes
 ///
-/// | on the struct | is | if left out |
+/// | on the struct | meaning | default |
 /// | --- | --- | --- |
-/// | `#[event(name = "sold")]` | the name on the bus | that of the struct, `ItemSold` as `item_sold` |
-/// | `#[event(key = "till")]` | the field whose events stay in order, as text. `null` is no key | no key |
-/// | `#[event(crate = ::other::lightbus)]` | where lightbus is | `::lightbus` |
+/// | `#[event(name = "sold")]` | the name on the bus | the name of the struct, `ItemSold` as `item_sold` |
+/// | `#[event(key = "till")]` | the field that is the ordering key, as text. `null` is no key | no key |
+/// | `#[event(crate = ::other::lightbus)]` | the path of lightbus | `::lightbus` |
 ///
-/// | on a field | is |
+/// | on a field | meaning |
 /// | --- | --- |
-/// | `#[event(default = 1)]`, `#[event(default)]` | its value if it was not sent: this, or the type's own default. When the event is fired, it is always sent |
-/// | `#[event(rename = "type")]` | its name on the bus |
+/// | `#[event(default = 1)]`, `#[event(default)]` | the value if it is missing from a received event: this, or the type's own default. When the event is fired, it is always sent |
+/// | `#[event(rename = "type")]` | the name on the bus |
 ///
-/// An `Option` is `None` if it was not sent. Fields that the struct does not have are ignored, so
-/// that an event can grow without breaking those who listen.
+/// A missing `Option` is `None`. Unknown fields are ignored, so an event can gain fields without breaking
+/// its listeners.
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
     event::expand(input.into()).into()
 }
 
-/// Makes an enum or a struct an error that a procedure can give, and that arrives typed.
+/// Makes an enum or a struct an error that a procedure can return, and that arrives typed.
 ///
-/// Fields need `Serialize` and `Deserialize`; the type itself needs no derive of serde.
+/// Fields must implement `Serialize` and `Deserialize`. The type itself needs no derive of serde.
 ///
 /// ```
 /// use lightbus::contract::ApiError;
@@ -207,14 +207,14 @@ pub fn derive_event(input: TokenStream) -> TokenStream {
 /// assert_eq!(AuthError::from_remote(&remote), Some(locked));
 /// ```
 ///
-/// Over the bus go the type's name, the error in serde's usual form, and its `Display` as the
-/// message, which is all that a caller sees who knows nothing of the type. A caller that declares
-/// a type of the same name gets the error; if it lacks the variant, it gets the message.
+/// The type's name, the error in serde's usual form, and its `Display` text as the message are sent. A
+/// caller that declares a type of the same name receives the error; one that does not, or whose type
+/// lacks the variant, receives the message.
 ///
-/// # What is derived besides
+/// # Other derived traits
 ///
-/// `Display`, as in the example, with fields as JSON; and `std::error::Error`, if the type is
-/// `Debug`. For a `Display` of your own:
+/// `Display`, as in the example, with fields as JSON; and `std::error::Error`, if the type is `Debug`. To
+/// implement `Display` yourself:
 ///
 /// ```
 /// #[derive(lightbus::ApiError)]
@@ -232,18 +232,18 @@ pub fn derive_event(input: TokenStream) -> TokenStream {
 ///
 /// # Attributes
 ///
-/// | on the type | is |
+/// | on the type | meaning |
 /// | --- | --- |
-/// | `#[api_error(display)]` | `Display` is there already, by hand or from another derive; then `std::error::Error` is left to you as well |
-/// | `#[api_error(serde)]` | `Serialize` and `Deserialize` are there already: use them, with all that `#[serde(…)]` says |
-/// | `#[api_error(name = "auth.Error")]` | the name on the bus, instead of the type's |
-/// | `#[api_error(crate = ::other::lightbus)]` | where lightbus is, instead of `::lightbus` |
+/// | `#[api_error(display)]` | do not derive `Display` and `std::error::Error`: the type implements them |
+/// | `#[api_error(serde)]` | do not derive `Serialize` and `Deserialize`: use those of the type, with its `#[serde(…)]` attributes |
+/// | `#[api_error(name = "auth.Error")]` | the name on the bus, in place of the type's |
+/// | `#[api_error(crate = ::other::lightbus)]` | the path of lightbus, in place of `::lightbus` |
 #[proc_macro_derive(ApiError, attributes(api_error))]
 pub fn derive_api_error(input: TokenStream) -> TokenStream {
     api_error::expand(input.into()).into()
 }
 
-/// What the compiler and clippy shall not say of code that nobody reads.
+/// Silences lints in generated code.
 fn quiet() -> proc_macro2::TokenStream {
     quote! {
         #[allow(

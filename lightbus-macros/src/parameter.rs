@@ -1,4 +1,4 @@
-//! What procedures and events have in common: named values, each encoded on its own.
+//! Parameters of procedures and fields of events: named values, each encoded separately.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -17,13 +17,13 @@ pub(crate) struct Parameter {
     pub(crate) name: String,
     pub(crate) ty: Type,
     pub(crate) description: String,
-    /// What it is when it is left out.
+    /// Its value if it is omitted.
     pub(crate) default: Option<Expr>,
 }
 
 impl Parameter {
-    /// The default as it was written: an expression, nothing for that of the type, and text in
-    /// quotes for a `String` too.
+    /// Returns the default as an expression: that of the type if no value is written, and a `String` for
+    /// a string literal.
     pub(crate) fn default(ty: &Type, written: Option<Expr>) -> Expr {
         match written {
             None => {
@@ -37,7 +37,7 @@ impl Parameter {
         }
     }
 
-    /// The value that describes it.
+    /// Generates its description in the contract.
     pub(crate) fn describe(&self, root: &Path) -> TokenStream {
         let Self { name, ty, description, .. } = self;
         let schema = quote_spanned!(ty.span()=> generator.subschema_for::<#ty>());
@@ -62,7 +62,7 @@ impl Parameter {
         }
     }
 
-    /// The expression that reads it from `fields`.
+    /// Generates the expression that decodes it from `fields`.
     pub(crate) fn decode(&self, root: &Path, fields: &Ident) -> TokenStream {
         let Self { name, ty, default, .. } = self;
         let codec = quote!(#root::__private::codec);
@@ -77,12 +77,12 @@ impl Parameter {
     }
 }
 
-/// Whether this is an `Option`, as far as its name tells.
+/// Whether this is an `Option`, judging by its name.
 pub(crate) fn is_option(ty: &Type) -> bool {
     type_arguments(ty, "Option").is_some_and(|arguments| arguments.len() == 1)
 }
 
-/// Whether this is a `String`, as far as its name tells.
+/// Whether this is a `String`, judging by its name.
 pub(crate) fn is_string(ty: &Type) -> bool {
     let Type::Path(TypePath { qself: None, path, .. }) = ty else { return false };
     let words: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
@@ -92,7 +92,7 @@ pub(crate) fn is_string(ty: &Type) -> bool {
     )
 }
 
-/// The types in the angle brackets of a type whose name is, or ends with, `name`.
+/// Returns the generic arguments of a type whose name is, or ends with, `name`.
 pub(crate) fn type_arguments<'a>(ty: &'a Type, name: &str) -> Option<Vec<&'a Type>> {
     let Type::Path(TypePath { qself: None, path, .. }) = ungrouped(ty) else { return None };
     let last = path.segments.last().filter(|segment| segment.ident == name)?;
@@ -118,7 +118,7 @@ fn ungrouped(ty: &Type) -> &Type {
     }
 }
 
-/// Refuses types that cannot come from the bus: references, `impl Trait`, `Self`.
+/// Refuses types that cannot be received: references, `impl Trait`, `Self`.
 pub(crate) fn check_owned(ty: &Type, errors: &mut Errors) {
     struct Checker<'a>(&'a mut Errors);
 
@@ -131,14 +131,14 @@ pub(crate) fn check_owned(ty: &Type, errors: &mut Errors) {
             };
             self.0.at(
                 reference,
-                format!("what crosses the bus has an owner: take a `{owned}`, without a reference"),
+                format!("values are received from the bus and must be owned: take a `{owned}`, not a reference"),
             );
         }
 
         fn visit_type_impl_trait(&mut self, ty: &'ast syn::TypeImplTrait) {
             self.0.at(
                 ty,
-                "what crosses the bus has one type: name it. The client takes `impl Into<String>` for a `String` by itself",
+                "values on the bus have a concrete type: name it. The client takes `impl Into<String>` for a `String` by itself",
             );
         }
 
@@ -155,7 +155,7 @@ pub(crate) fn check_owned(ty: &Type, errors: &mut Errors) {
             if lifetime.ident != "static" {
                 self.0.at(
                     lifetime,
-                    "what crosses the bus has an owner: use a type without lifetimes",
+                    "values are received from the bus and must be owned: use a type without lifetimes",
                 );
             }
         }
@@ -164,7 +164,7 @@ pub(crate) fn check_owned(ty: &Type, errors: &mut Errors) {
     Checker(errors).visit_type(ty);
 }
 
-/// A type as one would write it, where it is simple enough to tell.
+/// Formats a type as in source code, if it is simple enough.
 fn written(ty: &Type) -> String {
     match ty {
         Type::Path(path) => {
@@ -176,7 +176,7 @@ fn written(ty: &Type) -> String {
     }
 }
 
-/// The path to lightbus: what the user says, or `::lightbus`.
+/// Returns the path of lightbus: the given one, or `::lightbus`.
 pub(crate) fn root(given: Option<Path>) -> Path {
     given.unwrap_or_else(|| syn::parse_quote!(::lightbus))
 }

@@ -1,4 +1,4 @@
-//! Asserting on what was fired and called.
+//! Assertions on what was fired and called.
 
 use lightbus_core::EventMessage;
 
@@ -12,23 +12,23 @@ use crate::{
     contract::{Event, EventFields},
 };
 
-/// How much of what was seen instead a failure shows.
+/// How many of the recorded messages a failed assertion shows.
 const SHOWN: usize = 20;
 
-/// Looking at what the processes of a test have sent: their events once the broker has confirmed them,
-/// their calls once they were allowed.
+/// Inspecting what the processes of a test have sent. Events are recorded once the broker has confirmed
+/// them, calls once they are allowed.
 ///
-/// What [`fire_from_outside`](TestBus::fire_from_outside) fires does not count. All of these panic if
-/// more was sent than is [kept](super::TestBusBuilder::keep).
+/// Events from [`fire_from_outside`](TestBus::fire_from_outside) are not recorded. All of these methods
+/// panic if more was sent than is [kept](super::TestBusBuilder::keep).
 impl TestBus {
-    /// Fails unless the event was fired at least once: `auth.user_registered`.
+    /// Asserts that an event, such as `auth.user_registered`, was fired at least once.
     #[track_caller]
     pub fn assert_event_fired(&self, event: &str) {
         let seen = self.events_of(event).len();
         assert!(seen > 0, "{event} was not fired.{}", self.fired_instead());
     }
 
-    /// Fails unless the event was fired this often.
+    /// Asserts that an event was fired exactly `times` times.
     #[track_caller]
     pub fn assert_events_fired(&self, event: &str, times: usize) {
         let seen = self.events_of(event).len();
@@ -41,19 +41,19 @@ impl TestBus {
         );
     }
 
-    /// Fails if the event was fired.
+    /// Asserts that an event was not fired.
     #[track_caller]
     pub fn assert_event_not_fired(&self, event: &str) {
         self.assert_events_fired(event, 0);
     }
 
-    /// Fails unless the event was fired this often, by its type.
+    /// Asserts that an event was fired exactly `times` times, by its type.
     #[track_caller]
     pub fn assert_fired<E: Event>(&self, times: usize) {
         self.assert_events_fired(&path_of::<E>(), times);
     }
 
-    /// Fails unless this very event was fired at least once, with all its values.
+    /// Asserts that an event with exactly these values was fired at least once.
     #[track_caller]
     pub fn assert_fired_event<E: Event>(&self, event: E) {
         let path = path_of::<E>();
@@ -62,11 +62,11 @@ impl TestBus {
         assert!(found, "{path}({}) was not fired.{}", shown(&wanted), self.fired_instead());
     }
 
-    /// The events of this type that were fired, in order.
+    /// Returns the events of a type that were fired, in order.
     ///
     /// # Panics
     ///
-    /// If one cannot be read as this type.
+    /// If one cannot be decoded as this type.
     #[track_caller]
     #[must_use]
     pub fn fired<E: Event>(&self) -> Vec<E> {
@@ -78,7 +78,7 @@ impl TestBus {
         self.events_of(&path).iter().map(read).collect()
     }
 
-    /// The messages of all events that were fired, in order, or of those of one name. Python's
+    /// Returns the messages of all events that were fired, or of those of one name, in order. Python's
     /// `get_event_messages`.
     #[track_caller]
     #[must_use]
@@ -89,21 +89,21 @@ impl TestBus {
         }
     }
 
-    /// The names of the events that were fired, each once, sorted.
+    /// Returns the names of the events that were fired, without duplicates, sorted.
     #[track_caller]
     #[must_use]
     pub fn event_names_fired(&self) -> Vec<String> {
         self.kept(|kept| sorted(kept.events.iter().map(event_path)))
     }
 
-    /// Fails unless the procedure was called at least once: `auth.check_password`.
+    /// Asserts that a procedure, such as `auth.check_password`, was called at least once.
     #[track_caller]
     pub fn assert_rpc_called(&self, procedure: &str) {
         let seen = self.calls_of(procedure).len();
         assert!(seen > 0, "{procedure} was not called.{}", self.called_instead());
     }
 
-    /// Fails unless the procedure was called this often.
+    /// Asserts that a procedure was called exactly `times` times.
     #[track_caller]
     pub fn assert_rpc_called_times(&self, procedure: &str, times: usize) {
         let seen = self.calls_of(procedure).len();
@@ -116,13 +116,13 @@ impl TestBus {
         );
     }
 
-    /// Fails if the procedure was called.
+    /// Asserts that a procedure was not called.
     #[track_caller]
     pub fn assert_rpc_not_called(&self, procedure: &str) {
         self.assert_rpc_called_times(procedure, 0);
     }
 
-    /// Fails unless this very call was made at least once, with all its arguments:
+    /// Asserts that a call with exactly these arguments was made at least once:
     /// `test.assert_called(|auth: &AuthClient| auth.check_password("admin", "secret"))`.
     #[track_caller]
     pub fn assert_called<C: Client, T, E>(&self, call: impl FnOnce(&C) -> Call<T, E>) {
@@ -133,7 +133,8 @@ impl TestBus {
         assert!(found, "{path}({}) was not called.{}", shown(&wanted), self.called_instead());
     }
 
-    /// All calls that were made, in order, or those of one procedure. Python's `get_rpc_messages`.
+    /// Returns all calls that were made, or those of one procedure, in order. Python's
+    /// `get_rpc_messages`.
     #[track_caller]
     #[must_use]
     pub fn rpc_messages(&self, procedure: Option<&str>) -> Vec<Called> {
@@ -143,22 +144,21 @@ impl TestBus {
         }
     }
 
-    /// The names of the procedures that were called, each once, sorted.
+    /// Returns the names of the procedures that were called, without duplicates, sorted.
     #[track_caller]
     #[must_use]
     pub fn rpc_names_called(&self) -> Vec<String> {
         self.kept(|kept| sorted(kept.calls.iter().map(Called::path)))
     }
 
-    /// Fails if a call or an event was refused because nothing in the test knows it: for code that
-    /// swallows errors.
+    /// Asserts that no call or event was refused for lack of a mock. For code that swallows errors.
     #[track_caller]
     pub fn assert_nothing_refused(&self) {
         let refused = self.kept(|kept| kept.refused.clone());
         assert!(refused.is_empty(), "was refused:{}", lines(refused.into_iter()));
     }
 
-    /// Forgets what was fired, called and refused. Mocks stay.
+    /// Clears the record of what was fired, called and refused. Mocks stay.
     pub fn clear(&self) {
         self.state.record.clear();
     }
@@ -218,7 +218,7 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
     names
 }
 
-/// A line for each, up to a limit.
+/// Formats one line for each item, up to a limit.
 fn lines(mut all: impl Iterator<Item = String>) -> String {
     let mut text: String = all.by_ref().take(SHOWN).map(|line| format!("\n  {line}")).collect();
     if text.is_empty() {

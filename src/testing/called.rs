@@ -1,4 +1,4 @@
-//! A procedure that was called, as a test sees it.
+//! Recorded calls.
 
 use lightbus_core::{Arguments, Name, Result, RpcMessage, codec};
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ pub struct Called {
     pub procedure: Name,
     /// The arguments, each encoded.
     pub fields: Arguments,
-    /// Whether a mock answered it, or was to.
+    /// Whether a mock answered the call, or was about to.
     pub mocked: bool,
 }
 
@@ -27,24 +27,24 @@ impl Called {
         }
     }
 
-    /// API and procedure with a dot between.
+    /// Returns the full name of the procedure: API, dot, procedure.
     #[must_use]
     pub fn path(&self) -> String {
         format!("{}.{}", self.api, self.procedure)
     }
 
-    /// An argument. One that was not sent counts as `null`, so that it may be an `Option`.
+    /// Decodes an argument. A missing argument counts as `null`, so it can be read as an `Option`.
     ///
     /// # Errors
     ///
-    /// [`Invalid`](lightbus_core::ErrorKind::Invalid) that names the argument, if it is missing or of
+    /// [`Invalid`](lightbus_core::ErrorKind::Invalid), naming the argument, if it is missing or has
     /// another type.
     pub fn arg<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         codec::decode_field(&self.fields, name)
     }
 }
 
-/// The arguments as people write them: `username: "admin", tries: 3`.
+/// Formats arguments as in source code: `username: "admin", tries: 3`.
 pub(super) fn shown(fields: &Arguments) -> String {
     const LONGEST: usize = 200;
     let mut text = String::new();
@@ -63,7 +63,7 @@ pub(super) fn shown(fields: &Arguments) -> String {
     text
 }
 
-/// Whether two messages carry the same values, in whatever order and however they are written.
+/// Returns whether two messages carry equal values, whatever their order and JSON formatting.
 pub(super) fn same(one: &Arguments, other: &Arguments) -> bool {
     let values = |fields: &Arguments| -> Option<serde_json::Map<String, serde_json::Value>> {
         let decoded = fields.iter().map(|(name, value)| {

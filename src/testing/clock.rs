@@ -1,13 +1,14 @@
-//! Whether tokio's time stands still, and making it stand still.
+//! Pausing tokio's time.
 
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     time::{Duration, Instant},
 };
 
-/// Whether tokio's time is paused: then it does not move with the machine's.
+/// Returns whether tokio's time is paused.
 ///
-/// Tokio does not tell, and pausing what is paused panics.
+/// Tokio has no method for it, and pausing twice panics. So it is measured: paused time does not advance
+/// with the machine's clock.
 pub(super) fn is_paused() -> bool {
     let (real, tokio) = (std::time::Instant::now(), Instant::now());
     while real.elapsed() < Duration::from_micros(1) {
@@ -16,7 +17,7 @@ pub(super) fn is_paused() -> bool {
     tokio.elapsed().is_zero()
 }
 
-/// Pauses time where that can be done. Gives whether it is paused.
+/// Pauses time where that is possible. Returns whether it is paused.
 pub(super) fn pause() -> bool {
     if is_paused() {
         return true;
@@ -28,15 +29,15 @@ pub(super) fn pause() -> bool {
     can
 }
 
-/// Lets time run, if a test has paused it: brokers have clocks of their own.
+/// Resumes time if a test has paused it: brokers have clocks of their own.
 pub(super) fn resume() {
     if is_paused() {
         tokio::time::resume();
     }
 }
 
-/// Lets everything run that can. With time paused that is exact: time goes on only when every task
-/// waits. Otherwise it is a good turn for the others.
+/// Lets all other tasks run until they wait. With time paused this is exact, because time advances only
+/// when every task waits. Otherwise it yields to them several times.
 pub(super) async fn quiet() {
     if is_paused() {
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! The layers keep every promise of the transport below: all of them together pass its suite.
+//! The layers keep every promise of the wrapped transport: together they pass its conformance suite.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +17,12 @@ use super::{
     test_state::{Policy, TestState},
 };
 
-/// Layers in which nothing goes wrong.
+/// Layers without faults.
 mod nothing_wrong {
     lightbus_core::conformance!(super::Layered::over_memory(super::Faults::seeded(1)));
 }
 
-/// With what no promise forbids: late messages, others' messages first, breaks that pass.
+/// Layers with the faults that no promise forbids: delays, reordering between streams.
 mod wrong_within_promises {
     lightbus_core::conformance!(super::Layered::over_memory(
         super::Faults::seeded(1)
@@ -34,7 +34,7 @@ mod wrong_within_promises {
 
 struct Layered(Registry);
 
-const TYPED: &str = "messages are not written to a wire: there is nothing that cannot be read";
+const TYPED: &str = "messages are not written to a wire, so none can be malformed";
 const NO_BROKER: &str = "there is no broker outside the process, and no connection";
 
 impl Layered {

@@ -1,4 +1,4 @@
-//! Waiting for the end of all work in flight.
+//! Waiting until nothing is in flight.
 
 use std::time::Duration;
 
@@ -7,44 +7,45 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{TestBus, clock};
 
-/// How long settling may take, of the bus' time.
+/// The default time limit, by tokio's clock.
 const LIMIT: Duration = Duration::from_secs(60);
-/// What rings no bell in this process: look again after this.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Work outside of this process sends no notification: poll at this interval.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 impl TestBus {
-    /// Waits until nothing is in flight any more in all processes of the test: every event that was
-    /// fired is settled by every listener that wants it (handled, or set aside after its last try),
-    /// every call is answered or given up, every procedure has ended, and so has what they have fired
-    /// and called in turn. Work is counted, nothing is slept for.
+    /// Waits until nothing is in flight in any process of the test: every fired event has been handled
+    /// or dead-lettered by every listener that wants it, every call has been answered or abandoned, every
+    /// procedure has returned, and so on for what they have fired and called. Work in flight is counted;
+    /// nothing relies on sleeping.
     ///
-    /// A task of your own that neither calls nor fires yet is not seen: with time paused settling waits
-    /// until it waits for something, otherwise join it first. From within a handler settling never ends.
+    /// Tasks of the code under test are not known until they call or fire. With time paused, this method
+    /// lets them run until they wait; otherwise join them first. Called from within a handler, it never
+    /// returns in time.
     ///
     /// # Errors
     ///
-    /// [`Timeout`](lightbus_core::ErrorKind::Timeout) after 60 s of the bus' time, which pass at once
-    /// where time is paused. It says what is still in flight.
+    /// [`Timeout`](lightbus_core::ErrorKind::Timeout), with what is still in flight, after 60 s by
+    /// tokio's clock, which pass at once where time is paused.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped.
+    /// Dropping the future has no effect.
     pub async fn wait_until_idle(&self) -> Result<()> {
         self.wait_until_idle_within(LIMIT).await
     }
 
-    /// The same with another limit.
+    /// Like [`wait_until_idle`](Self::wait_until_idle), with another time limit.
     ///
     /// # Errors
     ///
-    /// As [`wait_until_idle`](Self::wait_until_idle).
+    /// See [`wait_until_idle`](Self::wait_until_idle).
     pub async fn wait_until_idle_within(&self, limit: Duration) -> Result<()> {
         let settled = timeout_at(Instant::now() + limit, self.settled()).await;
         let Err(_) = settled else { return settled.unwrap_or(Ok(())) };
         let in_flight = self.state.in_flight.describe();
         let behind = self.state.lagging().await.ok().flatten().unwrap_or_default();
         Err(Error::timeout("there is still work in flight", limit)
-            .during("settling")
+            .during("waiting until the test is idle")
             .hint(format!("In flight:{in_flight}{behind}{}", self.seed())))
     }
 
@@ -58,16 +59,20 @@ impl TestBus {
                 changed.await;
                 continue;
             }
-            // Whoever is about to begin something begins it now.
+            // Tasks that are about to call or fire do it now.
             clock::quiet().await;
             if !in_flight.is_idle() || in_flight.begun() != begun {
                 continue;
             }
-            let behind = self.state.lagging().await.map_err(|error| error.during("settling"))?;
+            let behind = self
+                .state
+                .lagging()
+                .await
+                .map_err(|error| error.during("waiting until the test is idle"))?;
             if behind.is_none() && in_flight.is_idle() && in_flight.begun() == begun {
                 return Ok(());
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -1,7 +1,12 @@
-//! Work in flight: calls that wait, procedures that run, events that are on their way or handled.
+//! Counting work in flight: calls that wait for results, procedures that run, events that are being
+//! sent, queued or handled.
 //!
-//! Everything is counted where it begins and where it ends, so that a test can wait for the end of
-//! all of it.
+//! All work is counted where it begins and where it ends, so that a test can wait until none is left.
+//! The race is between sending and handling: an event may be handled before `send` returns, so it is
+//! expected *before* it is sent, and no longer expected if sending fails before any listener got it
+//! (test `what_was_not_confirmed_is_not_waited_for`). An event counts until every group that wants it
+//! has settled it and none of its deliveries is still held
+//! (test `an_event_is_in_flight_until_every_group_has_settled_it`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +17,7 @@ use std::{
 use lightbus_core::{EventMessage, Name, transport::ListenSpec};
 use tokio::sync::{Notify, futures::Notified};
 
-/// How many are named in an error, of each kind.
+/// How many items of each kind an error names.
 const NAMED: usize = 10;
 
 #[derive(Debug, Default)]
@@ -23,36 +28,36 @@ pub(super) struct InFlight {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many pieces of work have begun so far.
+    /// The number of pieces of work begun so far.
     begun: u64,
     work: BTreeMap<u64, (Work, String)>,
     groups: BTreeMap<Name, Group>,
 }
 
-/// Work that begins and ends in one place.
+/// Work that begins and ends in one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// A caller waits for a result.
     Call,
     /// A worker has taken a call.
     Procedure,
-    /// An event is on its way to the broker.
+    /// An event is being sent to the broker.
     Fire,
 }
 
-/// Ends a piece of work when it is dropped.
+/// Represents a piece of work. The work ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Ticket {
     in_flight: Arc<InFlight>,
     number: u64,
 }
 
-/// A listener of the test, in all its processes.
+/// A consumer group of the test.
 #[derive(Debug, Default)]
 struct Group {
     consumers: usize,
     wanted: Vec<ListenSpec>,
-    /// What was fired for it and is not settled, by the event's id.
+    /// The events that it has not settled, by id.
     expected: HashMap<Name, Expected>,
 }
 
@@ -60,9 +65,9 @@ struct Group {
 struct Expected {
     number: u64,
     path: String,
-    /// How often it was handed out.
+    /// How often it was delivered.
     deliveries: u32,
-    /// How many of those are not settled.
+    /// How many deliveries are not settled.
     held: u32,
 }
 
@@ -81,8 +86,8 @@ impl InFlight {
         Ticket { in_flight: Arc::clone(self), number }
     }
 
-    /// Events are about to be sent: every listener is to get them. Counted before, because they may be
-    /// handled before sending returns.
+    /// Expects events at every listener that wants them. Called before they are sent, because they may
+    /// be handled before sending returns.
     pub(super) fn expect(&self, events: &[EventMessage]) {
         let mut state = self.lock();
         let State { begun, groups, .. } = &mut *state;
@@ -100,7 +105,7 @@ impl InFlight {
         }
     }
 
-    /// Dead letters are about to go back to a group: it alone is to get them.
+    /// Expects events at one group, to which dead letters are about to be requeued.
     pub(super) fn expect_again(&self, group: &str, events: &[EventMessage]) {
         let mut state = self.lock();
         let State { begun, groups, .. } = &mut *state;
@@ -116,8 +121,8 @@ impl InFlight {
         }
     }
 
-    /// The events were not confirmed. Those that no listener got by now may never come; one that comes
-    /// after all is counted then.
+    /// Stops expecting events that were not confirmed, unless a listener has received them. One that
+    /// arrives later is counted from then on.
     pub(super) fn unexpect(&self, events: &[EventMessage]) {
         let mut state = self.lock();
         for group in state.groups.values_mut() {
@@ -135,7 +140,7 @@ impl InFlight {
         let mut state = self.lock();
         let group = state.groups.entry(spec.group.name()).or_default();
         group.consumers += 1;
-        // A listener that comes back has the same events: kept once.
+        // A restarted listener wants the same events.
         if group.wanted.iter().all(|known| known.events != spec.events) {
             group.wanted.push(spec.clone());
         }
@@ -146,7 +151,7 @@ impl InFlight {
         if let Some(group) = state.groups.get_mut(&spec.group.name()) {
             group.consumers -= 1;
             if group.consumers == 0 {
-                // What it held comes again to whoever is next.
+                // Events that it held are redelivered to the next consumer.
                 group.expected.values_mut().for_each(|expected| expected.held = 0);
             }
         }
@@ -169,7 +174,7 @@ impl InFlight {
         expected.held += 1;
     }
 
-    /// A delivery ended: for good, or to come again.
+    /// Called when a delivery has been settled, for good or to be redelivered.
     pub(super) fn settled(&self, group: &Name, id: &Name, for_good: bool) {
         let mut state = self.lock();
         if let Some(group) = state.groups.get_mut(group)
@@ -184,7 +189,7 @@ impl InFlight {
         self.changed.notify_waiters();
     }
 
-    /// How much work has begun so far.
+    /// Returns the number of pieces of work begun so far.
     pub(super) fn begun(&self) -> u64 {
         self.lock().begun
     }
@@ -195,12 +200,12 @@ impl InFlight {
             && state.groups.values().all(|group| group.consumers == 0 || group.expected.is_empty())
     }
 
-    /// Ends with the next piece of work that ends.
+    /// Waits until a piece of work ends.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
-    /// What is in flight, for people: a line for each kind.
+    /// Describes what is in flight for people, with a line for each kind.
     pub(super) fn describe(&self) -> String {
         let state = self.lock();
         let mut text = String::new();

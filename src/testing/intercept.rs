@@ -1,4 +1,9 @@
-//! A subscription over a subscription: messages pass, and somebody sees or changes them on the way.
+//! Intercepting a subscription: messages pass through an [`Interceptor`], which sees or changes them.
+//!
+//! An intercepted subscription is a [`Source`] that takes from the subscription below and holds its
+//! acknowledgement handles as tokens. The driver above has credit of its own, but settlement and
+//! redelivery are decided below; this file only passes them on. Calls cannot be returned to a broker
+//! once they have been delivered, so one that nobody above has seen is sent again.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -13,22 +18,22 @@ use lightbus_core::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
-/// What is done with the messages of a subscription.
+/// Sees or changes the messages of a subscription.
 pub(super) trait Interceptor<M>: Send + Sync + 'static {
-    /// The intercept is about to ask for messages. A temporary error is a broker that is away.
+    /// Called before messages are fetched. A temporary error simulates an unavailable broker.
     fn fetching(&self) -> Result<()> {
         Ok(())
     }
 
-    /// A message came: it is handed on as this gives it.
+    /// Called with each message. The returned message is passed on.
     fn arrived(&self, message: Arc<M>) -> Arc<M>;
 
-    /// The delivery of a message, as it came, ended. Not told of what came to nothing because the
-    /// subscription below has ended.
+    /// Called when a message, as it arrived, has been settled. Not called if the subscription below has
+    /// ended before.
     fn settled(&self, _message: &M, _outcome: &Outcome) {}
 }
 
-/// Hands on the events of a subscription.
+/// Intercepts a subscription to events.
 pub(super) fn events(
     inner: Subscription<EventMessage>,
     flow: FlowControl,
@@ -37,8 +42,8 @@ pub(super) fn events(
     Subscription::spawn(Intercepted::<_, _, true>::new(inner, pass, None), flow.fixed())
 }
 
-/// Hands on the calls of a subscription. Those that nobody has seen when it ends are called again by
-/// `rpc`: a call that was handed out cannot be given back.
+/// Intercepts a subscription to calls. Calls that have not been handed out when it ends are sent again
+/// through `rpc`, because a delivered call cannot be returned.
 pub(super) fn calls(
     inner: Subscription<RpcMessage>,
     rpc: Arc<dyn RpcTransport>,
@@ -48,7 +53,7 @@ pub(super) fn calls(
     Subscription::spawn(Intercepted::<_, _, false>::new(inner, pass, Some(rpc)), flow)
 }
 
-/// A message that can be relayed.
+/// A message that can be intercepted.
 pub(super) trait Message: Send + Sync + 'static {
     fn as_call(&self) -> Option<&RpcMessage> {
         None
@@ -131,7 +136,7 @@ impl<M: Message, P: Interceptor<M>, const REDELIVERS: bool> Source
         if subscription.next_batch(&mut buffer, max).await == 0 {
             return Err(Error::closed("the subscription"));
         }
-        // No waiting from here on: dropped, it has taken nothing.
+        // No await from here on: a dropped fetch loses nothing.
         let mut messages = Vec::with_capacity(buffer.len());
         for delivery in buffer {
             match delivery {
@@ -142,7 +147,7 @@ impl<M: Message, P: Interceptor<M>, const REDELIVERS: bool> Source
                     messages.push((arrived, Arc::new(InnerDelivery { message, ack, suspect })));
                 }
                 Err(error) if messages.is_empty() => return Err(error),
-                // What came before it is handed on first. After an error nothing comes any more.
+                // Messages before the error are passed on first. An error ends the subscription.
                 Err(_) => self.ended.store(true, Ordering::Release),
             }
         }
@@ -150,7 +155,7 @@ impl<M: Message, P: Interceptor<M>, const REDELIVERS: bool> Source
     }
 
     async fn settle(&self, settled: &[(Arc<InnerDelivery<M>>, Outcome)]) -> Result<()> {
-        // At once, so that the subscription below can settle them together.
+        // Concurrently, so that the subscription below can settle them together.
         let all = settled.iter().map(|(held, outcome)| self.settle_one(held, outcome));
         join_all(all).await.into_iter().collect()
     }

@@ -1,6 +1,6 @@
-//! A part of a broker for one test alone: the names of APIs and services carry a prefix on the wire.
+//! Isolating tests that share a broker: the names of APIs and services have a prefix on the wire.
 //!
-//! The code under test sees nothing of it, and no broker has to know of it, be flushed or be empty.
+//! The code under test does not see the prefix, and the broker need not be empty.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,14 +21,14 @@ use super::{
     layer::{Layer, delegate_transport},
 };
 
-/// The layer; `prefix` ends with a dot.
+/// The layer that adds and removes the prefix, which ends with a dot.
 #[derive(Clone, Debug)]
 pub(super) struct Isolate {
     prefix: Name,
 }
 
 impl Isolate {
-    /// A prefix that no other test has.
+    /// Creates a unique prefix.
     pub(super) fn fresh() -> Self {
         use std::hash::{BuildHasher, Hasher};
         let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
@@ -43,7 +43,7 @@ impl Isolate {
         name.strip_prefix(&*self.prefix)
     }
 
-    /// Without the prefix; a name that has none stays.
+    /// Removes the prefix, if the name has it.
     fn take(&self, name: &Name) -> Name {
         self.strip(name).map_or_else(|| Name::clone(name), Name::from)
     }
@@ -70,7 +70,7 @@ impl Layer for Isolate {
         Arc::new(Calls { inner, names: self.clone() })
     }
 
-    /// A result finds its caller by an id that is unique anyway.
+    /// Results are matched to callers by an id that is unique anyway.
     fn result(&self, inner: Arc<dyn ResultTransport>) -> Arc<dyn ResultTransport> {
         inner
     }
@@ -107,7 +107,7 @@ delegate_transport!(
     inspect: |wrapper| wrapper.inner.inspect().map(|_| wrapper as &dyn Inspect)
 );
 
-/// Looks at what is wrapped, with names as they are on the broker.
+/// Implements `Inspect` with names as they are on the broker.
 macro_rules! inspect_with_prefix {
     ($($type:ty),*) => {$(
         #[async_trait]

@@ -1,4 +1,4 @@
-//! Layers over transports: each decorates all transports of a registry, whatever they are.
+//! Layers over transports. A layer wraps all transports of a registry, whatever they are.
 
 use std::{fmt, sync::Arc};
 
@@ -8,7 +8,7 @@ use lightbus_core::{
 };
 use serde_json::Value;
 
-/// Decorates transports. What it leaves alone it gives back as it is.
+/// Wraps transports. A kind of transport that needs no wrapper is returned as it is.
 pub(super) trait Layer: Clone + fmt::Debug + Send + Sync + 'static {
     fn rpc(&self, inner: Arc<dyn RpcTransport>) -> Arc<dyn RpcTransport>;
     fn result(&self, inner: Arc<dyn ResultTransport>) -> Arc<dyn ResultTransport>;
@@ -16,7 +16,7 @@ pub(super) trait Layer: Clone + fmt::Debug + Send + Sync + 'static {
     fn schema(&self, inner: Arc<dyn SchemaTransport>) -> Arc<dyn SchemaTransport>;
 }
 
-/// The same transports with a layer over each.
+/// Returns the transports of a registry, each wrapped by a layer.
 pub(super) fn over<L: Layer>(registry: &Registry, layer: &L) -> Registry {
     registry.names().fold(Registry::new(), |whole, name| {
         whole.with(Layered { name, registry: registry.clone(), layer: layer.clone() })
@@ -57,8 +57,8 @@ impl<L: Layer> TransportFactory for Layered<L> {
     }
 }
 
-/// All transports that are compiled in, each replaced by the one in memory. So the configuration of
-/// production, with all its options, runs without a broker. They share one broker in memory.
+/// Returns all compiled-in transports, each replaced by the memory transport, so that a production
+/// configuration with all its options runs without a broker. They share one broker in memory.
 pub(super) fn all_in_memory() -> Registry {
     let memory = crate::transport::memory::MemoryFactory::default();
     let replaced = crate::registry();
@@ -75,7 +75,7 @@ struct InMemory {
 }
 
 impl InMemory {
-    /// Options for memory count; those of another transport mean nothing to it.
+    /// Keeps the options of the memory transport, and drops those of others.
     fn section(&self, section: &ConfigSection) -> ConfigSection {
         if self.name == self.memory.name() {
             section.clone()
@@ -91,7 +91,7 @@ impl TransportFactory for InMemory {
         self.name
     }
 
-    /// Those of the transport that is replaced: its configuration is described and checked as ever.
+    /// The options of the replaced transport, so that its configuration is checked as usual.
     fn options(&self, kind: TransportKind) -> Option<Value> {
         self.replaced.get(self.name).ok()?.options(kind)
     }
@@ -113,11 +113,11 @@ impl TransportFactory for InMemory {
     }
 }
 
-/// Implements `Transport` for wrappers by asking what they wrap, `inner`. With `inspect` a wrapper
-/// that changes names gives a view of its own.
+/// Implements `Transport` for wrappers by delegating to what they wrap, `inner`. With `inspect` a wrapper
+/// that changes names can inspect in its own way.
 ///
-/// Here as on every other implementation by a wrapper, leaving out a method that the trait has a
-/// default for is an error: the default would hide what the wrapped transport can do.
+/// On this and every other implementation by a wrapper, omitting a method that has a default is an
+/// error: the default would hide what the wrapped transport can do.
 macro_rules! delegate_transport {
     ($($type:ty),*) => {
         delegate_transport!($($type),*; inspect: |wrapper| wrapper.inner.inspect());

@@ -1,4 +1,4 @@
-//! Saying what mocked procedures answer.
+//! Mocking procedures.
 
 use std::{
     collections::VecDeque,
@@ -28,9 +28,9 @@ use crate::{
     contract::{ApiError, CallError, Contract, Event},
 };
 
-/// The error that a procedure may return: of a call's error type, the part that the API declares.
+/// Maps the error type of a call to the errors that the API declares.
 pub trait Declared {
-    /// What the procedure returns in `Err`.
+    /// The error type of the procedure.
     type Error: ApiError;
 }
 
@@ -42,33 +42,33 @@ impl<E: ApiError> Declared for CallError<E> {
     type Error = E;
 }
 
-/// The procedures of an API, to be mocked: see [`TestBus::mock`].
-#[must_use = "nothing is mocked until an answer is given"]
+/// The procedures of an API that can be mocked. See [`TestBus::mock`].
+#[must_use = "nothing is mocked until an answer is set"]
 pub struct MockApi<'t, C> {
     test: &'t TestBus,
     client: PhantomData<fn() -> C>,
 }
 
-/// A procedure whose answers are typed: say what it answers.
-#[must_use = "nothing is mocked until an answer is given"]
+/// A procedure to be mocked, with typed answers.
+#[must_use = "nothing is mocked until an answer is set"]
 pub struct Mock<T, E> {
     slot: Slot,
     types: PhantomData<fn() -> (T, E)>,
 }
 
-/// A procedure that is mocked by its name: say what it answers.
-#[must_use = "nothing is mocked until an answer is given"]
+/// A procedure to be mocked, by name.
+#[must_use = "nothing is mocked until an answer is set"]
 pub struct MockByName {
     slot: Slot,
 }
 
-/// One answer of several: see [`Mock::in_turn`].
+/// One answer of a sequence. See [`Mock::in_turn`].
 pub struct Reply<T = Value, E = Error> {
     answer: Answer,
     types: PhantomData<fn() -> (T, E)>,
 }
 
-/// A mock that is in place. It stays when this is dropped.
+/// A handle to a mock that is in place. Dropping it does not remove the mock.
 #[derive(Clone)]
 pub struct Mocked(Arc<mocks::Mock>);
 
@@ -81,11 +81,10 @@ struct Slot {
 }
 
 impl TestBus {
-    /// Mocks procedures of an API by its client, so that arguments and answers are checked by the
-    /// compiler.
+    /// Mocks procedures of an API through its client, so that the compiler checks arguments and answers.
     ///
-    /// Of several mocks that fit a call the latest answers. Calls that none fits go to who serves the
-    /// API in the test, or fail.
+    /// If several mocks match a call, the latest one answers. A call that no mock matches goes to the
+    /// service that the test runs for the API, or fails.
     ///
     /// ```
     /// # use lightbus::{prelude::*, testing::TestBus};
@@ -104,8 +103,8 @@ impl TestBus {
         MockApi { test: self, client: PhantomData }
     }
 
-    /// Mocks a procedure by its name, such as `auth.check_password`: for APIs without a contract in
-    /// Rust. Python's `mock_rpc_call`.
+    /// Mocks a procedure by name, such as `auth.check_password`, for APIs without a contract in Rust.
+    /// Python's `mock_rpc_call`.
     ///
     /// # Panics
     ///
@@ -125,24 +124,24 @@ impl TestBus {
         MockByName { slot: Slot::new(&self.state, api.into(), procedure.into(), None) }
     }
 
-    /// Expects this event to be fired. Only needed where everything has to be mocked
-    /// ([`require_mocking`](super::TestBusBuilder::require_mocking)). Python's `mock_event_firing`.
+    /// Allows an event to be fired. Only needed with
+    /// [`require_mocking`](super::TestBusBuilder::require_mocking). Python's `mock_event_firing`.
     pub fn mock_event_firing(&self, event: &str) {
         self.state.mocks.allow_event(event);
     }
 
-    /// The same by the event's type.
+    /// Allows an event to be fired, by its type.
     pub fn mock_event<E: Event>(&self) {
         self.mock_event_firing(&format!("{}.{}", E::api().name, E::CONTRACT.name));
     }
 }
 
 impl<C: Client> MockApi<'_, C> {
-    /// Mocks a call with exactly these arguments.
+    /// Mocks calls with exactly these arguments.
     ///
     /// # Panics
     ///
-    /// If an argument has no JSON form.
+    /// If an argument cannot be encoded as JSON.
     #[track_caller]
     pub fn call<T, E>(self, call: impl FnOnce(&C) -> Call<T, E>) -> Mock<T, E> {
         let (mut slot, fields) = self.slot(call);
@@ -150,12 +149,12 @@ impl<C: Client> MockApi<'_, C> {
         Mock { slot, types: PhantomData }
     }
 
-    /// Mocks a procedure whatever it is called with: the arguments given here do not matter.
+    /// Mocks all calls of a procedure. The arguments given here are ignored.
     pub fn any_call<T, E>(self, call: impl FnOnce(&C) -> Call<T, E>) -> Mock<T, E> {
         Mock { slot: self.slot(call).0, types: PhantomData }
     }
 
-    /// Mocks a procedure by its name, with the contract's checks of arguments and result at run time.
+    /// Mocks a procedure by name. Arguments and results are validated against the contract at run time.
     ///
     /// # Panics
     ///
@@ -166,7 +165,7 @@ impl<C: Client> MockApi<'_, C> {
         if contract.procedure(name).is_none() {
             let known: Vec<_> = contract.procedures.iter().map(|known| known.name).collect();
             panic!(
-                "the API `{}` has no procedure `{name}` to be mocked; it has: {}",
+                "the API `{}` has no procedure `{name}` to mock; it has: {}",
                 contract.name,
                 known.join(", ")
             );
@@ -182,22 +181,22 @@ impl<C: Client> MockApi<'_, C> {
 }
 
 impl<T: Serialize + 'static, E: Declared + 'static> Mock<T, E> {
-    /// Answers each call with this value.
+    /// Answers each call with a value.
     ///
     /// # Panics
     ///
-    /// If it has no JSON form. So for all of these.
+    /// If the value cannot be encoded as JSON.
     #[track_caller]
     pub fn returns(self, value: T) -> Mocked {
         self.slot.always(encoded(&value))
     }
 
-    /// Answers each call with an error that the procedure may return.
+    /// Answers each call with an error that the API declares.
     pub fn fails(self, error: E::Error) -> Mocked {
         self.slot.always(Answer::Given(Err(error.to_remote())))
     }
 
-    /// Answers each call with what this gives.
+    /// Answers each call with the result of a function.
     pub fn answers(
         self,
         answer: impl Fn(&Called) -> Result<T, E::Error> + Send + Sync + 'static,
@@ -208,7 +207,7 @@ impl<T: Serialize + 'static, E: Declared + 'static> Mock<T, E> {
         }))
     }
 
-    /// Answers each call with what this gives in its own time. It is dropped with the call's future.
+    /// Answers each call with the result of an async function. Its future is dropped with the call's.
     pub fn answers_later<F>(self, answer: impl Fn(Called) -> F + Send + Sync + 'static) -> Mocked
     where
         F: Future<Output = Result<T, E::Error>> + Send + 'static,
@@ -219,13 +218,17 @@ impl<T: Serialize + 'static, E: Declared + 'static> Mock<T, E> {
         }))
     }
 
-    /// Answers one call after the other, and after the last no more: then mocks that were made before
-    /// this one answer, or the call fails.
+    /// Answers one call with each of the replies, in order. Once they are used up, earlier mocks answer,
+    /// or calls fail.
     pub fn in_turn(self, replies: impl IntoIterator<Item = Reply<T, E>>) -> Mocked {
         self.slot.in_turn(replies.into_iter().map(|reply| reply.answer))
     }
 
-    /// Answers one call after the other with these values: see [`in_turn`](Self::in_turn).
+    /// Answers one call with each of the values, in order. See [`in_turn`](Self::in_turn).
+    ///
+    /// # Panics
+    ///
+    /// If a value cannot be encoded as JSON.
     #[track_caller]
     pub fn returns_in_turn(self, values: impl IntoIterator<Item = T>) -> Mocked {
         let answers: Vec<_> = values.into_iter().map(|value| encoded(&value)).collect();
@@ -234,34 +237,34 @@ impl<T: Serialize + 'static, E: Declared + 'static> Mock<T, E> {
 }
 
 impl<T, E> Mock<T, E> {
-    /// Answers each call with an error of this text, as a procedure that failed unexpectedly.
+    /// Answers each call with an error with this text, as if the procedure had failed unexpectedly.
     pub fn fails_with(self, message: impl Into<String>) -> Mocked {
         self.slot.always(failure(message.into()))
     }
 
-    /// Answers each call with an error as it comes over the bus, with trace and name.
+    /// Answers each call with an error as it arrives over the bus, with its name and trace.
     pub fn fails_remotely(self, error: RemoteError) -> Mocked {
         self.slot.always(Answer::Given(Err(error)))
     }
 
-    /// Lets each call fail with this error, as when the broker is away:
+    /// Fails each call with an error of the bus, as if the broker were unavailable:
     /// `Error::new(ErrorKind::Unavailable, "…")`.
     pub fn refuses(self, error: Error) -> Mocked {
         self.slot.always(Answer::Refused(error))
     }
 
-    /// Never answers: the caller waits until its time is up, which with time paused takes no time.
+    /// Never answers, so calls time out. With time paused, that takes no time.
     pub fn never_answers(self) -> Mocked {
         self.slot.always(Answer::Never)
     }
 }
 
 impl MockByName {
-    /// Only calls with exactly these arguments: `args! { username: "admin" }`.
+    /// Mocks only calls with exactly these arguments: `args! { username: "admin" }`.
     ///
     /// # Panics
     ///
-    /// If an argument has no JSON form.
+    /// If an argument cannot be encoded as JSON.
     #[track_caller]
     pub fn with(mut self, args: impl Into<Args>) -> Self {
         let fields = args.into().into_fields().unwrap_or_else(|error| panic!("{error}"));
@@ -269,37 +272,37 @@ impl MockByName {
         self
     }
 
-    /// Answers each call with this value.
+    /// Answers each call with a value.
     ///
     /// # Panics
     ///
-    /// If it has no JSON form. So for all of these.
+    /// If the value cannot be encoded as JSON.
     #[track_caller]
     pub fn returns(self, value: impl Serialize) -> Mocked {
         self.slot.always(encoded(&value))
     }
 
-    /// Answers each call with an error of an API, or a text.
+    /// Answers each call with an error of an API, or with a text.
     pub fn fails(self, error: impl ApiError) -> Mocked {
         self.slot.always(Answer::Given(Err(error.to_remote())))
     }
 
-    /// Answers each call with an error of this text, as a procedure that failed unexpectedly.
+    /// Answers each call with an error with this text, as if the procedure had failed unexpectedly.
     pub fn fails_with(self, message: impl Into<String>) -> Mocked {
         self.slot.always(failure(message.into()))
     }
 
-    /// Answers each call with an error as it comes over the bus, with trace and name.
+    /// Answers each call with an error as it arrives over the bus, with its name and trace.
     pub fn fails_remotely(self, error: RemoteError) -> Mocked {
         self.slot.always(Answer::Given(Err(error)))
     }
 
-    /// Lets each call fail with this error, as when the broker is away.
+    /// Fails each call with an error of the bus, as if the broker were unavailable.
     pub fn refuses(self, error: Error) -> Mocked {
         self.slot.always(Answer::Refused(error))
     }
 
-    /// Answers each call with what this gives.
+    /// Answers each call with the result of a function.
     pub fn answers<T: Serialize>(
         self,
         answer: impl Fn(&Called) -> Result<T, String> + Send + Sync + 'static,
@@ -310,30 +313,30 @@ impl MockByName {
         }))
     }
 
-    /// Answers one call after the other, and after the last no more: see [`Mock::in_turn`].
+    /// Answers one call with each of the replies, in order. See [`Mock::in_turn`].
     pub fn in_turn(self, replies: impl IntoIterator<Item = Reply>) -> Mocked {
         self.slot.in_turn(replies.into_iter().map(|reply| reply.answer))
     }
 
-    /// Never answers: the caller waits until its time is up.
+    /// Never answers, so calls time out.
     pub fn never_answers(self) -> Mocked {
         self.slot.always(Answer::Never)
     }
 }
 
 impl<T: Serialize, E: Declared> Reply<T, E> {
-    /// This value.
+    /// Replies with a value.
     ///
     /// # Panics
     ///
-    /// If it has no JSON form.
+    /// If the value cannot be encoded as JSON.
     #[track_caller]
     #[must_use]
     pub fn value(value: T) -> Self {
         Self { answer: encoded(&value), types: PhantomData }
     }
 
-    /// An error that the procedure may return.
+    /// Replies with an error that the API declares.
     #[must_use]
     pub fn error(error: E::Error) -> Self {
         Self { answer: Answer::Given(Err(error.to_remote())), types: PhantomData }
@@ -341,18 +344,18 @@ impl<T: Serialize, E: Declared> Reply<T, E> {
 }
 
 impl<T, E> Reply<T, E> {
-    /// An error of this text, as a procedure that failed unexpectedly.
+    /// Replies with an error with this text, as if the procedure had failed unexpectedly.
     pub fn failure(message: impl Into<String>) -> Self {
         Self { answer: failure(message.into()), types: PhantomData }
     }
 
-    /// This error of the bus, as when the broker is away.
+    /// Fails the call with an error of the bus, as if the broker were unavailable.
     #[must_use]
     pub fn refusal(error: Error) -> Self {
         Self { answer: Answer::Refused(error), types: PhantomData }
     }
 
-    /// No answer: the caller waits until its time is up.
+    /// Does not reply, so the call times out.
     #[must_use]
     pub fn never() -> Self {
         Self { answer: Answer::Never, types: PhantomData }
@@ -360,7 +363,7 @@ impl<T, E> Reply<T, E> {
 }
 
 impl Mocked {
-    /// How many calls it has answered, or is about to.
+    /// Returns how many calls it has answered, including those being answered.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.answered.load(Ordering::Relaxed)

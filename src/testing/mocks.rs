@@ -1,4 +1,4 @@
-//! The mocks of a test: which there are, which answers a call, and the schemas they stand for.
+//! The mocks of a test: finding the one that answers a call, and the schemas of mocked APIs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -31,17 +31,17 @@ struct State {
     events: BTreeSet<String>,
 }
 
-/// A procedure with answers.
+/// A mocked procedure.
 pub(super) struct Mock {
     pub(super) api: Name,
     pub(super) procedure: Name,
-    /// Only calls with these arguments; `None` is all.
+    /// The arguments of the calls that it answers; `None` for all calls.
     pub(super) arguments: Option<Arguments>,
     pub(super) script: Mutex<Script>,
     pub(super) answered: AtomicUsize,
 }
 
-/// What a mock answers, call by call.
+/// The answers of a mock.
 pub(super) enum Script {
     Always(Answer),
     InTurn(VecDeque<Answer>),
@@ -52,13 +52,13 @@ type Run = dyn Fn(Called) -> BoxFuture<'static, Result<Bytes, RemoteError>> + Se
 /// The answer to a call.
 #[derive(Clone)]
 pub(super) enum Answer {
-    /// As the procedure would answer.
+    /// The result of the procedure.
     Given(Result<Bytes, RemoteError>),
-    /// The call cannot be made.
+    /// The call itself fails.
     Refused(Error),
-    /// None, ever.
+    /// No answer.
     Never,
-    /// As this gives it.
+    /// The result of a function.
     Run(Arc<Run>),
 }
 
@@ -99,7 +99,7 @@ impl Mock {
 }
 
 impl Mocks {
-    /// Adds a mock, before all others.
+    /// Adds a mock. It takes precedence over all others.
     pub(super) fn add(&self, mock: Mock, contract: Option<&'static Contract>) -> Arc<Mock> {
         let mut state = self.lock();
         state.generation += 1;
@@ -141,7 +141,7 @@ impl Mocks {
         known
     }
 
-    /// The answer of the latest mock that fits and has one left.
+    /// Returns the next answer of the latest mock that matches and is not used up.
     pub(super) fn answer(&self, api: &str, procedure: &str, fields: &Arguments) -> Option<Answer> {
         let mocks = self.lock().mocks.clone();
         let mut fitting = mocks
@@ -151,8 +151,8 @@ impl Mocks {
         fitting.find_map(|mock| mock.next())
     }
 
-    /// The documents that describe the mocked APIs on the bus. Of an API that was mocked without a
-    /// contract only the names are known: then everything fits.
+    /// Returns the documents that describe the mocked APIs. Of an API mocked without a contract only the
+    /// names of procedures are known, so any arguments are valid.
     pub(super) fn schemas(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
         let state = self.lock();
         let mut untyped: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
@@ -171,7 +171,7 @@ impl Mocks {
         typed.chain(untyped).collect()
     }
 
-    /// Each mock, for people.
+    /// Describes each mock for people.
     pub(super) fn describe(&self) -> Vec<String> {
         let state = self.lock();
         let mut lines: Vec<_> = state

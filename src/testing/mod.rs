@@ -1,10 +1,10 @@
-//! Testing services: without a broker, without waiting, and with things going wrong.
+//! Testing services without a broker, without waiting, and with injected faults.
 //!
-//! A [`TestBus`] is a bus in memory on which time stands still while anything runs. Procedures of
-//! other services are [mocked](TestBus::mock), events are [captured](TestBus::fired), and
-//! [`wait_until_idle`](TestBus::wait_until_idle) waits until nothing is in flight any more. [`Faults`] lets messages come
-//! late, twice or again, the same ones for the same seed. With `LIGHTBUS_TEST_CONFIG` set the same
-//! tests run on a broker.
+//! A [`TestBus`] is a bus in memory with tokio's time paused. Procedures of other services are
+//! [mocked](TestBus::mock), events are [recorded](TestBus::fired), and
+//! [`wait_until_idle`](TestBus::wait_until_idle) waits until nothing is in flight. [`Faults`] delays,
+//! drops, duplicates and redelivers messages, reproducibly by a seed. With `LIGHTBUS_TEST_CONFIG` set,
+//! the same tests run on a broker.
 //!
 //! Needs the cargo feature `testing`:
 //!
@@ -20,7 +20,7 @@
 //! # #[derive(lightbus::Event)] pub struct UserRegistered { pub username: String }
 //! # #[lightbus::api(name = "mail", events(MailSent))] pub trait Mail {}
 //! # #[derive(lightbus::Event)] pub struct MailSent { pub to: String }
-//! /// The code under test: takes a bus, and knows of no test.
+//! /// The code under test: takes a bus, and does not know that it is tested.
 //! async fn start(bus: &Bus) -> lightbus::Result<()> {
 //!     bus.register(MailClient::contract()).await?;
 //!     let sender = bus.clone();

@@ -1,4 +1,4 @@
-//! What was fired and called during a test, up to a limit.
+//! The record of what was fired and called during a test, up to a limit.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +6,7 @@ use lightbus_core::EventMessage;
 
 use super::called::Called;
 
-/// How much is kept unless told otherwise.
+/// The default limit.
 pub(super) const KEEP: usize = 10_000;
 
 #[derive(Debug)]
@@ -15,12 +15,12 @@ pub(super) struct Record {
     kept: Mutex<Kept>,
 }
 
-/// What is kept: the first of each kind.
+/// The recorded messages: the first of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) events: Vec<EventMessage>,
     pub(super) calls: Vec<Called>,
-    /// What was refused because no mock allows it.
+    /// What was refused because no mock allowed it.
     pub(super) refused: Vec<String>,
     too_many: Option<&'static str>,
 }
@@ -59,13 +59,13 @@ impl Record {
         *self.lock() = Kept::default();
     }
 
-    /// What is kept, or why that is not all.
+    /// Reads the record, or returns why it is incomplete.
     pub(super) fn read<T>(&self, look: impl FnOnce(&Kept) -> T) -> Result<T, String> {
         let kept = self.lock();
         match kept.too_many {
             None => Ok(look(&kept)),
             Some(what) => Err(format!(
-                "more than {} {what}, and no more are kept: look at them earlier and `clear()`, or raise the limit with `TestBus::builder().keep(…)`",
+                "more than {} {what}, and no more are recorded: check them earlier and `clear()`, or raise the limit with `TestBus::builder().keep(…)`",
                 self.keep
             )),
         }

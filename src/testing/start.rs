@@ -1,4 +1,4 @@
-//! The bus of a test: in memory with time paused, or on the broker that the environment names.
+//! The bus of a test: in memory with time paused, or on a broker that the environment names.
 
 use std::{
     fmt,
@@ -20,23 +20,22 @@ use super::{
 };
 use crate::{Bus, Fired, bus::BusBuilder, config::Config, contract::Event};
 
-/// Names the configuration of a broker to run tests on.
+/// The environment variable with the configuration files of a broker to run tests on.
 pub const CONFIG_VARIABLE: &str = "LIGHTBUS_TEST_CONFIG";
 
-/// A bus for a test. Dereferences to [`Bus`], so that the code under test takes it unchanged.
+/// A bus for a test. Dereferences to [`Bus`], so it can be passed to the code under test.
 ///
-/// In memory, with tokio's time paused: timeouts and the waits between tries pass as soon as nothing
-/// else can run. Time is paused in a runtime of one thread, which is what `#[tokio::test]` makes;
-/// `#[tokio::test(start_paused = true)]` is fine too. In a runtime of several threads time runs.
+/// The bus is in memory, and tokio's time is paused: timeouts and backoff pass as soon as nothing else
+/// can run. Time is paused in a current-thread runtime, which is what `#[tokio::test]` creates, with or
+/// without `start_paused = true`. In a multi-threaded runtime time runs.
 ///
-/// With [`LIGHTBUS_TEST_CONFIG`](CONFIG_VARIABLE) set to one or more configuration files (commas
-/// between), the same test runs on the broker that they name. Then time is not paused, and the names of
-/// APIs and services have a prefix on the wire that is this test's alone: nothing has to be flushed, and
-/// tests may run at once.
+/// With [`LIGHTBUS_TEST_CONFIG`](CONFIG_VARIABLE) set to one or more configuration files, separated by
+/// commas, the same test runs on the broker that they configure. Then time is not paused, and the names
+/// of APIs and services have a prefix on the wire that is unique to the test, so tests may run
+/// concurrently on a broker that is not empty.
 ///
-/// When it is dropped, everything is cut off, as when a process is killed;
-/// [`close`](Bus::close) ends in order. If that happens in a panic, the seed of its
-/// [faults](Faults) is printed.
+/// Dropping it cuts everything off, as when a process is killed; [`close`](Bus::close) shuts down in
+/// order. If it is dropped in a panic, it prints the seed of its [faults](Faults).
 pub struct TestBus {
     bus: Bus,
     pub(super) state: Arc<TestState>,
@@ -51,7 +50,7 @@ pub struct TestBus {
     _guard: Option<SeedGuard>,
 }
 
-/// Settings of a [`TestBus`].
+/// Builds a [`TestBus`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `start`"]
 pub struct TestBusBuilder {
@@ -66,7 +65,7 @@ pub struct TestBusBuilder {
 }
 
 impl TestBus {
-    /// A bus with nothing on it.
+    /// Starts an empty bus.
     ///
     /// # Errors
     ///
@@ -75,7 +74,7 @@ impl TestBus {
         Self::builder().start().await
     }
 
-    /// A bus with settings.
+    /// Returns a builder.
     pub fn builder() -> TestBusBuilder {
         TestBusBuilder {
             config: Config::default(),
@@ -89,15 +88,15 @@ impl TestBus {
         }
     }
 
-    /// The bus.
+    /// Returns the bus.
     #[must_use]
     pub fn bus(&self) -> &Bus {
         &self.bus
     }
 
-    /// Another process on the same bus, of the service of this name. What it calls and fires is
-    /// recorded, mocked and waited for like that of all the others. It lives as long as the test's bus,
-    /// unless it is [closed](Bus::close) or [killed](Self::kill).
+    /// Connects another process of a service to the same bus. What it calls and fires is recorded, mocked
+    /// and waited for as in the first process. It lives as long as the test's bus, unless it is
+    /// [closed](Bus::close) or [killed](Self::kill).
     ///
     /// # Errors
     ///
@@ -115,8 +114,8 @@ impl TestBus {
         processes.retain(|kept| !Arc::ptr_eq(kept.inner(), process.inner()));
     }
 
-    /// Fires an event as the service would that owns it, somewhere else: nothing has to be registered,
-    /// and it is not among what was fired here.
+    /// Fires an event as if by its service, outside of the code under test. Nothing needs to be
+    /// registered, and the event is not recorded.
     ///
     /// # Errors
     ///
@@ -124,7 +123,7 @@ impl TestBus {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the event may or may not have been fired. If it was,
+    /// If the future is dropped, the event may or may not have been fired, and
     /// [`wait_until_idle`](Self::wait_until_idle) may not wait for it.
     pub async fn fire_from_outside<E: Event>(&self, event: E) -> Result<Fired> {
         let outside = self.outside.get_or_try_init(|| self.connect("outside", true)).await?;
@@ -132,13 +131,13 @@ impl TestBus {
         outside.fire(event).await
     }
 
-    /// Whether it is in memory, and not on the broker that `LIGHTBUS_TEST_CONFIG` names.
+    /// Returns whether the bus is in memory, rather than on a broker.
     #[must_use]
     pub fn is_in_memory(&self) -> bool {
         self.in_memory
     }
 
-    /// What goes wrong on purpose.
+    /// Returns the injected faults.
     #[must_use]
     pub fn faults(&self) -> Option<&Faults> {
         self.faults.as_ref()
@@ -148,7 +147,7 @@ impl TestBus {
         connect(&self.state, &self.registry, &self.config, service, outside).await
     }
 
-    /// How to repeat the faults, as the end of an error.
+    /// Returns how to reproduce the faults, to be appended to an error.
     pub(super) fn seed(&self) -> String {
         self.faults.as_ref().map(|faults| format!("\n{}", faults.describe())).unwrap_or_default()
     }
@@ -167,21 +166,20 @@ async fn connect(
 }
 
 impl TestBusBuilder {
-    /// With this configuration, so that timeouts, validation and the like are as in production. In
-    /// memory its transports are replaced by the one in memory, whatever they are. Where
-    /// `LIGHTBUS_TEST_CONFIG` is set, that one counts instead.
+    /// Sets the configuration, so that timeouts, validation and the like are as in production. All its
+    /// transports are replaced by the memory transport. `LIGHTBUS_TEST_CONFIG` takes precedence.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// On the broker of this configuration, as if `LIGHTBUS_TEST_CONFIG` named it.
+    /// Runs the test on the broker of a configuration, as if `LIGHTBUS_TEST_CONFIG` named it.
     pub fn broker(mut self, config: Config) -> Self {
         self.broker = Some(config);
         self
     }
 
-    /// As a process of this service: `test`.
+    /// Sets the name of the service. Default: `test`.
     pub fn service_name(mut self, name: impl Into<String>) -> Self {
         self.service_name = name.into();
         self
@@ -194,35 +192,35 @@ impl TestBusBuilder {
         self
     }
 
-    /// Refuses every call and every event that is not mocked, also of APIs that the test serves:
-    /// Python's `require_mocking=True`. Without it, what is served in the test is called, every event
-    /// may be fired, and only calls that nobody would answer are refused.
+    /// Refuses every call and event that is not mocked, even of APIs that the test serves. Python's
+    /// `require_mocking=True`. By default, all events may be fired, and only calls to APIs that are
+    /// neither mocked nor served in the test are refused.
     pub fn require_mocking(mut self) -> Self {
         self.policy = Policy::Nothing;
         self
     }
 
-    /// Lets calls through that nobody in the test answers: somebody else on the broker may. Python's
-    /// `require_mocking=False`.
+    /// Allows calls to APIs that are neither mocked nor served in the test: a service outside of it may
+    /// answer. Python's `require_mocking=False`.
     pub fn allow_unmocked(mut self) -> Self {
         self.policy = Policy::Everything;
         self
     }
 
-    /// With things going wrong.
+    /// Injects faults.
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = Some(faults);
         self
     }
 
-    /// On a broker: with the names as they are, to meet services outside of the test. Tests that share
-    /// names must not run at once.
+    /// Uses names without a prefix on a broker, to reach services outside of the test. Tests that share
+    /// names must not run concurrently.
     pub fn not_isolated(mut self) -> Self {
         self.isolated = false;
         self
     }
 
-    /// Lets time run, also in memory.
+    /// Does not pause time in memory.
     pub fn real_time(mut self) -> Self {
         self.paused = false;
         self
@@ -236,7 +234,7 @@ impl TestBusBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, nothing of it stays; but time may be paused.
+    /// If the future is dropped, nothing remains, except that time may be paused.
     pub async fn start(self) -> Result<TestBus> {
         let broker = match std::env::var(CONFIG_VARIABLE) {
             _ if self.broker.is_some() => self.broker,

@@ -1,4 +1,4 @@
-//! What all processes of a test share, and the part of it that each process' bus knows.
+//! The state shared by all processes of a test, and the probe of it that each process's bus has.
 
 use std::{
     any::Any,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{bus::TestProbe, schema::SchemaStore};
 
-/// What all processes of a test share.
+/// The state shared by all processes of a test.
 pub(super) struct TestState {
     pub(super) in_flight: Arc<InFlight>,
     pub(super) record: Record,
@@ -33,13 +33,13 @@ pub(super) struct TestState {
     state: Mutex<State>,
 }
 
-/// What is allowed that no mock knows.
+/// What is allowed without a mock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Policy {
-    /// What the test serves, and every event.
+    /// Calls to APIs that the test serves, and all events.
     #[default]
     Served,
-    /// Everything: somebody outside of the test may answer.
+    /// Everything: services outside of the test may answer.
     Everything,
     /// Nothing, as in Python.
     Nothing,
@@ -47,7 +47,7 @@ pub(super) enum Policy {
 
 #[derive(Default)]
 struct State {
-    /// How many workers each API has in the test.
+    /// The number of workers of each API in the test.
     served: BTreeMap<Name, usize>,
     results: Vec<Arc<dyn ResultTransport>>,
     listeners: HashMap<u64, (Arc<dyn EventTransport>, ListenSpec)>,
@@ -65,7 +65,7 @@ impl TestState {
         }
     }
 
-    /// Refuses a call that nobody in the test will answer.
+    /// Refuses a call that neither a mock nor a service of the test would answer.
     fn check_call(&self, api: &Name, procedure: &Name, fields: &Arguments) -> Result<()> {
         let path = format!("{api}.{procedure}");
         let why = match self.mocks.knows(&path, fields) {
@@ -74,8 +74,8 @@ impl TestState {
             _ if self.policy == Policy::Served && self.state().served.contains_key(api) => {
                 return Ok(());
             }
-            Known::Otherwise => "no mock fits these arguments",
-            Known::Exhausted => "the mock has given all its answers",
+            Known::Otherwise => "no mock matches these arguments",
+            Known::Exhausted => "the mock has used up its answers",
             Known::No if self.policy == Policy::Nothing => "it is not mocked",
             Known::No => "it is neither mocked nor served in this test",
         };
@@ -91,7 +91,7 @@ impl TestState {
             )))
     }
 
-    /// Refuses an event that no mock allows, where they must.
+    /// Refuses an event that is not mocked, where everything must be.
     pub(super) fn check_event(&self, event: &EventMessage) -> Result<()> {
         let path = format!("{}.{}", event.api, event.event);
         if self.policy != Policy::Nothing || self.mocks.allows_event(&path) {
@@ -101,7 +101,7 @@ impl TestState {
         Err(Error::new(ErrorKind::Unknown, "the event is not mocked")
             .with("arguments", or_none(&shown(&event.fields)))
             .with("mocked", or_none(&self.mocks.events().join(", ")))
-            .hint(format!("Expect it with `test.mock_event_firing(\"{path}\")`")))
+            .hint(format!("Allow it with `test.mock_event_firing(\"{path}\")`")))
     }
 
     pub(super) fn serves(&self, apis: &[Name]) {
@@ -111,7 +111,7 @@ impl TestState {
         }
     }
 
-    pub(super) fn serves_no_more(&self, apis: &[Name]) {
+    pub(super) fn stops_serving(&self, apis: &[Name]) {
         let mut state = self.state();
         for api in apis {
             if let Some(workers) = state.served.get_mut(api) {
@@ -127,7 +127,7 @@ impl TestState {
         self.state().results.push(transport);
     }
 
-    /// Sends the answer of a mock the way that a worker's goes: by the transport that knows the path.
+    /// Sends the answer of a mock as a worker would, by the transport that knows the return path.
     pub(super) async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
         let transports = self.state().results.clone();
         let mut last = Error::new(ErrorKind::Unexpected, "no transport carries results");
@@ -158,8 +158,8 @@ impl TestState {
         }
     }
 
-    /// A listener that is behind although nothing is known to be in flight: it reads the past, or
-    /// somebody outside of the test has fired.
+    /// Returns a description of a listener that has a backlog although nothing is known to be in flight:
+    /// it reads past events, or a service outside of the test has fired.
     pub(super) async fn lagging(&self) -> Result<Option<String>> {
         let listeners: Vec<_> = self.state().listeners.values().cloned().collect();
         for (transport, spec) in listeners {
@@ -182,16 +182,16 @@ impl TestState {
     }
 }
 
-/// What the mocks know of a call.
+/// How the mocks match a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// One answers it.
+    /// A mock answers it.
     Fits,
-    /// Only with other arguments.
+    /// Only calls with other arguments are mocked.
     Otherwise,
-    /// One fits, and has nothing left to say.
+    /// A mock matches, and its answers are used up.
     Exhausted,
-    /// Nothing.
+    /// The procedure is not mocked.
     No,
 }
 
@@ -205,10 +205,10 @@ fn or_none(text: &str) -> &str {
     if text.is_empty() { "none" } else { text }
 }
 
-/// A process' view of the test that it is part of: held by its bus.
+/// The part of the test that a process's bus knows.
 pub(super) struct Probe {
     state: Arc<TestState>,
-    /// Which mocks this process' bus has the schemas of.
+    /// The generation of mocks whose schemas this process has read.
     seen: AtomicU64,
 }
 
@@ -229,7 +229,7 @@ impl TestProbe for Probe {
     ) -> Result<Box<dyn Any + Send>> {
         self.state.check_call(api, procedure, fields)?;
         let ticket = self.state.in_flight.begin(Work::Call, format!("{api}.{procedure}"));
-        // Mocks that came since the schemas were read have brought theirs.
+        // Mocks added since the schemas were read have added theirs.
         let now = self.state.mocks.generation();
         if self.seen.load(Ordering::Acquire) != now {
             schema.load().await?;
@@ -245,7 +245,7 @@ impl fmt::Debug for Probe {
     }
 }
 
-/// The procedures that a worker's process has taken, each counted until it is settled.
+/// The calls that a worker has taken, each counted until it is settled.
 pub(super) struct ProceduresInFlight {
     state: Arc<TestState>,
     apis: Vec<Name>,
@@ -276,6 +276,6 @@ impl ProceduresInFlight {
 
 impl Drop for ProceduresInFlight {
     fn drop(&mut self) {
-        self.state.serves_no_more(&self.apis);
+        self.state.stops_serving(&self.apis);
     }
 }

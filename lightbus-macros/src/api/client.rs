@@ -1,4 +1,4 @@
-//! Calling the API's procedures as if they were local methods.
+//! Generates the client.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -9,12 +9,12 @@ use crate::{
     parameter::{Parameter, is_option, is_string},
 };
 
-/// The name of the client's type.
+/// Returns the name of the client.
 fn client(api: &Api) -> Ident {
     Ident::new(&format!("{}Client", names::of(&api.ident)), api.ident.span())
 }
 
-/// The client's type.
+/// Generates the client's type.
 pub(super) fn types(api: &Api) -> TokenStream {
     let client = client(api);
     let Api { root, visibility, name, description, .. } = api;
@@ -30,7 +30,7 @@ pub(super) fn types(api: &Api) -> TokenStream {
     }
 }
 
-/// Its methods.
+/// Generates the client's methods.
 pub(super) fn expand(api: &Api) -> TokenStream {
     let client = client(api);
     let Api { root, visibility, name, procedures, .. } = api;
@@ -40,13 +40,13 @@ pub(super) fn expand(api: &Api) -> TokenStream {
             #root::__private::LazyLock::new(|| #root::Name::from(#name));
 
         impl #client {
-            /// A client that calls over this bus.
+            /// Creates a client that calls over `bus`.
             #[must_use]
             #visibility fn new(bus: &#root::Bus) -> Self {
                 Self { bus: ::core::clone::Clone::clone(bus) }
             }
 
-            /// What it calls.
+            /// Returns the contract of the API.
             #[must_use]
             #visibility fn contract() -> &'static #root::contract::Contract {
                 &__CONTRACT
@@ -75,7 +75,7 @@ fn method(api: &Api, procedure: &Procedure) -> TokenStream {
         .filter(|attribute| docs::is_doc(attribute) || attribute.path().is_ident("deprecated"));
     let notes = arguments.iter().filter(|argument| argument.default.is_some()).map(|argument| {
         let note =
-            format!("`{}`: `None` is not sent, and the service takes its default.", argument.ident);
+            format!("`{}`: `None` is not sent, and the service uses its default.", argument.ident);
         quote!(#[doc = ""] #[doc = #note])
     });
     let value = &output.value;
@@ -89,7 +89,7 @@ fn method(api: &Api, procedure: &Procedure) -> TokenStream {
         let (ident, ty) = (&argument.ident, taken(argument));
         quote!(#ident: #ty)
     });
-    // The arguments' own names are out of the way before any other is made.
+    // Renamed, so that names of arguments cannot clash with generated ones.
     let values: Vec<_> =
         (0..arguments.len()).map(|index| format_ident!("argument_{index}")).collect();
     let given = arguments.iter().map(given);
@@ -141,7 +141,7 @@ fn method(api: &Api, procedure: &Procedure) -> TokenStream {
     }
 }
 
-/// What the client takes for an argument.
+/// Returns the type that the client takes for an argument.
 fn taken(argument: &Parameter) -> TokenStream {
     let ty = &argument.ty;
     if argument.default.is_none() {
@@ -150,7 +150,7 @@ fn taken(argument: &Parameter) -> TokenStream {
         }
         return quote!(#ty);
     }
-    // `impl Into<Option<Option<T>>>` would not know what `None` is.
+    // With `impl Into<Option<Option<T>>>`, `None` would be ambiguous.
     if is_option(ty) {
         quote!(::core::option::Option<#ty>)
     } else {
@@ -158,7 +158,7 @@ fn taken(argument: &Parameter) -> TokenStream {
     }
 }
 
-/// The argument as it is encoded.
+/// Generates the encoding of an argument.
 fn given(argument: &Parameter) -> TokenStream {
     let Parameter { ident, ty, default, .. } = argument;
     match default {

@@ -1,4 +1,4 @@
-//! The contract as a value, and what ties the events to it.
+//! Generates the contract, and implements `Event`.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
@@ -6,7 +6,7 @@ use syn::spanned::Spanned;
 
 use super::{Api, Procedure};
 
-/// The contract in `__CONTRACT`, and `Event` for each event.
+/// Generates the contract in `__CONTRACT`, and implements `Event` for each event.
 pub(super) fn expand(api: &Api) -> TokenStream {
     let Api { root, name, version, description, procedures, events, requires, .. } = api;
     let procedures = procedures.iter().map(|procedure| {
@@ -49,8 +49,8 @@ pub(super) fn expand(api: &Api) -> TokenStream {
     }
 }
 
-/// Refuses events that are called like another event or a procedure. Only the compiler knows what
-/// events are called: their types are written elsewhere.
+/// Generates a check that no event has the name of another event or of a procedure. It runs in the
+/// compiler, because the macro does not see the types of events.
 fn distinct(api: &Api) -> Option<TokenStream> {
     let Api { root, procedures, events, .. } = api;
     if events.is_empty() {

@@ -1,4 +1,4 @@
-//! `#[api]`: a trait becomes a contract, a service and a client.
+//! `#[api]`: generates a contract, a service and a client from a trait.
 
 mod client;
 mod contract;
@@ -11,7 +11,7 @@ use quote::quote;
 use crate::{errors::Errors, quiet};
 use parse::{Api, Failure, Procedure};
 
-/// What `#[api]` puts in the place of the trait.
+/// Expands `#[api]`.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let api = parse::parse(arguments, item, &mut errors);
@@ -37,7 +37,7 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
     }
 }
 
-/// The trait, with futures that say what they promise.
+/// Generates the trait, with `async fn` as methods that return `impl Future + Send`.
 fn definition(api: &Api) -> TokenStream {
     let Api { attributes, visibility, ident, supertraits, refused, .. } = api;
     let quiet = (!refused.is_empty()).then(|| quote!(#[allow(async_fn_in_trait)]));
@@ -119,7 +119,7 @@ mod tests {
         );
         assert_eq!(found.len(), 13, "{found:#?}");
         for (mistake, words) in found.iter().zip([
-            "there is no `nam` here",
+            "unknown key `nam`",
             "name = 'auth'",
             "version = 1",
             "constant",
@@ -131,7 +131,7 @@ mod tests {
             "write a name here",
             "Leave the underscore out",
             "`AuthClient::new`",
-            "`good` is called `good` on the bus, too",
+            "`good` is also called `good` on the bus",
         ]) {
             assert!(mistake.contains(words), "{words} in {mistake}");
         }

@@ -1,4 +1,4 @@
-//! From the tokens of a trait to what is known about the API, with all that is wrong with it.
+//! Parsing a trait into an `Api`, and reporting all mistakes.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident};
@@ -27,7 +27,7 @@ const API: Syntax = Syntax {
     ],
 };
 
-/// What an API may rely on: the names of `lightbus_core::Capabilities`.
+/// What an API may require: the names of `lightbus_core::Capabilities`.
 const CAPABILITIES: [&str; 8] =
     ["durable", "ordered", "replay", "history", "lag", "dead_letters", "shared", "resumes"];
 
@@ -39,10 +39,10 @@ const ARG: Syntax = Syntax {
     keys: &[("default", "default = 20"), ("name", "name = \"username\"")],
 };
 
-/// What a client has besides its procedures.
+/// The methods of a client that are not procedures.
 const CLIENT: [&str; 2] = ["new", "contract"];
 
-/// What is known of an API.
+/// A parsed API.
 pub(crate) struct Api {
     pub(crate) root: Path,
     pub(crate) name: String,
@@ -53,14 +53,14 @@ pub(crate) struct Api {
     pub(crate) ident: Ident,
     pub(crate) supertraits: Vec<TypeParamBound>,
     pub(crate) procedures: Vec<Procedure>,
-    /// What is in the trait and cannot be in an API, for implementations to find.
+    /// Invalid members of the trait, kept so that implementations of it compile.
     pub(crate) refused: Vec<TraitItem>,
     pub(crate) events: Vec<Type>,
-    /// What the transport must be capable of.
+    /// The capabilities that the transport must have.
     pub(crate) requires: Vec<String>,
 }
 
-/// What is known of a procedure.
+/// A parsed procedure.
 pub(crate) struct Procedure {
     pub(crate) ident: Ident,
     pub(crate) name: String,
@@ -70,11 +70,11 @@ pub(crate) struct Procedure {
     pub(crate) output: Output,
 }
 
-/// What a procedure gives.
+/// The return type of a procedure.
 pub(crate) struct Output {
-    /// As it was written.
+    /// As written.
     pub(crate) whole: Type,
-    /// Without its errors.
+    /// Without the error type.
     pub(crate) value: Type,
     pub(crate) failure: Failure,
 }
@@ -89,8 +89,8 @@ pub(crate) enum Failure {
     Declared(Box<Type>),
 }
 
-/// Reads the attribute and the trait. What is wrong is kept apart, so that the rest of the user's
-/// code finds all that is right.
+/// Parses the attribute and the trait. Invalid members are kept apart, so that the mistakes do not cause
+/// further errors in the user's code.
 pub(crate) fn parse(arguments: TokenStream, item: TokenStream, errors: &mut Errors) -> Option<Api> {
     let keys = Keys::parse(&API, arguments, errors);
     let item = match syn::parse2::<ItemTrait>(item.clone()) {
@@ -109,7 +109,7 @@ pub(crate) fn parse(arguments: TokenStream, item: TokenStream, errors: &mut Erro
     check_trait(&item, errors);
     let generic = !item.generics.params.is_empty();
     let api = read(keys, item, errors);
-    // Without its parameters, nothing in it would have a meaning.
+    // Its members would refer to parameters that do not exist.
     (!generic).then_some(api)
 }
 
@@ -167,16 +167,16 @@ fn read(mut keys: Keys, item: ItemTrait, errors: &mut Errors) -> Api {
     }
 }
 
-/// What an API relies on, each once.
+/// Checks the required capabilities, and removes duplicates.
 fn capabilities(named: Vec<Type>, errors: &mut Errors) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     for capability in named {
         let text = capability.to_token_stream().to_string();
         if !CAPABILITIES.contains(&text.as_str()) {
             let known = CAPABILITIES.map(|name| format!("`{name}`")).join(", ");
-            errors.at(&capability, format!("no transport can be `{text}`: there are {known}"));
+            errors.at(&capability, format!("there is no capability `{text}`: choose from {known}"));
         } else if kept.contains(&text) {
-            errors.at(&capability, format!("`{text}` is there twice: write it once"));
+            errors.at(&capability, format!("duplicate capability `{text}`"));
         } else {
             kept.push(text);
         }
@@ -186,19 +186,19 @@ fn capabilities(named: Vec<Type>, errors: &mut Errors) -> Vec<String> {
 
 fn check_trait(item: &ItemTrait, errors: &mut Errors) {
     if let Some(token) = &item.unsafety {
-        errors.at(token, "anybody may implement an API: leave `unsafe` out");
+        errors.at(token, "implementing an API is safe: remove `unsafe`");
     }
     if let Some(token) = &item.modifiers.auto_token {
-        errors.at(token, "an API is implemented by hand: leave `auto` out");
+        errors.at(token, "an API is implemented by services: remove `auto`");
     }
     if !item.generics.params.is_empty() {
         errors.at(
             &item.generics,
-            "an API has one contract, and so no parameters: name the types, or write a trait for each",
+            "an API has one contract, so it cannot be generic: name the types, or write a trait for each",
         );
     }
     if let Some(clause) = &item.generics.where_clause {
-        errors.at(clause, "an API has no parameters to say something about: leave this out");
+        errors.at(clause, "an API has no type parameters: remove the `where` clause");
     }
 }
 
@@ -208,7 +208,7 @@ fn check_cfg(attributes: &[Attribute], errors: &mut Errors) {
     }
 }
 
-/// Each event once.
+/// Checks the events, and removes duplicates.
 fn distinct(events: Vec<Type>, errors: &mut Errors) -> Vec<Type> {
     let mut kept: Vec<Type> = Vec::new();
     let mut seen = Vec::new();
@@ -217,7 +217,7 @@ fn distinct(events: Vec<Type>, errors: &mut Errors) -> Vec<Type> {
         if !matches!(event, Type::Path(_)) {
             errors.at(&event, "an event is a struct: write its name");
         } else if seen.contains(&text) {
-            errors.at(&event, format!("the event `{text}` is there twice: write it once"));
+            errors.at(&event, format!("duplicate event `{text}`"));
         } else {
             seen.push(text);
             kept.push(event);
@@ -231,14 +231,14 @@ fn check_unique(procedure: &Procedure, others: &[Procedure], errors: &mut Errors
         errors.at(
             &procedure.ident,
             format!(
-                "the procedure `{}` is called `{}` on the bus, too: give this one another name, `#[rpc(name = \"…\")]`",
+                "the procedure `{}` is also called `{}` on the bus: give this one another name, `#[rpc(name = \"…\")]`",
                 first.ident, procedure.name,
             ),
         );
     }
 }
 
-/// A member of the trait as it was written, as far as the compiler takes it.
+/// Returns a member of the trait as written, as far as it compiles.
 fn as_written(member: &TraitItem) -> Option<TraitItem> {
     let mut member = member.clone();
     match &mut member {
@@ -306,7 +306,7 @@ fn read_function(function: TraitItemFn, api: &Ident, errors: &mut Errors) -> Pro
         errors.at(
             &sig.ident,
             format!(
-                "`{api}Client::{ident}` is something else: name the method otherwise, with `#[rpc(name = \"{name}\")]` to keep the name on the bus",
+                "`{api}Client::{ident}` is not a procedure: rename the method, with `#[rpc(name = \"{name}\")]` to keep the name on the bus",
                 ident = sig.ident,
             ),
         );
@@ -319,10 +319,7 @@ fn read_function(function: TraitItemFn, api: &Ident, errors: &mut Errors) -> Pro
         if arguments.iter().any(|other| other.name == argument.name) {
             errors.at(
                 written,
-                format!(
-                    "there is an argument `{}` already: name this one otherwise",
-                    argument.name
-                ),
+                format!("there already is an argument `{}`: rename this one", argument.name),
             );
         }
         arguments.push(argument);
@@ -346,22 +343,22 @@ fn check_signature(sig: &Signature, errors: &mut Errors) {
         errors.at(sig.fn_token, format!("a procedure is asynchronous: write `async fn {ident}`"));
     }
     if let Some(token) = &sig.constness {
-        errors.at(token, "a procedure runs when it is called: leave `const` out");
+        errors.at(token, "a procedure runs at run time: remove `const`");
     }
     if let Safety::Unsafe(token) = &sig.safety {
-        errors.at(token, "anybody may call a procedure: leave `unsafe` out");
+        errors.at(token, "calling a procedure is safe: remove `unsafe`");
     }
     if let Some(token) = &sig.abi {
-        errors.at(token, "a procedure is called over the bus: leave `extern` out");
+        errors.at(token, "a procedure is called over the bus: remove `extern`");
     }
     if !sig.generics.params.is_empty() {
         errors.at(
             &sig.generics,
-            "what crosses the bus has one type and an owner: name the types, without parameters and lifetimes",
+            "values on the bus have concrete, owned types: name the types, without parameters and lifetimes",
         );
     }
     if let Some(clause) = &sig.generics.where_clause {
-        errors.at(clause, "a procedure has no parameters to say something about: leave this out");
+        errors.at(clause, "a procedure has no type parameters: remove the `where` clause");
     }
     match sig.receiver() {
         None => errors.at(
@@ -393,7 +390,7 @@ fn read_argument(input: PatType, errors: &mut Errors) -> Option<Parameter> {
     for other in attrs.iter().filter(|other| !other.path().is_ident("arg") && !docs::is_doc(other))
     {
         if !other.path().is_ident("cfg") {
-            errors.at(other, "an argument has doc comments and `#[arg(…)]` only: leave this out");
+            errors.at(other, "an argument takes doc comments and `#[arg(…)]` only: remove this");
         }
     }
     let mut keys = Keys::collect(&ARG, "arg", &attrs, errors);
@@ -402,7 +399,7 @@ fn read_argument(input: PatType, errors: &mut Errors) -> Option<Parameter> {
     let ident = match &*pat {
         Pat::Ident(pat) if pat.by_ref.is_none() && pat.subpat.is_none() => {
             if let Some(token) = &pat.mutability {
-                errors.at(token, "this belongs to the implementation: leave `mut` out here");
+                errors.at(token, "`mut` belongs to the implementation: remove it here");
             }
             pat.ident.clone()
         }

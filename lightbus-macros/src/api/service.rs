@@ -1,4 +1,4 @@
-//! From a call's bytes to the trait's methods, and back.
+//! Generates the service, which decodes calls, calls the trait's methods and encodes results.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -7,12 +7,12 @@ use syn::spanned::Spanned;
 use super::{Api, Failure, Procedure};
 use crate::names;
 
-/// The name of the service's type.
+/// Returns the name of the service.
 fn service(api: &Api) -> Ident {
     Ident::new(&format!("{}Api", names::of(&api.ident)), api.ident.span())
 }
 
-/// The service's type.
+/// Generates the service's type.
 pub(super) fn types(api: &Api) -> TokenStream {
     let service = service(api);
     let Api { visibility, ident, name, .. } = api;
@@ -35,7 +35,7 @@ pub(super) fn types(api: &Api) -> TokenStream {
     }
 }
 
-/// `Service` for it.
+/// Implements `Service`.
 pub(super) fn expand(api: &Api) -> TokenStream {
     let service = service(api);
     let Api { root, ident, name, procedures, .. } = api;

@@ -1,4 +1,4 @@
-//! Calls that are late, lost, or meet a broker that is away. None runs twice.
+//! Calls that are delayed, lost, or fail because the broker is unavailable. None runs twice.
 
 use std::sync::{
     Arc,
@@ -50,10 +50,10 @@ impl RpcTransport for Calls {
     }
 }
 
-/// A worker that takes calls.
+/// A worker's subscription.
 struct Taking {
     faults: Faults,
-    /// The connection is broken, and nobody has noticed yet.
+    /// The connection is lost, and the next fetch will notice.
     broken: AtomicBool,
 }
 

@@ -1,4 +1,5 @@
-//! Events that are late, stored twice, or meet a broker that is away. What was confirmed is stored.
+//! Sending events that are delayed, stored twice, or fail because the broker is unavailable. Confirmed
+//! events are stored.
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ impl EventTransport for Events {
         let numbers = events.iter().zip(&paths);
         let numbers: Vec<_> =
             numbers.map(|(event, path)| self.faults.numbers.of(&event.id, path)).collect();
-        // What happens to the first happens to those that are sent with it.
+        // Events that are sent together share the faults of the first.
         let (Some(path), Some(number)) = (paths.first(), numbers.first().copied()) else {
             return self.inner.send(events).await;
         };

@@ -1,4 +1,8 @@
-//! A listener's subscription on which deliveries fail, come late, again, or in another order.
+//! A subscription whose deliveries fail, are late, redelivered or reordered.
+//!
+//! Deliveries of the subscription below are queued with the time from which they may be handed out. One
+//! delivery below may be handed out twice (`Redeliver`), so its acknowledgement is shared: the first
+//! outcome other than `Retry` settles it, and it is returned only when all deliveries of it are.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,7 +25,7 @@ use tokio::{
 
 use super::{At, Fault, Faults, away, path};
 
-/// An event's delivery fails at most this often in a row: in the end it comes.
+/// How often in a row the delivery of an event may fail.
 const MOST_DROPS: u32 = 5;
 
 pub(super) struct FaultyListener {
@@ -34,18 +38,18 @@ pub(super) struct FaultyListener {
     room: Room,
 }
 
-/// What has come and is not handed out.
+/// Deliveries that have arrived and not been handed out.
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Nothing is handed out before this.
+    /// The time before which nothing is handed out.
     all_from: Option<Instant>,
-    /// Nor, of an API, before this.
+    /// The time before which nothing of an API is handed out.
     api_from: HashMap<Name, Instant>,
-    /// How often a delivery of an event has failed.
+    /// How often deliveries of an event have failed.
     drops: HashMap<Name, u32>,
     broken: bool,
-    /// Why nothing comes any more.
+    /// The error that ended the subscription below.
     end: Option<Error>,
 }
 
@@ -55,14 +59,14 @@ struct Waiting {
     held: Arc<SharedDelivery>,
 }
 
-/// A delivery of the subscription below, which may be handed out more than once.
+/// A delivery of the subscription below. It may be handed out more than once.
 pub(super) struct SharedDelivery {
     ack: Mutex<Option<AckHandle>>,
-    /// How many of its deliveries are neither settled nor forgotten.
+    /// How many deliveries of it are unsettled.
     open: AtomicUsize,
     path: String,
     number: u64,
-    /// Whether acknowledging it was tried before.
+    /// Whether acknowledging it was attempted before.
     tried: AtomicBool,
 }
 
@@ -77,19 +81,19 @@ impl SharedDelivery {
 
     async fn settle(&self, outcome: &Outcome) {
         let last = self.open.fetch_sub(1, Ordering::AcqRel) == 1;
-        // Given back, it may still be handled by another of its deliveries.
+        // Returned by one delivery, it may still be handled by another.
         if *outcome == Outcome::Retry && !last {
             return;
         }
         if let Some(ack) = self.take() {
-            // What fails comes again.
+            // If this fails, the event is redelivered.
             let _ = ack.settle(outcome.clone()).await;
         }
     }
 }
 
 impl Queue {
-    /// What may be handed out now: for each API in the order in which it came.
+    /// Returns what may be handed out now, in order for each API.
     fn ready(&mut self, max: usize) -> Vec<(Arc<EventMessage>, Arc<SharedDelivery>)> {
         let now = Instant::now();
         let mut ready = Vec::new();
@@ -97,7 +101,7 @@ impl Queue {
         while index < self.waiting.len() && ready.len() < max {
             let waiting = &self.waiting[index];
             if waiting.held.is_settled() {
-                // Its first delivery was handled: then it does not come again.
+                // Handled by its first delivery, so it is not redelivered.
                 self.waiting.remove(index);
             } else if waiting.from.is_none_or(|from| from <= now) {
                 let waiting = self.waiting.remove(index);
@@ -134,14 +138,14 @@ impl FaultyListener {
         let Delivery { message, ack, .. } = delivery;
         let path = path(&message.api, &message.event);
         let number = self.faults.numbers.of(&message.id, &path);
-        // An event that is stored twice has one id: each of the two fails for itself.
+        // An event that is stored twice has one id; the two fail independently.
         let stored = message.native_id.as_ref().unwrap_or(&message.id);
         let drops = queue.drops.get(stored).copied().unwrap_or(0);
         let at = |what| At { what, path: &path, group: &self.group, number, attempt: drops + 1 };
         queue.broken |= self.faults.happens(Fault::Disconnect, &at("delivering"));
         if drops < MOST_DROPS && self.faults.happens(Fault::Drop, &at("delivering")) {
             queue.drops.insert(Name::clone(stored), drops + 1);
-            // Dropped, it comes again.
+            // Dropping the handle has it redelivered.
             drop(ack);
             return;
         }
@@ -213,7 +217,7 @@ impl Source for FaultyListener {
                     None => std::future::pending().await,
                 }
             };
-            // What comes is put into the queue without waiting: dropped, this loses nothing.
+            // Deliveries are queued without an await: a dropped fetch loses nothing.
             tokio::select! {
                 biased;
                 count = subscription.next_batch(&mut buffer, max), if !ended => {
@@ -236,7 +240,7 @@ impl Source for FaultyListener {
     async fn settle(&self, settled: &[(Arc<SharedDelivery>, Outcome)]) -> Result<()> {
         let mut breaks = false;
         for (held, _) in settled {
-            // Each has one chance, whichever others it is settled with; one break is enough for all.
+            // Decided once per delivery, whatever it is settled with; one fault fails the whole batch.
             if held.tried.swap(true, Ordering::AcqRel) {
                 continue;
             }
@@ -250,7 +254,7 @@ impl Source for FaultyListener {
             breaks |= self.faults.happens(Fault::Disconnect, &at);
         }
         if breaks {
-            // Nothing is done: the same are settled again.
+            // Nothing is settled: the driver retries with the same tokens.
             return Err(away(Retry::Safe));
         }
         join_all(settled.iter().map(|(held, outcome)| held.settle(outcome))).await;
@@ -273,7 +277,7 @@ impl Source for FaultyListener {
     }
 
     async fn close(&self) -> Result<()> {
-        // What was not handed out is given back.
+        // Dropped deliveries are returned.
         self.queue().waiting.clear();
         match self.inner.lock().await.take() {
             Some(subscription) => subscription.close().await,

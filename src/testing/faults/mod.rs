@@ -1,4 +1,4 @@
-//! Things that go wrong on purpose: the same ones for the same seed.
+//! Injected faults, reproducible by a seed.
 
 mod calls;
 mod events;
@@ -16,29 +16,29 @@ use lightbus_core::{
 use super::layer::{self, Layer};
 use rng::{Happened, Numbers, roll};
 
-/// Sets the seed of all [`Faults`] from outside.
+/// The environment variable that sets the seed of all [`Faults`].
 pub const SEED_VARIABLE: &str = "LIGHTBUS_TEST_SEED";
 
-/// A way for a message to go wrong, within what a transport promises: code that handles events more
-/// than once, and calls that may be lost, has nothing to fear.
+/// The kinds of faults. All stay within what transports promise: code that tolerates redelivered events
+/// and lost calls must survive them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
-    /// A call or a result is lost, and its caller times out. The delivery of an event fails, and it
-    /// comes again: at most five times in a row, and behind events that came meanwhile.
+    /// A call or a result is lost, so its caller times out. The delivery of an event fails and it is
+    /// redelivered, at most five times in a row, behind events that arrived meanwhile.
     Drop,
-    /// An event is stored twice under the same id, as when its sender was not sure and sent it again.
-    /// A result is sent twice. A call never is.
+    /// An event is stored twice under the same id, as when its sender retries. A result is sent twice.
+    /// Calls are never duplicated.
     Duplicate,
-    /// A call, or a result, lets others pass. An event does where that breaks no promise: events of one
-    /// API keep their order on a transport that is `ordered`, and let those of other APIs pass.
+    /// A call or a result is overtaken by others. So is an event, where no promise forbids it: on an
+    /// `ordered` transport, events of one API keep their order and are overtaken by those of other APIs.
     Reorder,
-    /// A message comes late, and all that are behind it in the same subscription.
+    /// A message is late, and so are those behind it in the same subscription.
     Delay,
-    /// The broker is away for a moment: sending fails, and may have been done nevertheless; receiving
-    /// and acknowledging are tried again by the transport.
+    /// The broker is unavailable for a moment. Sending fails, although the message may have been stored;
+    /// receiving and acknowledging are retried by the transport.
     Disconnect,
-    /// An event is delivered again while its first delivery is not acknowledged, as when a handler is
-    /// so slow that its process counts as dead.
+    /// An event is redelivered before its first delivery is acknowledged, as when its process is too slow
+    /// and counts as dead.
     Redeliver,
 }
 
@@ -51,13 +51,12 @@ const ALL: [Fault; 6] = [
     Fault::Redeliver,
 ];
 
-/// What goes wrong, how often, and by which seed: around the transports of a [`TestBus`](super::TestBus)
-/// or of any [`Registry`].
+/// Faults to inject around the transports of a [`TestBus`](super::TestBus) or of any [`Registry`].
 ///
-/// Rates are between 0 and 1, and 0 at first. Whether something goes wrong with a message depends on the
-/// seed, the name of its procedure or event and how many of that name were sent before: on neither the
-/// clock nor what else happens. So the same test has the same faults, as long as it sends the same.
-/// Schemas, opening connections and beginning to listen are spared, so that a test can be set up.
+/// Rates range from 0, the default, to 1. Whether a fault happens to a message depends only on the seed,
+/// the name of its procedure or event, and its ordinal among messages of that name, not on the clock or
+/// other messages. A test that sends the same messages therefore has the same faults. Schemas,
+/// connecting and subscribing are exempt, so that a test can be set up.
 ///
 /// ```
 /// # use lightbus::{prelude::*, testing::{Faults, TestBus}};
@@ -69,9 +68,9 @@ const ALL: [Fault; 6] = [
 ///
 /// # When a test fails
 ///
-/// A [`TestBus`](super::TestBus) prints the seed and the last faults when it is dropped in a panic, and
-/// its failed assertions name the seed. `LIGHTBUS_TEST_SEED=42 cargo test …` repeats them, whatever seed
-/// the test asks for.
+/// A [`TestBus`](super::TestBus) that is dropped in a panic prints the seed and the last faults, and
+/// failed assertions name the seed. `LIGHTBUS_TEST_SEED=42 cargo test …` reproduces them, whatever seed
+/// the test sets.
 #[derive(Clone)]
 pub struct Faults {
     seed: u64,
@@ -83,30 +82,30 @@ pub struct Faults {
 
 /// Prints the seed if it is dropped in a panic.
 #[derive(Debug)]
-#[must_use = "it watches until it is dropped"]
+#[must_use = "it takes effect when it is dropped"]
 pub struct SeedGuard(Faults);
 
 impl Faults {
-    /// No faults yet, with this seed, or that of `LIGHTBUS_TEST_SEED`.
+    /// Creates faults, all with rate 0, with a seed. `LIGHTBUS_TEST_SEED` takes precedence.
     ///
     /// # Panics
     ///
-    /// If `LIGHTBUS_TEST_SEED` is set and no number.
+    /// If `LIGHTBUS_TEST_SEED` is set and not a number.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self::with_seed(seed_from(std::env::var(SEED_VARIABLE).ok().as_deref()).unwrap_or(seed))
     }
 
-    /// No faults yet, with another seed each time, or that of `LIGHTBUS_TEST_SEED`.
+    /// Creates faults, all with rate 0, with a random seed. `LIGHTBUS_TEST_SEED` takes precedence.
     ///
     /// # Panics
     ///
-    /// As [`seeded`](Self::seeded).
+    /// If `LIGHTBUS_TEST_SEED` is set and not a number.
     #[must_use]
     pub fn random() -> Self {
         use std::hash::{BuildHasher, Hasher};
         let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-        // Short enough to be typed again.
+        // Short enough to type.
         Self::seeded(random % 1_000_000)
     }
 
@@ -120,96 +119,96 @@ impl Faults {
         }
     }
 
-    /// How often [messages are lost](Fault::Drop).
+    /// Sets the rate of [`Fault::Drop`].
     #[must_use]
     pub fn drops(self, rate: f64) -> Self {
         self.rate(Fault::Drop, rate)
     }
 
-    /// How often [messages come twice](Fault::Duplicate).
+    /// Sets the rate of [`Fault::Duplicate`].
     #[must_use]
     pub fn duplicates(self, rate: f64) -> Self {
         self.rate(Fault::Duplicate, rate)
     }
 
-    /// How often [messages let others pass](Fault::Reorder).
+    /// Sets the rate of [`Fault::Reorder`].
     #[must_use]
     pub fn reorders(self, rate: f64) -> Self {
         self.rate(Fault::Reorder, rate)
     }
 
-    /// How often [messages are late](Fault::Delay).
+    /// Sets the rate of [`Fault::Delay`].
     #[must_use]
     pub fn delays(self, rate: f64) -> Self {
         self.rate(Fault::Delay, rate)
     }
 
-    /// How often [the broker is away](Fault::Disconnect).
+    /// Sets the rate of [`Fault::Disconnect`].
     #[must_use]
     pub fn disconnects(self, rate: f64) -> Self {
         self.rate(Fault::Disconnect, rate)
     }
 
-    /// How often [events are delivered again](Fault::Redeliver).
+    /// Sets the rate of [`Fault::Redeliver`].
     #[must_use]
     pub fn redelivers(self, rate: f64) -> Self {
         self.rate(Fault::Redeliver, rate)
     }
 
-    /// How often everything goes wrong.
+    /// Sets the rate of all faults.
     #[must_use]
     pub fn all(self, rate: f64) -> Self {
         ALL.into_iter().fold(self, |faults, fault| faults.rate(fault, rate))
     }
 
-    /// How often one fault happens. What is below 0 or above 1 counts as that.
+    /// Sets the rate of a fault, clamped to between 0 and 1.
     #[must_use]
     pub fn rate(mut self, fault: Fault, rate: f64) -> Self {
         self.rates[fault as usize] = rate.clamp(0.0, 1.0);
         self
     }
 
-    /// How late messages come at most: 100 ms.
+    /// Sets the longest delay of a message. Default: 100 ms.
     #[must_use]
     pub fn longest_delay(mut self, longest: Duration) -> Self {
         self.longest = longest;
         self
     }
 
-    /// The seed.
+    /// Returns the seed.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// How often a fault has happened.
+    /// Returns how often a fault has happened.
     #[must_use]
     pub fn count(&self, fault: Fault) -> u64 {
         self.happened.count(fault)
     }
 
-    /// What has happened, in order: `Drop: event auth.user_registered #3 to mail-welcome`. At most the
-    /// first 10,000.
+    /// Returns the faults that have happened, in order, at most the first 10,000:
+    /// `Drop: event auth.user_registered #3 to mail-welcome`.
     #[must_use]
     pub fn happened(&self) -> Vec<String> {
         self.happened.lines()
     }
 
-    /// The transports of a registry with these faults around each: `Bus::builder().registry(…)`.
-    ///
-    /// What happens to all of them counts together. Keep a [guard](Self::guard) to see the seed when a
+    /// Returns the transports of a registry with these faults injected, for `Bus::builder().registry(…)`.
+    /// Counts are those of all transports together. Keep a [guard](Self::guard) to see the seed when a
     /// test fails.
     #[must_use]
     pub fn around(&self, registry: &Registry) -> Registry {
         layer::over(registry, self)
     }
 
-    /// Prints the seed if it is dropped in a panic. A [`TestBus`](super::TestBus) has one.
+    /// Returns a guard that prints the seed if it is dropped in a panic. A [`TestBus`](super::TestBus)
+    /// has one.
     pub fn guard(&self) -> SeedGuard {
         SeedGuard(self.clone())
     }
 
-    /// The seed, and what happened last.
+    /// Describes the seed and the last faults for people.
     pub(super) fn describe(&self) -> String {
         const SHOWN: usize = 10;
         let lines = self.happened();
@@ -220,11 +219,11 @@ impl Faults {
         let Self { seed, .. } = self;
         let count = self.happened.total();
         format!(
-            "{count} faults by seed {seed}: {SEED_VARIABLE}={seed} repeats them. The last:{last}"
+            "{count} faults by seed {seed}: {SEED_VARIABLE}={seed} reproduces them. The last:{last}"
         )
     }
 
-    /// Whether something goes wrong with a message; if so it is noted down.
+    /// Decides whether a fault happens to a message, and records it if it does.
     fn happens(&self, fault: Fault, at: &At<'_>) -> bool {
         let rate = self.rates[fault as usize];
         let happens = rate > 0.0 && at.roll(self.seed, fault as u64) < rate;
@@ -234,15 +233,15 @@ impl Faults {
         happens
     }
 
-    /// How late a message comes.
+    /// Returns by how much a message is delayed.
     fn wait(&self, at: &At<'_>) -> Duration {
         const WAIT: u64 = ALL.len() as u64;
         self.longest.mul_f64(at.roll(self.seed, WAIT))
     }
 
-    /// How late a call, a result or a sent event is, if it is.
+    /// Delays a call, a result or an event being sent, if one of the faults that do so happens.
     async fn hold_up(&self, at: &At<'_>) {
-        // Both, so that neither's rate changes what happens to the other.
+        // Both are always decided, so that one rate does not change the outcome of the other.
         let (late, passed) = (self.happens(Fault::Delay, at), self.happens(Fault::Reorder, at));
         if late || passed {
             tokio::time::sleep(self.wait(at)).await;
@@ -250,17 +249,17 @@ impl Faults {
     }
 }
 
-/// The message that something may happen to.
+/// A message that a fault may happen to.
 struct At<'a> {
-    /// What is done with it.
+    /// The operation.
     what: &'static str,
-    /// Its procedure or event.
+    /// The procedure or event.
     path: &'a str,
-    /// The listener, where one is concerned.
+    /// The consumer group, or empty.
     group: &'a str,
-    /// How many of its name were before it.
+    /// The message's ordinal among messages of its name.
     number: u64,
-    /// How often the same was tried before.
+    /// The attempt, from 1.
     attempt: u32,
 }
 
@@ -285,9 +284,9 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// The broker is away.
+/// The error of an injected disconnect.
 fn away(retry: Retry) -> Error {
-    Error::new(ErrorKind::Unavailable, "the connection broke, as the test asked").retry(retry)
+    Error::new(ErrorKind::Unavailable, "the connection was lost (injected fault)").retry(retry)
 }
 
 fn path(api: &Name, member: &Name) -> String {
@@ -296,7 +295,7 @@ fn path(api: &Name, member: &Name) -> String {
 
 fn seed_from(variable: Option<&str>) -> Option<u64> {
     let text = variable.map(str::trim).filter(|text| !text.is_empty())?;
-    let seed = text.parse().unwrap_or_else(|_| panic!("{SEED_VARIABLE} is no number: {text}"));
+    let seed = text.parse().unwrap_or_else(|_| panic!("{SEED_VARIABLE} is not a number: {text}"));
     Some(seed)
 }
 
@@ -383,7 +382,7 @@ mod tests {
         let faults = Faults::with_seed(12).drops(1.0);
         faults.happens(Fault::Drop, &at(3));
         let text = faults.describe();
-        assert!(text.contains("1 faults by seed 12: LIGHTBUS_TEST_SEED=12"), "{text}");
+        assert!(text.contains("1 faults by seed 12: LIGHTBUS_TEST_SEED=12 reproduces"), "{text}");
         assert!(text.ends_with("Drop: event auth.seen #3"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Results that are late, lost, sent twice, or meet a broker that is away.
+//! Results that are delayed, lost, sent twice, or fail because the broker is unavailable.
 
 use std::{
     collections::HashMap,
@@ -20,14 +20,14 @@ pub(super) struct Results {
     pub(super) failed: Failed,
 }
 
-/// How often a result could not be sent: a worker tries again, and must succeed in the end.
+/// How often sending each result has failed: workers retry, and must succeed in the end.
 #[derive(Debug, Default)]
 pub(super) struct Failed(Mutex<HashMap<Name, u32>>);
 
 delegate_transport!(Results);
 
 impl Failed {
-    /// Which attempt this is, counted from 1.
+    /// Returns the number of the attempt, from 1.
     fn attempt(&self, id: &Name) -> u32 {
         let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         failed.get(id).copied().unwrap_or(0) + 1

@@ -1,4 +1,4 @@
-//! Decisions by seed, and what is remembered for them.
+//! Pseudo-random decisions by seed, and the log of faults.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,16 +9,16 @@ use lightbus_core::Name;
 
 use super::{ALL, At, Fault};
 
-/// How many faults are remembered by their names.
+/// How many faults are logged.
 const NOTED: usize = 10_000;
-/// How many messages are remembered by their ids: more than can be in flight.
+/// How many messages are remembered by id: more than can be in flight.
 const REMEMBERED: usize = 65_536;
 
-/// A number from 0 to below 1 that depends on all of this, and on nothing else.
+/// Returns a number in `0.0..1.0` that depends on the arguments alone.
 pub(super) fn roll(words: [u64; 4], texts: [&str; 3]) -> f64 {
     let mut state = 0xcbf2_9ce4_8422_2325_u64;
     for text in texts {
-        // A byte that no text has keeps the texts apart.
+        // A byte that does not occur in UTF-8 separates the texts.
         for byte in text.bytes().chain([0xff]) {
             state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
@@ -37,7 +37,7 @@ fn mix(word: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// What went wrong.
+/// The log of faults.
 #[derive(Default)]
 pub(super) struct Happened(Mutex<Log>);
 
@@ -69,7 +69,7 @@ impl Happened {
     }
 }
 
-/// Numbers messages by their names: ids are random, the how manieth of its name it is is not.
+/// Numbers messages by name. Ids are random; a message's ordinal among messages of the same name is not.
 #[derive(Default)]
 pub(super) struct Numbers(Mutex<Given>);
 
@@ -81,7 +81,7 @@ struct Given {
 }
 
 impl Numbers {
-    /// The number of a message: the next one of its name, if it was not seen before.
+    /// Returns the number of a message. A message not seen before gets the next number of its name.
     pub(super) fn of(&self, id: &Name, path: &str) -> u64 {
         let mut given = lock(&self.0);
         if let Some((_, number)) = given.by_id.get(id) {
@@ -100,7 +100,7 @@ impl Numbers {
         number
     }
 
-    /// The name and the number of a message that was seen before, or of one from elsewhere.
+    /// Returns the name and the number of a message that was seen before. Others share one name.
     pub(super) fn known(&self, id: &Name) -> (String, u64) {
         let known = lock(&self.0).by_id.get(id).cloned();
         known.unwrap_or_else(|| ("of elsewhere".to_owned(), self.of(id, "of elsewhere")))

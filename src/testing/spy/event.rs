@@ -90,7 +90,7 @@ impl DeadLetters for Events {
         let requeued = letters.into_iter().filter(|letter| ids.contains(&letter.id));
         let events: Vec<_> = requeued.map(|letter| letter.event).collect();
         let in_flight = &self.spy.state.in_flight;
-        // As with what is sent: it may be handled before this returns.
+        // Before, as when sending: they may be handled before this returns.
         in_flight.expect_again(&group.name(), &events);
         let done = inner.requeue(group, ids).await;
         if done.is_err() {
@@ -100,7 +100,7 @@ impl DeadLetters for Events {
     }
 }
 
-/// Events on their way to the broker. Dropped without a confirmation, they may never arrive.
+/// Events being sent. If dropped before they are confirmed, they may never arrive.
 struct Sending<'a> {
     state: &'a TestState,
     events: &'a [EventMessage],

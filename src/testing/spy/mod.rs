@@ -1,5 +1,5 @@
-//! The uppermost layer: sees everything that the processes of a test send and get, and answers calls
-//! in the place of mocks.
+//! The topmost layer: sees everything that the processes of a test send and receive, and answers mocked
+//! calls.
 
 mod event;
 mod rpc;
@@ -11,11 +11,11 @@ use lightbus_core::transport::{EventTransport, ResultTransport, RpcTransport, Sc
 
 use super::{layer::Layer, test_state::TestState};
 
-/// Looks on, for one process of a test.
+/// The layer for one process of a test.
 #[derive(Clone, Debug)]
 pub(super) struct Spy {
     pub(super) state: Arc<TestState>,
-    /// Whether what it sends counts as done by the test itself: not recorded, never refused.
+    /// Whether what the process sends counts as sent by the test itself: neither recorded nor refused.
     pub(super) outside: bool,
 }
 

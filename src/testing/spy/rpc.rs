@@ -1,4 +1,4 @@
-//! Calls: recorded, answered by mocks, and counted while they run.
+//! Calls: recorded, answered by mocks, and counted while they are in flight.
 
 use std::sync::Arc;
 

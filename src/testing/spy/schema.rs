@@ -1,4 +1,4 @@
-//! Schemas: those of the mocks stand beside those on the bus.
+//! Schemas: those of mocked APIs, in addition to those on the bus.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ impl SchemaTransport for Schemas {
 
     async fn load(&self) -> Result<BTreeMap<String, Box<RawValue>>> {
         let mut schemas = self.spy.state.mocks.schemas()?;
-        // Who really serves an API knows better.
+        // The schema of a real service takes precedence.
         schemas.extend(self.inner.load().await?);
         Ok(schemas)
     }

@@ -260,7 +260,7 @@ fn a_failed_test_prints_its_seed_and_the_environment_sets_it() {
         assert!(!output.status.success());
         let printed = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
-        let seed = "by seed 4711: LIGHTBUS_TEST_SEED=4711 repeats them";
+        let seed = "by seed 4711: LIGHTBUS_TEST_SEED=4711 reproduces them";
         assert!(printed.contains(seed), "{printed}");
         assert!(printed.contains("Drop: delivering shop.till.paid #1 to test-watch"), "{printed}");
     }

@@ -115,7 +115,7 @@ async fn answers_in_turn_end_with_those_made_before() {
     let error = Error::from(till.pay(5).timeout(Duration::from_millis(50)).await.unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Timeout);
     let error = till.pay(5).await.unwrap_err().to_string();
-    assert!(error.contains("has given all its answers"), "{error}");
+    assert!(error.contains("has used up its answers"), "{error}");
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn what_is_neither_mocked_nor_served_is_refused_and_says_what_is() {
     }
     test.mock::<AuthClient>().call(|auth| auth.check_password("admin", "x")).returns(true);
     let text = AuthClient::new(&test).check_password("a", "b").await.unwrap_err().to_string();
-    assert!(text.contains("no mock fits these arguments"), "{text}");
+    assert!(text.contains("no mock matches these arguments"), "{text}");
     assert!(
         text.contains(r#"mocked auth.check_password(username: "admin", password: "x")"#),
         "{text}"

@@ -139,7 +139,7 @@ async fn a_limit_says_what_is_still_in_flight() {
     assert_eq!(error.kind(), ErrorKind::Timeout);
     let text = error.to_string();
     for part in [
-        "settling: there is still work in flight",
+        "waiting until the test is idle: there is still work in flight",
         "calls that wait for their results: auth.slow",
         "events for the listener test-stuck: auth.user_registered ",
         "(delivered 1 times, not acknowledged)",
