@@ -36,11 +36,9 @@ async fn main() -> lightbus::Result<()> {
         Ok(())
     })
     .concurrency(8)
-    .on_error(OnError::Retry(RetryPolicy {
-        attempts: 3,
-        first_wait: Duration::from_millis(20),
-        ..RetryPolicy::default()
-    }))
+    .on_error(OnError::Retry(
+        RetryPolicy::attempts(3).backoff(Duration::from_millis(20), Duration::from_secs(10)),
+    ))
     .await?;
 
     // All orders that arrive within 50 ms, at most a hundred.

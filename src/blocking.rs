@@ -38,9 +38,9 @@ use tokio::{
 };
 
 use crate::{
-    BusBuilder, Fired, HandlerResult, Health,
-    bus::FromEvent,
+    BusBuilder, Fired, FromEvent, HandlerResult,
     contract::{Contract, Event, Service},
+    health::Health,
 };
 
 /// The number of threads of the runtime.

@@ -51,7 +51,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod blocking;
-pub mod bus;
+mod bus;
 pub mod config;
 pub mod contract;
 pub mod plugins;
@@ -61,24 +61,47 @@ pub mod sensitive;
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 
+// All that is public at the root, each item under one path.
 pub use async_trait::async_trait;
 pub use bus::{
-    Admin, Bus, BusBuilder, Call, Features, Fired, HandledDeadLetters, HandlerError, HandlerResult,
-    Health, Listen, OnError, Received, RetryPolicy, Serve, Task,
+    Admin, Bus, BusBuilder, Call, CallFailure, Client, Features, Fired, FromEvent, HandlerError,
+    HandlerResult, Listen, OnError, Received, RetryPolicy, Serve, Task,
 };
 pub use lightbus_core::{
     Args, Arguments, Error, ErrorKind, EventMessage, Headers, Name, Registry, RemoteError, Result,
     ResultMessage, Retry, RpcMessage,
-    transport::{DeadLetter, EventSelector, HistorySpec, Lag, Start},
+    transport::{DeadLetter, EventSelector, Lag, Start},
 };
 #[cfg(feature = "macros")]
 pub use lightbus_macros::{ApiError, Event, api};
 pub use schemars::{self, JsonSchema};
 pub use sensitive::Sensitive;
 
-/// The compiled-in transports, and what is needed to write one.
+/// What [`Admin`] returns.
+pub mod admin {
+    pub use crate::bus::{Diagnosis, HandledDeadLetters, Route};
+    pub use lightbus_core::transport::{Consumer, Finding, Group, Location, Severity};
+}
+
+/// What [`Bus::health`] returns.
+pub mod health {
+    pub use crate::bus::{Condition, Health, Life, PartHealth, PartKind};
+}
+
+/// What tower layers wrap.
+#[cfg(feature = "tower")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
+pub mod layers {
+    pub use crate::bus::{Handling, Procedures};
+}
+
+/// The compiled-in transports, and what a program needs to choose among transports. To write one,
+/// depend on `lightbus-core`, which these items are from.
 pub mod transport {
-    pub use lightbus_core::*;
+    pub use lightbus_core::{
+        Capabilities, ConfigSection, Transport, TransportFactory, TransportKind,
+        transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
+    };
 
     #[cfg(feature = "amqp")]
     pub use lightbus_transport_amqp as amqp;
@@ -93,7 +116,7 @@ pub mod transport {
 /// The items that almost every program needs.
 pub mod prelude {
     pub use crate::{
-        Bus, HandlerError, HandlerResult, OnError, Received, Start, args, bus::Client as _,
+        Bus, Client as _, HandlerError, HandlerResult, OnError, Received, Start, args,
         contract::Event as _,
     };
 }

@@ -1,7 +1,7 @@
 //! `lightbus doctor`: checks the configuration, and the brokers' settings against what the bus promises.
 
 use console::style;
-use lightbus::transport::transport::{Finding, Severity};
+use lightbus::admin::{Finding, Severity};
 use serde_json::json;
 
 use crate::{

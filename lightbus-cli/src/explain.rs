@@ -5,8 +5,8 @@ use std::time::Duration;
 use console::style;
 use lightbus::{
     Bus,
-    bus::Route,
-    transport::{Capabilities, transport::Location},
+    admin::{Location, Route},
+    transport::Capabilities,
 };
 use serde_json::{Value, json};
 

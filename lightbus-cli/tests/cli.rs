@@ -728,10 +728,7 @@ async fn what_must_not_be_seen_is_not_shown(place: Place) {
     let (bus, tool) = (place.bus("vault").await, Tool::at(&place));
     bus.register(VaultClient::contract()).await.unwrap();
     bus.listen("fails", |_: Stored| async move { Err(std::io::Error::other("no place").into()) })
-        .on_error(lightbus::OnError::Retry(lightbus::RetryPolicy {
-            attempts: 1,
-            ..lightbus::RetryPolicy::default()
-        }))
+        .on_error(lightbus::OnError::Retry(lightbus::RetryPolicy::attempts(1)))
         .await
         .unwrap();
     let mut listen =
@@ -780,10 +777,7 @@ async fn dead_letters_are_listed_and_purged(place: Place) {
     bus.listen("fails", |event: UserRegistered| async move {
         Err(std::io::Error::other(format!("no place for {}", event.username)).into())
     })
-    .on_error(lightbus::OnError::Retry(lightbus::RetryPolicy {
-        attempts: 1,
-        ..lightbus::RetryPolicy::default()
-    }))
+    .on_error(lightbus::OnError::Retry(lightbus::RetryPolicy::attempts(1)))
     .await
     .unwrap();
     for (username, age) in [("a", 1), ("b", 2)] {
@@ -851,10 +845,7 @@ async fn dead_letters_go_back_to_their_listener(place: Place) {
             Ok(())
         }
     })
-    .on_error(lightbus::OnError::Retry(lightbus::RetryPolicy {
-        attempts: 1,
-        ..lightbus::RetryPolicy::default()
-    }))
+    .on_error(lightbus::OnError::Retry(lightbus::RetryPolicy::attempts(1)))
     .await
     .unwrap();
     for username in ["a", "never", "c"] {

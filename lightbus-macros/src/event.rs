@@ -216,11 +216,10 @@ fn write(event: &Event, decode: &TokenStream) -> TokenStream {
         const _: () = {
             #[automatically_derived]
             impl #root::contract::EventFields for #ident {
-                const CONTRACT: #root::contract::EventContract = #root::contract::EventContract {
-                    name: #name,
-                    description: #description,
-                    parameters: &[#(#parameters),*],
-                };
+                const CONTRACT: #root::contract::EventContract =
+                    #root::contract::EventContract::new(#name)
+                        .with_description(#description)
+                        .with_parameters(&[#(#parameters),*]);
                 #key_name
 
                 fn encode(&self) -> #root::Result<#root::Arguments> {

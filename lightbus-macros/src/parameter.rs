@@ -41,24 +41,20 @@ impl Parameter {
     pub(crate) fn describe(&self, root: &Path) -> TokenStream {
         let Self { name, ty, description, .. } = self;
         let schema = quote_spanned!(ty.span()=> generator.subschema_for::<#ty>());
-        let required = self.default.is_none() && !is_option(ty);
-        let default = match &self.default {
-            None => quote!(::core::option::Option::None),
+        let omitted = match &self.default {
+            None if is_option(ty) => quote!(.optional()),
+            None => quote!(),
             Some(default) => quote! {
-                ::core::option::Option::Some(|| {
+                .with_default(|| {
                     let value: #ty = #default;
                     #root::__private::serde_json::to_value(value).unwrap_or_default()
                 })
             },
         };
         quote! {
-            #root::contract::Parameter {
-                name: #name,
-                description: #description,
-                schema: |generator| #schema,
-                required: #required,
-                default: #default,
-            }
+            #root::contract::Parameter::new(#name, |generator| #schema)
+                .with_description(#description)
+                #omitted
         }
     }
 

@@ -20,7 +20,7 @@ pub use admin::{Admin, Diagnosis, FireOnBehalf, HandledDeadLetters, Route};
 pub use builder::BusBuilder;
 #[cfg(feature = "tower")]
 pub use calls::Procedures;
-pub use calls::{Call, Client, Failure, Serve};
+pub use calls::{Call, CallFailure, Client, Serve};
 #[cfg(feature = "tower")]
 pub use events::Handling;
 pub use events::{Fired, FromEvent, Listen, OnError, Received, RetryPolicy};

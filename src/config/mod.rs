@@ -40,7 +40,7 @@ pub use model::{
 pub use names::Names;
 pub(crate) use names::hostname;
 pub use origin::Origin;
-pub use plugins::{MetricsPlugin, PluginsConfig, StatePlugin};
+pub use plugins::{MetricsPluginConfig, PluginsConfig, StatePluginConfig};
 pub use schema::{json_schema, json_schema_for};
 pub use selector::Selector;
 pub use settings::Setting;

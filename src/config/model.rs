@@ -17,6 +17,7 @@ use crate::bus::RetryPolicy;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "Configuration of lightbus")]
+#[non_exhaustive]
 pub struct Config {
     /// Groups processes: the first half of each consumer group's name. Keep it over restarts.
     /// Placeholders: `{hostname}`, `{pid}`, `{random4}`, `{random8}`, `{random16}`, `{friendly}`.
@@ -42,6 +43,7 @@ pub struct Config {
 /// What concerns the bus as a whole.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct BusConfig {
     /// The least severe level that is logged by programs that let lightbus set up their log.
     pub log_level: LogLevel,
@@ -76,6 +78,7 @@ impl Default for BusConfig {
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum LogLevel {
     Debug,
     #[default]
@@ -88,6 +91,7 @@ pub enum LogLevel {
 /// The exchange of schemas over the bus.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct SchemaConfig {
     /// How long a schema lives on the bus unless it is renewed, in seconds: 60. Renewed and read
     /// again after four fifths of it.
@@ -120,6 +124,7 @@ impl Default for SchemaConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
+#[non_exhaustive]
 pub enum OnIncompatible {
     /// Nothing, it is not even looked at.
     Ignore,
@@ -134,6 +139,7 @@ pub enum OnIncompatible {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
+#[non_exhaustive]
 pub enum OnMissing {
     /// Serving or registering the API fails.
     #[default]
@@ -146,6 +152,7 @@ pub enum OnMissing {
 /// leaves out, as in Python.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct ApiConfig {
     /// How long a caller waits for a result, in seconds: 5. Also when the call expires.
     #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]

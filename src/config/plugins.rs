@@ -10,17 +10,20 @@ use super::model::{in_seconds, seconds, seconds_schema};
 /// The plugins, by name: those of Python's Lightbus.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct PluginsConfig {
     /// Says on the bus that workers start, live and stop: events of `internal.state`.
-    pub internal_state: StatePlugin,
+    pub internal_state: StatePluginConfig,
     /// Says on the bus what is called, fired and handled: events of `internal.metrics`.
-    pub internal_metrics: MetricsPlugin,
+    pub internal_metrics: MetricsPluginConfig,
 }
 
 /// Settings of the plugin `internal_state`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct StatePlugin {
+#[schemars(rename = "StatePlugin")]
+#[non_exhaustive]
+pub struct StatePluginConfig {
     /// Whether it is on: false.
     pub enabled: bool,
     /// Whether it says regularly that a worker lives: true.
@@ -31,7 +34,7 @@ pub struct StatePlugin {
     pub ping_interval: Duration,
 }
 
-impl Default for StatePlugin {
+impl Default for StatePluginConfig {
     fn default() -> Self {
         Self { enabled: false, ping_enabled: true, ping_interval: Duration::from_secs(60) }
     }
@@ -40,7 +43,9 @@ impl Default for StatePlugin {
 /// Settings of the plugin `internal_metrics`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct MetricsPlugin {
+#[schemars(rename = "MetricsPlugin")]
+#[non_exhaustive]
+pub struct MetricsPluginConfig {
     /// Whether it is on: false.
     pub enabled: bool,
 }

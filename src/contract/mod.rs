@@ -15,6 +15,7 @@ pub use service::Service;
 
 /// An API: its procedures and events under one name.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Contract {
     /// The full dotted name on the bus.
     pub name: &'static str,
@@ -32,6 +33,47 @@ pub struct Contract {
 }
 
 impl Contract {
+    /// Creates a contract without procedures and events, of version 1.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, version: 1, description: "", procedures: &[], events: &[], requires: &[] }
+    }
+
+    /// Sets the version.
+    #[must_use]
+    pub const fn with_version(mut self, version: u32) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// Sets the description.
+    #[must_use]
+    pub const fn with_description(mut self, description: &'static str) -> Self {
+        self.description = description;
+        self
+    }
+
+    /// Sets the procedures.
+    #[must_use]
+    pub const fn with_procedures(mut self, procedures: &'static [Procedure]) -> Self {
+        self.procedures = procedures;
+        self
+    }
+
+    /// Sets the events.
+    #[must_use]
+    pub const fn with_events(mut self, events: &'static [EventContract]) -> Self {
+        self.events = events;
+        self
+    }
+
+    /// Sets the required capabilities.
+    #[must_use]
+    pub const fn with_requires(mut self, requires: &'static [&'static str]) -> Self {
+        self.requires = requires;
+        self
+    }
+
     /// Returns the procedure of this name.
     #[must_use]
     pub fn procedure(&self, name: &str) -> Option<&'static Procedure> {
@@ -47,6 +89,7 @@ impl Contract {
 
 /// A procedure of an API.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Procedure {
     /// Its name on the bus.
     pub name: &'static str,
@@ -58,8 +101,31 @@ pub struct Procedure {
     pub response: fn(&mut SchemaGenerator) -> Schema,
 }
 
+impl Procedure {
+    /// Creates a procedure without parameters, with the schema of its result.
+    #[must_use]
+    pub const fn new(name: &'static str, response: fn(&mut SchemaGenerator) -> Schema) -> Self {
+        Self { name, description: "", parameters: &[], response }
+    }
+
+    /// Sets the description.
+    #[must_use]
+    pub const fn with_description(mut self, description: &'static str) -> Self {
+        self.description = description;
+        self
+    }
+
+    /// Sets the parameters.
+    #[must_use]
+    pub const fn with_parameters(mut self, parameters: &'static [Parameter]) -> Self {
+        self.parameters = parameters;
+        self
+    }
+}
+
 /// An event of an API.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct EventContract {
     /// Its name on the bus.
     pub name: &'static str,
@@ -69,8 +135,31 @@ pub struct EventContract {
     pub parameters: &'static [Parameter],
 }
 
+impl EventContract {
+    /// Creates an event without fields.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, description: "", parameters: &[] }
+    }
+
+    /// Sets the description.
+    #[must_use]
+    pub const fn with_description(mut self, description: &'static str) -> Self {
+        self.description = description;
+        self
+    }
+
+    /// Sets the fields.
+    #[must_use]
+    pub const fn with_parameters(mut self, parameters: &'static [Parameter]) -> Self {
+        self.parameters = parameters;
+        self
+    }
+}
+
 /// A parameter of a procedure, or a field of an event.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Parameter {
     /// Its name on the bus.
     pub name: &'static str,
@@ -82,4 +171,34 @@ pub struct Parameter {
     pub required: bool,
     /// Its default, as a JSON value.
     pub default: Option<fn() -> serde_json::Value>,
+}
+
+impl Parameter {
+    /// Creates a required parameter, with the schema of its type.
+    #[must_use]
+    pub const fn new(name: &'static str, schema: fn(&mut SchemaGenerator) -> Schema) -> Self {
+        Self { name, description: "", schema, required: true, default: None }
+    }
+
+    /// Sets the description.
+    #[must_use]
+    pub const fn with_description(mut self, description: &'static str) -> Self {
+        self.description = description;
+        self
+    }
+
+    /// Makes the parameter optional.
+    #[must_use]
+    pub const fn optional(mut self) -> Self {
+        self.required = false;
+        self
+    }
+
+    /// Makes the parameter optional, with a default.
+    #[must_use]
+    pub const fn with_default(mut self, default: fn() -> serde_json::Value) -> Self {
+        self.required = false;
+        self.default = Some(default);
+        self
+    }
 }

@@ -27,6 +27,7 @@ pub struct Change {
 
 /// A member of an API.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Item {
     /// The procedure of this name.
     Procedure(String),
@@ -103,6 +104,7 @@ pub enum Direction {
 
 /// Somebody who uses an API in its older version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Party {
     /// Who calls its procedures.
     Callers,

@@ -121,8 +121,7 @@ async fn a_layer_around_a_listener_counts_as_its_handler(place: Place) {
     let tries = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&tries);
     let wait = Duration::from_millis(1);
-    let policy =
-        RetryPolicy { attempts: 3, first_wait: wait, longest_wait: wait, ..RetryPolicy::default() };
+    let policy = RetryPolicy::attempts(3).backoff(wait, wait);
     bus.listen("slow", move |user: UserRegistered| {
         count.fetch_add(1, Ordering::SeqCst);
         async move {

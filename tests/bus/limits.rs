@@ -162,8 +162,7 @@ async fn deep_messages_of_others_stop_nobody() {
     let bus = lightbus_tests::redis_bus(&server.url(), "store").await;
     bus.serve(StoreApi(Service)).await.unwrap();
     let wait = Duration::from_millis(1);
-    let policy =
-        RetryPolicy { attempts: 2, first_wait: wait, longest_wait: wait, ..RetryPolicy::default() };
+    let policy = RetryPolicy::attempts(2).backoff(wait, wait);
     let (heard, mut texts) = mpsc::channel(8);
     bus.listen("texts", move |event: Stored| {
         let heard = heard.clone();

@@ -297,12 +297,7 @@ async fn a_plugin_refuses_calls_executions_events_and_handling(place: Place) {
         let bus = soon("connecting", builder.connect()).await.unwrap();
         bus.serve(AuthApi(Service)).await.unwrap();
         let wait = Duration::from_millis(1);
-        let policy = RetryPolicy {
-            attempts: 3,
-            first_wait: wait,
-            longest_wait: wait,
-            ..RetryPolicy::default()
-        };
+        let policy = RetryPolicy::attempts(3).backoff(wait, wait);
         let (heard, mut names) = mpsc::channel(8);
         bus.listen("welcome", move |event: UserRegistered| {
             let heard = heard.clone();

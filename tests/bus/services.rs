@@ -240,7 +240,7 @@ async fn a_failing_handler_is_tried_again_and_then_the_event_is_set_aside(place:
     bus.register(AuthClient::contract()).await.unwrap();
     let (tries, handled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let policy =
-        RetryPolicy { attempts: 3, first_wait: Duration::from_millis(1), ..RetryPolicy::default() };
+        RetryPolicy::attempts(3).backoff(Duration::from_millis(1), Duration::from_secs(10));
     let (count, good) = (Arc::clone(&tries), Arc::clone(&handled));
     bus.listen("watch", move |user: UserRegistered| {
         let (count, good) = (Arc::clone(&count), Arc::clone(&good));
@@ -272,7 +272,7 @@ async fn a_panicking_handler_does_not_stop_the_listener(place: Place) {
     let handled = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&handled);
     let policy =
-        RetryPolicy { attempts: 2, first_wait: Duration::from_millis(1), ..RetryPolicy::default() };
+        RetryPolicy::attempts(2).backoff(Duration::from_millis(1), Duration::from_secs(10));
     bus.listen("watch", move |user: UserRegistered| {
         let count = Arc::clone(&count);
         async move {

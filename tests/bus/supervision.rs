@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lightbus::{bus::Condition, prelude::*};
+use lightbus::{health::Condition, prelude::*};
 use lightbus_tests::scripted::{Act, Scripted};
 use tokio::sync::mpsc;
 

@@ -392,7 +392,7 @@ async fn malformed_messages_stop_nobody() {
     bus.serve(EchoApi(Echoes)).await.unwrap();
     let handled = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&handled);
-    let policy = RetryPolicy { attempts: 1, ..RetryPolicy::default() };
+    let policy = RetryPolicy::attempts(1);
     bus.listen("count", move |_: Counted| {
         count.fetch_add(1, Ordering::SeqCst);
         async { Ok(()) }

@@ -470,7 +470,7 @@ async fn python_handles_a_dead_letter_that_is_given_back() {
     let Some((server, python)) = both() else { return };
     let ours = redis_bus(&server.url(), "mixed").await;
     ours.listen("heir", |_: Tick| async { Err(HandlerError::new("cannot")) })
-        .on_error(OnError::Retry(RetryPolicy { attempts: 1, ..RetryPolicy::default() }))
+        .on_error(OnError::Retry(RetryPolicy::attempts(1)))
         .await
         .unwrap();
     let source = redis_bus(&server.url(), "kit").await;

@@ -117,7 +117,7 @@ fn a_configuration_that_asks_for_checks_is_refused_with_the_features_name() {
 fn a_program_that_asks_for_checks_is_refused_too() {
     let mut config = Config::default();
     let validate = Validate { outgoing: true, incoming: false };
-    config.apis.insert("shop".into(), ApiConfig { validate, ..ApiConfig::default() });
+    config.apis.entry("shop".into()).or_insert_with(ApiConfig::default).validate = validate;
     let error = Bus::builder().config(config).check().unwrap_err();
     assert!(error.to_string().contains("feature `validation`"), "{error}");
 }

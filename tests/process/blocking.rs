@@ -140,8 +140,7 @@ fn a_panic_arrives_where_it_is_waited_for_and_one_in_a_handler_is_a_failure() {
         panic!("once more")
     });
     let wait = Duration::from_millis(1);
-    let policy =
-        RetryPolicy { attempts: 3, first_wait: wait, longest_wait: wait, ..RetryPolicy::default() };
+    let policy = RetryPolicy::attempts(3).backoff(wait, wait);
     bus.wait(bus.as_async().listen("fails", fails).on_error(OnError::Retry(policy))).unwrap();
     bus.fire(UserRegistered { username: "sally".into() }).unwrap();
     for _ in 0..3 {

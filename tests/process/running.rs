@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus::{ErrorKind, Features, bus::Condition, prelude::*};
+use lightbus::{ErrorKind, Features, health::Condition, prelude::*};
 use lightbus_tests::{Place, Program, eventually, on_every_transport, soon};
 use tokio::sync::{Notify, mpsc};
 
@@ -137,7 +137,7 @@ async fn a_hook_that_fails_ends_the_process_and_the_others_clean_up(place: Place
 }
 
 async fn what_is_switched_off_is_left_to_others(place: Place) {
-    let features = Features { tasks: true, ..Features::none() };
+    let features = Features::none().with_tasks(true);
     let idle = place.builder("clock", "", |_| ()).features(features);
     let idle = soon("connecting", idle.connect()).await.unwrap();
     let (answers_nothing, _) = service(&idle);
@@ -223,7 +223,7 @@ async fn a_listener_whose_broker_is_away_is_not_healthy_until_it_is_back() {
 #[test]
 fn features_are_read_and_misspelt_ones_refused() {
     let features: Features = " rpcs,tasks ".parse().unwrap();
-    assert_eq!(features, Features { events: false, ..Features::default() });
+    assert_eq!(features, Features::default().with_events(false));
     assert_eq!(features.to_string(), "rpcs, tasks");
     assert_eq!("".parse::<Features>().unwrap(), Features::none());
     let error = "rcps".parse::<Features>().unwrap_err().to_string();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus::{Error, ErrorKind, bus::Condition, prelude::*};
+use lightbus::{Error, ErrorKind, health::Condition, prelude::*};
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 const SECOND: Duration = Duration::from_secs(1);

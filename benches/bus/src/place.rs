@@ -1,7 +1,7 @@
 //! Which broker the bus is measured on.
 
 use clap::Args;
-use lightbus::config::{ApiConfig, Config, Validate};
+use lightbus::config::{Config, Validate};
 use lightbus::{Bus, BusBuilder};
 use lightbus_bench_raw::{Broker, Peer, Processes, Result};
 use redis::{Value, cmd};
@@ -61,9 +61,9 @@ impl Place {
     /// A bus for the measured API, with messages checked against schemas or not.
     pub(crate) fn bus(&self, service: &str, validate: bool) -> Result<BusBuilder> {
         let mut config = self.settings()?;
-        let default = config.apis.get("default").cloned().unwrap_or_default();
-        let validate = Validate { outgoing: validate, incoming: validate };
-        config.apis.insert("bench".into(), ApiConfig { validate, ..default });
+        let mut api = config.apis.get("default").cloned().unwrap_or_default();
+        api.validate = Validate { outgoing: validate, incoming: validate };
+        config.apis.insert("bench".into(), api);
         Ok(Bus::builder().config(config).service_name(service).process_name("measured"))
     }
 

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lightbus::{Bus, ErrorKind, bus::Route, transport::transport::Location};
+use lightbus::{
+    Bus, ErrorKind,
+    admin::{Location, Route},
+};
 
 use super::model::{METRICS, STATE};
 use crate::{

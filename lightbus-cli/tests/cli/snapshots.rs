@@ -242,7 +242,7 @@ async fn dead_letters(place: Place) {
     bus.listen("fails", |_: UserRegistered| async {
         Err(std::io::Error::other("no place for it\nnor anywhere else").into())
     })
-    .on_error(OnError::Retry(RetryPolicy { attempts: 1, ..RetryPolicy::default() }))
+    .on_error(OnError::Retry(RetryPolicy::attempts(1)))
     .await
     .unwrap();
     check("dlq-list-empty", &tool, &["dlq", "list", "auth", "fails"]).await;

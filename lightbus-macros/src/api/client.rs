@@ -55,7 +55,7 @@ pub(super) fn expand(api: &Api) -> TokenStream {
             #(#methods)*
         }
 
-        impl #root::bus::Client for #client {
+        impl #root::Client for #client {
             fn contract() -> &'static #root::contract::Contract {
                 &__CONTRACT
             }

@@ -15,12 +15,9 @@ pub(super) fn expand(api: &Api) -> TokenStream {
         let value = &output.value;
         let response = quote_spanned!(value.span()=> generator.subschema_for::<#value>());
         quote! {
-            #root::contract::Procedure {
-                name: #name,
-                description: #description,
-                parameters: &[#(#parameters),*],
-                response: |generator| #response,
-            }
+            #root::contract::Procedure::new(#name, |generator| #response)
+                .with_description(#description)
+                .with_parameters(&[#(#parameters),*])
         }
     });
     let contracts =
@@ -36,14 +33,12 @@ pub(super) fn expand(api: &Api) -> TokenStream {
     });
     let distinct = distinct(api);
     quote! {
-        static __CONTRACT: #root::contract::Contract = #root::contract::Contract {
-            name: #name,
-            version: #version,
-            description: #description,
-            procedures: &[#(#procedures),*],
-            events: &[#(#contracts),*],
-            requires: &[#(#requires),*],
-        };
+        static __CONTRACT: #root::contract::Contract = #root::contract::Contract::new(#name)
+            .with_version(#version)
+            .with_description(#description)
+            .with_procedures(&[#(#procedures),*])
+            .with_events(&[#(#contracts),*])
+            .with_requires(&[#(#requires),*]);
         #(#belonging)*
         #distinct
     }

@@ -82,19 +82,19 @@ mod sealed {
 
 /// The error type of a [`Call`]: [`Error`], or [`CallError`] where the procedure declares errors of
 /// its own. Sealed.
-pub trait Failure: sealed::Sealed + Sized + Send {
+pub trait CallFailure: sealed::Sealed + Sized + Send {
     /// Converts the error of a failed call.
     #[doc(hidden)]
     fn from_error(error: Error) -> Self;
 }
 
-impl Failure for Error {
+impl CallFailure for Error {
     fn from_error(error: Error) -> Self {
         error
     }
 }
 
-impl<E: ApiError> Failure for CallError<E> {
+impl<E: ApiError> CallFailure for CallError<E> {
     fn from_error(error: Error) -> Self {
         match error.remote().and_then(E::from_remote) {
             Some(declared) => Self::Api(declared),
@@ -103,7 +103,7 @@ impl<E: ApiError> Failure for CallError<E> {
     }
 }
 
-impl<T: DeserializeOwned + 'static, E: Failure + 'static> IntoFuture for Call<T, E> {
+impl<T: DeserializeOwned + 'static, E: CallFailure + 'static> IntoFuture for Call<T, E> {
     type Output = Result<T, E>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
 

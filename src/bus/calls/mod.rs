@@ -7,7 +7,7 @@ mod handlers;
 mod layer;
 mod serve;
 
-pub use call::{Call, Failure};
+pub use call::{Call, CallFailure};
 pub use client::Client;
 #[cfg(feature = "tower")]
 pub use layer::Procedures;

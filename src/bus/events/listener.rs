@@ -107,9 +107,7 @@ impl Listener {
     pub(super) fn policy(&self) -> RetryPolicy {
         match self.on_error {
             OnError::Retry(policy) => policy,
-            OnError::Acknowledge | OnError::Shutdown => {
-                RetryPolicy { attempts: 1, ..RetryPolicy::default() }
-            }
+            OnError::Acknowledge | OnError::Shutdown => RetryPolicy::attempts(1),
         }
     }
 

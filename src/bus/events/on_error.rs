@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// What happens to an event whose handler fails or panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnError {
     /// The event is retried with exponential backoff, and dead-lettered when retries run out. The
     /// default.
@@ -33,6 +34,7 @@ impl Default for OnError {
 /// # assert!(patient.breaker);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
     /// The number of attempts in all, including the first. Default: 5. Zero counts as one.
     pub attempts: u32,
@@ -55,14 +57,30 @@ pub struct RetryPolicy {
     pub breaker: bool,
 }
 
-impl Default for RetryPolicy {
-    fn default() -> Self {
+impl RetryPolicy {
+    /// Returns a policy with this number of attempts, including the first, and the default delays.
+    #[must_use]
+    pub const fn attempts(attempts: u32) -> Self {
         Self {
-            attempts: 5,
+            attempts,
             first_wait: Duration::from_millis(200),
             longest_wait: Duration::from_secs(10),
             deliveries: 5,
             breaker: true,
         }
+    }
+
+    /// Sets the delay after the first failure, and the longest delay.
+    #[must_use]
+    pub const fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.first_wait = first;
+        self.longest_wait = longest;
+        self
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::attempts(5)
     }
 }

@@ -12,6 +12,7 @@ use crate::config::nearest;
 /// and handles events, another process with `LIGHTBUS_FEATURES=tasks` runs the tasks. Whatever is
 /// disabled, the schemas of served APIs are published, and the process may call and fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Features {
     /// Answering calls of the served APIs.
     pub rpcs: bool,
@@ -30,6 +31,27 @@ impl Features {
     #[must_use]
     pub const fn none() -> Self {
         Self { rpcs: false, events: false, tasks: false }
+    }
+
+    /// Enables or disables answering calls.
+    #[must_use]
+    pub const fn with_rpcs(mut self, enabled: bool) -> Self {
+        self.rpcs = enabled;
+        self
+    }
+
+    /// Enables or disables handling events.
+    #[must_use]
+    pub const fn with_events(mut self, enabled: bool) -> Self {
+        self.events = enabled;
+        self
+    }
+
+    /// Enables or disables tasks.
+    #[must_use]
+    pub const fn with_tasks(mut self, enabled: bool) -> Self {
+        self.tasks = enabled;
+        self
     }
 
     /// Reads the environment variable. Without it, all features are enabled.

@@ -22,6 +22,7 @@ pub const SEED_VARIABLE: &str = "LIGHTBUS_TEST_SEED";
 /// The kinds of faults. All stay within what transports promise: code that tolerates redelivered events
 /// and lost calls must survive them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Fault {
     /// A call or a result is lost, so its caller times out. The delivery of an event fails and it is
     /// redelivered, at most five times in a row, behind events that arrived meanwhile.

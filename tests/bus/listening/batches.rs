@@ -213,11 +213,7 @@ async fn closing_gives_back_a_batch_that_waits(place: Place) {
         }
     })
     .batch(2, LONG)
-    .on_error(OnError::Retry(RetryPolicy {
-        first_wait: LONG,
-        longest_wait: LONG,
-        ..RetryPolicy::default()
-    }))
+    .on_error(OnError::Retry(RetryPolicy::default().backoff(LONG, LONG)))
     .await
     .unwrap();
     for number in 0..5 {

@@ -46,13 +46,12 @@ pub async fn order(bus: &Bus, customer: &str, number: u32) {
 
 /// This many tries, with hardly a wait, of each event for itself.
 pub fn tries(attempts: u32) -> OnError {
-    OnError::Retry(RetryPolicy { breaker: false, ..quick(attempts) })
+    OnError::Retry(quick(attempts).breaker(false))
 }
 
 /// This many tries, with hardly a wait.
 pub fn quick(attempts: u32) -> RetryPolicy {
-    let (first_wait, longest_wait) = (Duration::from_millis(2), Duration::from_millis(20));
-    RetryPolicy { attempts, first_wait, longest_wait, ..RetryPolicy::default() }
+    RetryPolicy::attempts(attempts).backoff(Duration::from_millis(2), Duration::from_millis(20))
 }
 
 /// What was handled, in order.

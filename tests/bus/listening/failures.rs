@@ -147,11 +147,9 @@ async fn a_dead_letter_counts_the_deliveries_before(place: Place) {
             Err(HandlerError::new("not here"))
         }
     })
-    .on_error(OnError::Retry(RetryPolicy {
-        first_wait: Duration::from_secs(600),
-        longest_wait: Duration::from_secs(600),
-        ..RetryPolicy::default()
-    }))
+    .on_error(OnError::Retry(
+        RetryPolicy::default().backoff(Duration::from_secs(600), Duration::from_secs(600)),
+    ))
     .await
     .unwrap();
     order(&bus, "anna", 7).await;

@@ -99,12 +99,8 @@ async fn while_one_key_waits_to_be_tried_again_the_others_go_on(place: Place) {
     let (notes, broken) = (Notes::default(), Arc::new(AtomicUsize::new(1)));
     let (noted, is_broken) = (notes.clone(), Arc::clone(&broken));
     // As many keys fail as may be handled at once: those that wait must take no place.
-    let policy = RetryPolicy {
-        attempts: 1000,
-        first_wait: Duration::from_millis(20),
-        longest_wait: Duration::from_millis(20),
-        ..RetryPolicy::default()
-    };
+    let policy =
+        RetryPolicy::attempts(1000).backoff(Duration::from_millis(20), Duration::from_millis(20));
     bus.listen("watch", move |event: Ordered| {
         let (noted, is_broken) = (noted.clone(), Arc::clone(&is_broken));
         async move {
@@ -238,11 +234,9 @@ async fn what_is_waiting_behind_a_key_comes_again_after_closing(place: Place) {
         }
     })
     .concurrency(4)
-    .on_error(OnError::Retry(RetryPolicy {
-        first_wait: Duration::from_secs(60),
-        longest_wait: Duration::from_secs(60),
-        ..RetryPolicy::default()
-    }))
+    .on_error(OnError::Retry(
+        RetryPolicy::default().backoff(Duration::from_secs(60), Duration::from_secs(60)),
+    ))
     .await
     .unwrap();
     for number in 0..10 {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use lightbus::{ErrorKind, EventMessage, bus::FromEvent, prelude::*};
+use lightbus::{ErrorKind, EventMessage, FromEvent, prelude::*};
 
 use lightbus_tests::{Place, on_every_transport};
 

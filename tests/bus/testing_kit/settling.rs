@@ -50,8 +50,7 @@ async fn what_handlers_fire_and_call_in_turn_is_waited_for() {
 async fn every_try_of_a_failing_handler_is_waited_for() {
     let test = TestBus::start().await.unwrap();
     let wait = Duration::from_secs(if test.is_in_memory() { 3600 } else { 0 });
-    let policy =
-        RetryPolicy { attempts: 4, first_wait: wait, longest_wait: wait, ..RetryPolicy::default() };
+    let policy = RetryPolicy::attempts(4).backoff(wait, wait);
     let (count, tries) = counter();
     test.listen("watch", move |_: UserRegistered| {
         count.fetch_add(1, Ordering::SeqCst);
@@ -76,7 +75,7 @@ async fn a_dead_letter_that_is_given_back_is_waited_for() {
         let first = count.fetch_add(1, Ordering::SeqCst) == 0;
         async move { if first { Err(HandlerError::new("cannot")) } else { Ok(()) } }
     })
-    .on_error(OnError::Retry(RetryPolicy { attempts: 1, ..RetryPolicy::default() }))
+    .on_error(OnError::Retry(RetryPolicy::attempts(1)))
     .await
     .unwrap();
     test.fire_from_outside(sally()).await.unwrap();
