@@ -59,7 +59,7 @@ impl Checker {
             }
             // The message may quote a value that only the schema on the bus marks as sensitive.
             Err(_) if self.saved.is_some() && output::is_hidden(bus, event) => {
-                Verdict::Wrong("the arguments do not fit the schema".to_owned())
+                Verdict::Wrong("the arguments do not match the schema".to_owned())
             }
             Err(error) => Verdict::Wrong(error.message().to_owned()),
         };

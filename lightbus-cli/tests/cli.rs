@@ -339,7 +339,7 @@ async fn schemas_are_dumped_compared_and_loaded(place: Place) {
     std::fs::write(tool.folder.join("new.json"), schemas.to_string()).unwrap();
     tool.run(&["schema", "diff", "all.json", "new.json"]).await.shows(&expect![[r#"
         code 0
-        auth.slow: the procedure is gone (breaks callers of the older version)
+        auth.slow: the procedure was removed (breaks callers of the older version)
         --- errors
     "#]]);
     let check = tool.run(&["schema", "check", "new.json"]).await;

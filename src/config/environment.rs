@@ -1,4 +1,4 @@
-//! The environment: which variables there are, and `LIGHTBUS__…`, which sets single keys.
+//! Environment variables, and `LIGHTBUS__…`, which sets single keys.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Origin, nearest, schema, tree::Tree, typed::typed};
 
-/// What a variable that sets a key begins with; the same characters stand between the keys.
+/// The separator of keys in a variable's name. Also ends the prefix.
 const SEPARATOR: &str = "__";
 const PREFIX: &str = "LIGHTBUS__";
 
@@ -23,7 +23,7 @@ impl Environment {
         Self(variables.map(|(name, value)| (name.into(), value.into())).collect())
     }
 
-    /// That of this process. Variables that are not Unicode cannot be used, and are left out.
+    /// Returns the variables of this process. Variables that are not Unicode are ignored.
     pub(crate) fn of_process() -> Self {
         Self(
             std::env::vars_os()
@@ -38,7 +38,7 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// Lays the keys that variables set over a configuration, and says whether there were any.
+    /// Applies the variables that set keys to a configuration. Returns whether there were any.
     pub(crate) fn lay_over(&self, tree: &mut Tree, known: &Value) -> Result<bool> {
         let mut any = false;
         for (name, value) in &self.0 {
@@ -55,8 +55,7 @@ impl Environment {
     }
 }
 
-/// From the parts of a variable's name to keys of the configuration. Upper and lower case are the
-/// same here, as in the names of variables.
+/// Maps the parts of a variable's name to keys of the configuration, ignoring case.
 fn path(parts: &[&str], tree: &Tree, known: &Value) -> Result<Vec<String>> {
     let mut path: Vec<String> = Vec::new();
     let mut here = known;
@@ -98,8 +97,8 @@ fn path(parts: &[&str], tree: &Tree, known: &Value) -> Result<Vec<String>> {
     Ok(path)
 }
 
-/// The API that a part of a variable's name means. Most shells allow no dots there: `SHOP_TILL` means
-/// the API `shop.till` or `shop_till` of the configuration.
+/// Returns the API that a part of a variable's name means. Most shells allow no dots in names, so
+/// `SHOP_TILL` means the API `shop.till` or `shop_till` of the configuration.
 fn api(part: &str, tree: &Tree) -> Result<String> {
     if part.contains('.') || part.eq_ignore_ascii_case("default") {
         return Ok(if part.contains('.') { part.to_owned() } else { "default".to_owned() });

@@ -1,4 +1,4 @@
-//! `${VAR}` and `${VAR:-default}` in values.
+//! Expanding `${VAR}` and `${VAR:-default}` in values.
 
 use serde_json::Value;
 
@@ -9,15 +9,15 @@ use super::{
     typed::typed,
 };
 
-/// Why a value cannot be filled in.
+/// Why a value cannot be expanded.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Problem {
     pub(crate) message: String,
     pub(crate) hint: &'static str,
 }
 
-/// Puts variables into all values of a tree. `failed` is told the path of a value that cannot be
-/// filled in, and why.
+/// Expands variables in all values of a tree. Fails with the path of a value that cannot be expanded,
+/// and why.
 pub(crate) fn expand(
     tree: &mut Tree,
     environment: &Environment,
@@ -45,7 +45,7 @@ fn expand_leaf(
     environment: &Environment,
     schema: Option<&Value>,
 ) -> Result<(), Problem> {
-    // What a variable holds is taken as it is.
+    // Values of variables are not expanded again.
     if matches!(leaf.origin, super::Origin::Environment(_)) {
         return Ok(());
     }
@@ -86,11 +86,11 @@ fn expand_leaf(
 
 struct Filled {
     text: String,
-    /// The value was one placeholder and nothing else.
+    /// The whole value is one placeholder.
     whole: bool,
 }
 
-/// Gives `None` for a text in which nothing is to be replaced.
+/// Expands variables in a text. Returns `None` if there are none.
 fn filled(
     text: &str,
     environment: &Environment,
@@ -127,7 +127,7 @@ fn filled(
     Ok(Some(Filled { text: out, whole }))
 }
 
-/// The name of a variable, and what it holds.
+/// Returns the name and the value of a variable.
 fn variable<'t>(inside: &'t str, environment: &Environment) -> Result<(&'t str, String), Problem> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),

@@ -1,15 +1,15 @@
-//! From what serde and the transports say of a configuration to what helps its author: the path, the
-//! file, what was expected, the nearest key that exists; and never a secret.
+//! Turning errors of serde and of transports into errors that help the author of a configuration: with
+//! the path, the file, what was expected and a suggestion, and without secrets.
 
 use lightbus_core::{Error, ErrorKind};
 use serde_json::Value;
 
 use super::{nearest, schema, secrets, tree::Tree};
 
-/// What was being done.
+/// The operation that errors name.
 pub(super) const READING: &str = "reading the configuration";
 
-/// Rewrites an error about a configuration. `known` describes all keys.
+/// Rewrites an error about a configuration. `known` is the schema of all keys.
 pub(crate) fn explain(error: &Error, tree: &Tree, known: &Value) -> Error {
     if error.kind() != ErrorKind::Config {
         return error.clone();
@@ -70,7 +70,7 @@ fn rewritten(
     }
     if let Some((kind, number, expected)) = mismatch(message) {
         let hint = quoting(kind, path, keys);
-        // A text is not repeated, for it may be a secret, and so may be some numbers.
+        // Texts and some numbers may be secrets, and are not repeated.
         let number = number.filter(|_| match found {
             Tree::Leaf(leaf) => {
                 let key = keys.last().map(String::as_str).unwrap_or_default();
@@ -84,8 +84,8 @@ fn rewritten(
     (message.to_owned(), Vec::new(), None)
 }
 
-/// `invalid type: string "x", expected u32` in words: what kind of value was found, which number
-/// it was, and what was expected.
+/// Parses serde's `invalid type: string "x", expected u32`. Returns the kind of value that was found, the
+/// number if it was one, and what was expected.
 fn mismatch(message: &str) -> Option<(&'static str, Option<&str>, String)> {
     let rest = message
         .strip_prefix("invalid type: ")
@@ -121,14 +121,14 @@ fn mismatch(message: &str) -> Option<(&'static str, Option<&str>, String)> {
     Some((words, number, expected))
 }
 
-/// A number in quotes is what most often has the wrong type.
+/// Returns a hint for the most frequent mistake: a number in quotes.
 fn quoting(found: &str, path: &str, keys: &[String]) -> Option<String> {
     let key = keys.last().filter(|key| path.ends_with(key.as_str()))?;
     (found == "a text")
         .then(|| format!("Is the value of `{key}` in quotes that it should not have?"))
 }
 
-/// Where a key belongs that is not known where it stands.
+/// Returns a hint for a key that is known at another place.
 fn elsewhere(key: &str, known: &Value) -> Option<String> {
     let places = schema::places_of(known, key);
     let shortest = places.iter().min_by_key(|place| place.len())?;

@@ -1,17 +1,17 @@
-//! The text of a configuration, from a file or from a web server.
+//! Reading the text of a configuration from a file or a web server.
 
 use lightbus_core::{Error, ErrorKind, Result};
 
 use super::{explain::READING, secrets::without_password};
 
-/// A configuration larger than this is refused: 1 MiB.
+/// The largest configuration that is accepted: 1 MiB.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What was read, and in which form.
+/// A text and its format.
 pub(super) struct Text {
     pub(super) text: String,
     pub(super) is_json: bool,
-    /// For people, without a password.
+    /// The name for people, without a password.
     pub(super) name: String,
 }
 
@@ -42,7 +42,7 @@ fn read(path: &str) -> Result<String> {
         return Err(too_large());
     }
     std::fs::read_to_string(path).map_err(|error| {
-        Error::new(ErrorKind::Config, format!("the file cannot be read: {error}"))
+        Error::new(ErrorKind::Config, format!("cannot read the file: {error}"))
             .hint("Is LIGHTBUS_CONFIG right, and relative to the folder in which the program runs?")
     })
 }
@@ -51,12 +51,12 @@ fn read(path: &str) -> Result<String> {
 fn get(_: &str) -> Result<(String, bool)> {
     Err(Error::new(
         ErrorKind::Config,
-        "this program was built without the means to fetch a configuration over HTTP",
+        "this program was built without support for fetching a configuration over HTTP",
     )
-    .hint("Switch on the cargo feature `config-url` of lightbus, or download the file first and name that"))
+    .hint("Enable lightbus' cargo feature `config-url`, or download the file and name that"))
 }
 
-/// Fetches a text, and says whether the server calls it JSON.
+/// Fetches a text. Returns whether the server says that it is JSON.
 #[cfg(feature = "config-url")]
 fn get(url: &str) -> Result<(String, bool)> {
     /// As in Python.
@@ -74,7 +74,7 @@ fn get(url: &str) -> Result<(String, bool)> {
         ureq::Error::StatusCode(code) => {
             Error::new(ErrorKind::Config, format!("the server answered with status {code}"))
         }
-        // The address may be in the text of other errors, and a password in the address.
+        // Other errors may contain the address, and the address a password.
         error => Error::new(
             ErrorKind::Config,
             format!(

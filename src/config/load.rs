@@ -1,4 +1,4 @@
-//! Reading a configuration: files laid one over the other, then the environment.
+//! Loading a configuration: files merged in order, then the environment.
 
 use lightbus_core::{ConfigSection, Error, ErrorKind, Registry, Result};
 use serde_json::Value;
@@ -16,18 +16,18 @@ use super::{
 };
 
 impl Config {
-    /// Reads the files that `LIGHTBUS_CONFIG` names, separated by commas, and lays over them what the
-    /// environment says. Without either, nothing is configured and everything stays in memory.
+    /// Loads the files that `LIGHTBUS_CONFIG` names, separated by commas, then applies the environment.
+    /// Without either, nothing is configured, and everything stays in memory.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] with the file, or the path of the key that is wrong. So for all of these.
+    /// [`ErrorKind::Config`] with the file, or the path of the offending key.
     pub fn from_env() -> Result<Self> {
         Self::loader().load()
     }
 
-    /// Reads files, each laid over those before, instead of those that `LIGHTBUS_CONFIG` names; then
-    /// what the environment says.
+    /// Loads files, in place of those that `LIGHTBUS_CONFIG` names, then applies the environment. Later
+    /// files override earlier ones.
     ///
     /// ```no_run
     /// # use lightbus::config::Config;
@@ -39,56 +39,56 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// See [`from_env`](Self::from_env).
     pub fn load<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         Self::loader().files(paths).load()
     }
 
-    /// Reads files, each laid over those before: mappings are merged, everything else is replaced.
-    /// The environment sets no keys, but it fills in `${VARIABLES}`.
+    /// Loads files. Later files override earlier ones: mappings are merged, everything else is replaced.
+    /// The environment sets no keys; `${VARIABLES}` are expanded.
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// See [`from_env`](Self::from_env).
     pub fn from_files<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         Self::loader().files(paths).without_overrides().load()
     }
 
-    /// Reads a configuration from YAML, or JSON, which is YAML too. The environment sets no keys, but
-    /// it fills in `${VARIABLES}`.
+    /// Parses a configuration from YAML or JSON. The environment sets no keys; `${VARIABLES}` are
+    /// expanded.
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// See [`from_env`](Self::from_env).
     #[cfg(feature = "yaml")]
     #[cfg_attr(docsrs, doc(cfg(feature = "yaml")))]
     pub fn from_yaml(text: &str) -> Result<Self> {
         Self::from_value(parse_yaml(text)?)
     }
 
-    /// Takes a configuration that the program made: `json!({ "apis": … })`.
+    /// Parses a configuration from a JSON value: `json!({ "apis": … })`.
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// See [`from_env`](Self::from_env).
     pub fn from_value(value: Value) -> Result<Self> {
         let tree = Tree::new(ensure_mapping(value)?, &Origin::Program);
         let known = json_schema_for(&crate::registry());
         finish(tree, Source::Code, &Environment::of_process(), &known)
     }
 
-    /// Reads a configuration where more is to be said about how.
+    /// Returns a loader, to control what is loaded.
     pub fn loader() -> Loader {
         Loader::default()
     }
 }
 
-/// How a configuration is read.
+/// Loads a configuration.
 ///
-/// Later beats earlier: `LIGHTBUS_SERVICE_NAME` and `LIGHTBUS_PROCESS_NAME`, the files in their order,
-/// `LIGHTBUS__…` for single keys. What [`BusBuilder`](crate::BusBuilder) is told beats all.
+/// Later sources override earlier ones: `LIGHTBUS_SERVICE_NAME` and `LIGHTBUS_PROCESS_NAME`, the files
+/// in order, `LIGHTBUS__…` for single keys. Settings of [`BusBuilder`](crate::BusBuilder) override all.
 #[derive(Default)]
-#[must_use = "nothing is read until `load`"]
+#[must_use = "nothing is loaded until `load`"]
 pub struct Loader {
     files: Option<Vec<String>>,
     environment: Option<Environment>,
@@ -98,20 +98,20 @@ pub struct Loader {
 
 impl std::fmt::Debug for Loader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The environment may hold passwords.
+        // The environment may contain passwords.
         f.debug_struct("Loader").field("files", &self.files).finish_non_exhaustive()
     }
 }
 
 impl Loader {
-    /// These files and addresses, instead of those that `LIGHTBUS_CONFIG` names. Of each, what is
-    /// separated by commas counts as several.
+    /// Sets the files and addresses, in place of those that `LIGHTBUS_CONFIG` names. Each may be a list
+    /// separated by commas.
     pub fn files<'a>(mut self, paths: impl IntoIterator<Item = &'a str>) -> Self {
         self.files = Some(paths.into_iter().flat_map(separated).collect());
         self
     }
 
-    /// These variables, instead of those of the process.
+    /// Sets the environment variables, in place of those of the process.
     pub fn environment<K: Into<String>, V: Into<String>>(
         mut self,
         variables: impl IntoIterator<Item = (K, V)>,
@@ -120,26 +120,24 @@ impl Loader {
         self
     }
 
-    /// The transports whose options may stand in the configuration; without this, those that are
-    /// compiled in.
+    /// Sets the transports whose options are known, in place of the compiled-in ones.
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = Some(registry);
         self
     }
 
-    /// No variable sets a key. `${VARIABLES}` are filled in nevertheless.
+    /// Lets no environment variable set a key. `${VARIABLES}` are expanded nevertheless.
     pub fn without_overrides(mut self) -> Self {
         self.no_overrides = true;
         self
     }
 
-    /// Reads the files and the environment.
-    ///
-    /// An `http://` or `https://` address is fetched at once, which takes up to 5 s and blocks.
+    /// Loads the files and the environment. Blocks: `http://` and `https://` addresses are fetched, for
+    /// up to 5 s each.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] with the file, or the path of the key that is wrong.
+    /// [`ErrorKind::Config`] with the file, or the path of the offending key.
     pub fn load(self) -> Result<Config> {
         let Layers { tree, source, environment, known } = self.layers()?;
         finish(tree, source, &environment, &known)
@@ -194,7 +192,7 @@ fn separated(paths: &str) -> impl Iterator<Item = String> + use<> {
     paths.into_iter().filter(|path| !path.is_empty())
 }
 
-/// The names that the environment gives: below the files, as in Python.
+/// Applies the names from the environment, which files override, as in Python.
 fn put_names(tree: &mut Tree, environment: &Environment) {
     for (key, variable) in
         [("service_name", Names::SERVICE_VARIABLE), ("process_name", Names::PROCESS_VARIABLE)]
@@ -205,7 +203,7 @@ fn put_names(tree: &mut Tree, environment: &Environment) {
     }
 }
 
-/// Fills in variables, and gives the keys their types.
+/// Expands variables, and parses the values.
 pub(super) fn finish(
     mut tree: Tree,
     source: Source,
@@ -266,7 +264,7 @@ fn ensure_mapping(value: Value) -> Result<Value> {
         .hint("It begins with keys such as `apis:` or `bus:`"))
 }
 
-/// A section that is present but empty (`bus:` with nothing below it) counts as one without keys.
+/// Treats an empty section (`bus:` with nothing below it) as one without keys.
 fn drop_empty_sections(value: &mut Value) {
     fn drop_nulls(value: Option<&mut Value>) {
         if let Some(section) = value.and_then(Value::as_object_mut) {

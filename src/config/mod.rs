@@ -1,12 +1,11 @@
-//! The configuration: Python's `lightbus.yaml`, and what Rust adds.
+//! The configuration: Python's `lightbus.yaml`, with additions.
 //!
-//! A file says which transport carries which API. What is left out has its default; what is not
-//! known is refused, with the nearest name that is. With no file at all, everything stays in
-//! memory.
+//! A file says which transport carries which API. Omitted keys have defaults. Unknown keys are refused,
+//! with a suggestion. Without a file, everything stays in memory.
 //!
-//! [`Config::from_env`] and [`Config::load`] read it; [`Config::settings`] says which values are in
-//! effect and where each came from; [`Config::warnings`] what in it has no effect; [`json_schema`]
-//! describes it for editors.
+//! [`Config::from_env`] and [`Config::load`] load it. [`Config::settings`] returns the values in effect
+//! and where each came from, [`Config::warnings`] what has no effect. [`json_schema`] describes it for
+//! editors.
 
 mod check;
 mod compiled;
@@ -47,7 +46,7 @@ pub use settings::Setting;
 pub(crate) use suggest::nearest;
 pub use warnings::Warning;
 
-/// Where the configuration came from, as a whole and value by value.
+/// The origin of the configuration as a whole, and of each value.
 #[derive(Clone, Default)]
 pub(crate) struct Sources {
     kind: Source,
@@ -56,15 +55,15 @@ pub(crate) struct Sources {
 
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The values may be secrets.
+        // Values may be secrets.
         self.kind.fmt(f)
     }
 }
 
-/// Where the configuration came from.
+/// The origin of the configuration.
 #[derive(Clone, Debug, Default)]
 enum Source {
-    /// Nothing was configured: all in memory.
+    /// Not configured: everything in memory.
     #[default]
     Nothing,
     /// Given by the program.
@@ -76,8 +75,8 @@ enum Source {
 }
 
 impl Config {
-    /// The settings of an API: its own, or those of `default`; with `default`'s transports where it
-    /// names none.
+    /// Returns the settings of an API: its own, or those of `default`. Transports that it omits are those
+    /// of `default`.
     pub(crate) fn api(&self, name: &str) -> ApiConfig {
         let default = self.apis.get("default");
         let Some(own) = self.apis.get(name) else {
@@ -98,12 +97,12 @@ impl Config {
         config
     }
 
-    /// The entry that holds the settings of an API.
+    /// Returns the name of the entry with the settings of an API.
     pub(crate) fn section_of<'a>(&self, api: &'a str) -> &'a str {
         if self.apis.contains_key(api) { api } else { "default" }
     }
 
-    /// Where the transport of an API is chosen, or would be: the path of the key, and what says so.
+    /// Returns where the transport of an API is chosen, or could be: the path and the origin of the key.
     pub(crate) fn place_of(&self, api: &str, kind: &str) -> (String, Origin) {
         let own = self.apis.get(api).and_then(|api| match kind {
             "event_transport" => api.event_transport.as_ref(),
@@ -117,8 +116,8 @@ impl Config {
         (format!("apis.{section}.{kind}"), origin.unwrap_or(Origin::Default))
     }
 
-    /// What carries a kind of message that the configuration says nothing of: the
-    /// [`fallback`](Self::fallback), with those of its options that this kind has too.
+    /// Returns the transport for a kind of message that is not configured: the
+    /// [`fallback`](Self::fallback), with those of its options that this kind has, too.
     pub(crate) fn fallback_for(&self, kind: TransportKind, registry: &Registry) -> Selector {
         let selector = self.fallback();
         match registry.get(selector.name()).ok().and_then(|factory| factory.options(kind)) {
@@ -127,9 +126,9 @@ impl Config {
         }
     }
 
-    /// What carries a kind of message that the configuration says nothing of. Without any
-    /// file it is memory. With one it is Redis at its usual address, as in Python; but a
-    /// file that names another transport and no Redis means that other one.
+    /// Returns the transport where none is configured. Without a file, it is memory. With a file, it is
+    /// Redis at its default address, as in Python, unless the file names another transport and no
+    /// Redis: then it is that one.
     fn fallback(&self) -> Selector {
         let memory = || Selector::new("memory");
         if matches!(self.sources.kind, Source::Nothing) {
@@ -147,7 +146,7 @@ impl Config {
         }
     }
 
-    /// Where it came from, for people.
+    /// Describes for people where the configuration came from.
     pub(crate) fn origin(&self) -> String {
         match &self.sources.kind {
             Source::Nothing => "none, all in memory".to_owned(),
@@ -157,7 +156,7 @@ impl Config {
         }
     }
 
-    /// Adds to an error about a part of this configuration what helps to find and mend it.
+    /// Adds to an error about this configuration what helps to find and fix the mistake.
     pub(crate) fn explain(&self, error: &Error, registry: &Registry) -> Error {
         explain::explain(error, &self.sources.tree, &json_schema_for(registry))
     }

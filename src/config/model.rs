@@ -1,6 +1,6 @@
 //! The keys of the configuration, their types and defaults.
 //!
-//! The JSON Schema is made from these types: what is said of a key here is what an editor shows.
+//! The JSON Schema is generated from these types: editors show the documentation of the fields.
 
 use std::{borrow::Cow, collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -10,25 +10,26 @@ use serde::{Deserialize, Serialize, Serializer, de::Error as _};
 use super::{PluginsConfig, Selector, Sources};
 use crate::bus::RetryPolicy;
 
-/// The settings of a process.
+/// The configuration of a process.
 ///
-/// The fields may be changed after loading; what says where each value came from
-/// ([`settings`](Self::settings), [`warnings`](Self::warnings)) then still speaks of what was loaded.
+/// Fields may be changed after loading. [`settings`](Self::settings) and [`warnings`](Self::warnings)
+/// still describe what was loaded.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "Configuration of lightbus")]
 #[non_exhaustive]
 pub struct Config {
-    /// Groups processes: the first half of each consumer group's name. Keep it over restarts.
+    /// The name of the service, shared by its processes: the first part of each consumer group's name.
+    /// Keep it across restarts.
     /// Placeholders: `{hostname}`, `{pid}`, `{random4}`, `{random8}`, `{random16}`, `{friendly}`.
     #[schemars(extend("default" = "{friendly}"))]
     pub service_name: Option<String>,
-    /// Names this process: the consumer in its groups. The same placeholders.
+    /// The name of the process: the consumer in its groups. Takes the same placeholders.
     #[schemars(extend("default" = "{random4}"))]
     pub process_name: Option<String>,
-    /// What concerns the bus as a whole.
+    /// Settings of the bus as a whole.
     pub bus: BusConfig,
-    /// Settings by API. `default` is for all APIs that have no entry of their own.
+    /// Settings by API. `default` applies to all APIs without an entry.
     pub apis: BTreeMap<String, ApiConfig>,
     /// Settings by the name of a listener, for what the program does not say in code. `default` is for
     /// all listeners that have no entry of their own. Only Rust knows this key.
@@ -40,22 +41,22 @@ pub struct Config {
     pub(crate) sources: Sources,
 }
 
-/// What concerns the bus as a whole.
+/// Settings of the bus as a whole.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct BusConfig {
-    /// The least severe level that is logged by programs that let lightbus set up their log.
+    /// The least severe level to log, in programs that let lightbus set up logging.
     pub log_level: LogLevel,
-    /// The most calls of this process that wait for their results at once: 32,768. Further ones
-    /// wait for a place, within their own time. Only Rust knows this key.
+    /// How many calls of this process may wait for results concurrently: 32,768. Further calls queue,
+    /// within their own timeout. Not known to Python.
     #[schemars(extend("x-rust-only" = true))]
     pub max_calls_in_flight: NonZeroU32,
-    /// The most calls of one API that run in this process at once, unless the program says it in
-    /// code: 256. Further ones stay with the broker. Only Rust knows this key.
+    /// How many calls of one API run concurrently in this process, unless the program sets it in code:
+    /// 256. Further calls stay with the broker. Not known to Python.
     #[schemars(extend("x-rust-only" = true))]
     pub max_calls_at_work: NonZeroU32,
-    /// The exchange of schemas.
+    /// Settings of the exchange of schemas.
     pub schema: SchemaConfig,
 }
 
@@ -73,7 +74,7 @@ impl Default for BusConfig {
     }
 }
 
-/// A severity, by Python's names.
+/// A log level, by Python's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
@@ -88,23 +89,23 @@ pub enum LogLevel {
     Critical,
 }
 
-/// The exchange of schemas over the bus.
+/// Settings of the exchange of schemas over the bus.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct SchemaConfig {
-    /// How long a schema lives on the bus unless it is renewed, in seconds: 60. Renewed and read
-    /// again after four fifths of it.
+    /// How long a schema stays on the bus unless it is renewed, in seconds: 60. Schemas are renewed and
+    /// read after four fifths of it.
     #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
     #[schemars(schema_with = "seconds_schema")]
     pub ttl: Duration,
-    /// Whether a dump of schemas is indented: true.
+    /// Whether saved schemas are indented: true.
     pub human_readable: bool,
-    /// What happens if this process is about to publish the schema of an API that breaks users of
-    /// the one that is on the bus: `warn`. Only Rust knows this key.
+    /// What happens if this process is about to publish a schema that breaks users of the one on the
+    /// bus: `warn`. Not known to Python.
     #[schemars(extend("x-rust-only" = true))]
     pub on_incompatible: OnIncompatible,
-    /// What carries schemas.
+    /// The transport for schemas.
     #[schemars(schema_with = "selector_schema")]
     pub transport: Option<Selector>,
 }
@@ -120,13 +121,13 @@ impl Default for SchemaConfig {
     }
 }
 
-/// What happens at start if the schema of an API breaks users of the one on the bus.
+/// What happens at startup if the schema of an API breaks users of the one on the bus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 #[non_exhaustive]
 pub enum OnIncompatible {
-    /// Nothing, it is not even looked at.
+    /// Nothing. The schemas are not compared.
     Ignore,
     /// Each breaking change is logged as a warning.
     #[default]
@@ -135,7 +136,7 @@ pub enum OnIncompatible {
     Refuse,
 }
 
-/// What happens at start if a transport cannot do what an API relies on.
+/// What happens at startup if a transport cannot do what an API requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
@@ -144,17 +145,16 @@ pub enum OnMissing {
     /// Serving or registering the API fails.
     #[default]
     Refuse,
-    /// It is logged as a warning.
+    /// A warning is logged.
     Warn,
 }
 
-/// The settings of an API. An entry inherits nothing from `default` but the transports that it
-/// leaves out, as in Python.
+/// Settings of an API. Of `default`, an entry inherits only the transports that it omits, as in Python.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct ApiConfig {
-    /// How long a caller waits for a result, in seconds: 5. Also when the call expires.
+    /// How long a caller waits for a result, in seconds: 5. The call expires at the same time.
     #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
     #[schemars(schema_with = "seconds_schema")]
     pub rpc_timeout: Duration,
@@ -162,35 +162,34 @@ pub struct ApiConfig {
     #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
     #[schemars(schema_with = "seconds_schema")]
     pub event_fire_timeout: Duration,
-    /// How long setting up a listener may take, in seconds: 5. (Python's default is 1, and nothing
-    /// reads it.)
+    /// How long starting a listener may take, in seconds: 5. (Python's default is 1, and is not used.)
     #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
     #[schemars(schema_with = "seconds_schema")]
     pub event_listener_setup_timeout: Duration,
-    /// What is checked against schemas: everything, where the feature `validation` is on.
+    /// Whether messages are validated against schemas: true, if the feature `validation` is on.
     #[schemars(extend("default" = cfg!(feature = "validation")))]
     pub validate: Validate,
-    /// Whether it is an error if there is no schema to check with: false.
+    /// Whether it is an error if there is no schema to validate against: false.
     pub strict_validation: bool,
-    /// The largest message, in bytes: 16,777,216 (16 MiB). What is larger is neither sent nor handed to
-    /// a procedure or a handler: arguments of a call or an event together, or a result. Only Rust knows
-    /// this key.
+    /// The size limit, in bytes, for the arguments of a call or an event in total, and for a result:
+    /// 16,777,216 (16 MiB). Larger messages are neither sent nor passed to a procedure or a handler. Not
+    /// known to Python.
     #[schemars(extend("x-rust-only" = true))]
     pub max_message_size: u64,
-    /// What happens at start if the configured transport cannot do what the API relies on: `refuse`.
-    /// Only Rust knows this key.
+    /// What happens at startup if the configured transport cannot do what the API requires: `refuse`. Not
+    /// known to Python.
     #[schemars(extend("x-rust-only" = true))]
     pub on_missing: OnMissing,
-    /// Accepted for Python's sake: typed code always decodes into its types.
+    /// Accepted for compatibility with Python. Typed code always decodes into its types.
     #[schemars(extend("x-without-effect" = "typed code decodes into its types, and accepts what they accept"))]
     pub cast_values: bool,
-    /// What carries calls.
+    /// The transport for calls.
     #[schemars(schema_with = "selector_schema")]
     pub rpc_transport: Option<Selector>,
-    /// What carries results.
+    /// The transport for results.
     #[schemars(schema_with = "selector_schema")]
     pub result_transport: Option<Selector>,
-    /// What carries events.
+    /// The transport for events.
     #[schemars(schema_with = "selector_schema")]
     pub event_transport: Option<Selector>,
 }
@@ -287,31 +286,31 @@ impl Config {
     }
 }
 
-/// In which directions messages are checked against schemas.
+/// The directions in which messages are validated against schemas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validate {
-    /// What this process sends.
+    /// Messages that this process sends.
     pub outgoing: bool,
-    /// What this process receives.
+    /// Messages that this process receives.
     pub incoming: bool,
 }
 
 impl Default for Validate {
     fn default() -> Self {
-        // The program cannot check what it has no validator for.
+        // Without the feature, the program has no validator.
         let checks = cfg!(feature = "validation");
         Self { outgoing: checks, incoming: checks }
     }
 }
 
-/// Both directions by name, as they may be written.
+/// The form with both directions.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 struct Directions {
-    /// What this process sends.
+    /// Messages that this process sends.
     outgoing: bool,
-    /// What this process receives.
+    /// Messages that this process receives.
     incoming: bool,
 }
 
@@ -388,7 +387,7 @@ fn some_seconds_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": ["number", "null"], "exclusiveMinimum": 0 })
 }
 
-/// A place that is filled in with the transports of a registry.
+/// A placeholder for the transports of a registry.
 fn selector_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": ["object", "null"] })
 }

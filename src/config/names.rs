@@ -7,14 +7,14 @@ use std::{
 
 use lightbus_core::{Error, ErrorKind, Name, Result};
 
-/// Under which names a process is on the bus.
+/// The names of a process on the bus.
 #[derive(Clone, Debug)]
 pub struct Names {
-    /// Groups processes.
+    /// The name of the service.
     pub service: Name,
-    /// Names this one.
+    /// The name of the process.
     pub process: Name,
-    /// Nobody chose the service's name: it is another after each start.
+    /// Whether the service's name was not set, and is another after each start.
     pub service_is_random: bool,
 }
 
@@ -25,7 +25,7 @@ impl Names {
     pub(super) const SERVICE_VARIABLE: &str = "LIGHTBUS_SERVICE_NAME";
     pub(super) const PROCESS_VARIABLE: &str = "LIGHTBUS_PROCESS_NAME";
 
-    /// Whether a name can be used.
+    /// Checks a name.
     pub(super) fn check(template: &str) -> Result<()> {
         fill(template).map(drop)
     }
@@ -50,7 +50,7 @@ impl Names {
     }
 }
 
-/// Puts values in the place of placeholders, in the manner of Python's `str.format`.
+/// Replaces placeholders, in the manner of Python's `str.format`.
 fn fill(template: &str) -> Result<String> {
     let random = letters(16);
     let mut out = String::with_capacity(template.len());
@@ -64,10 +64,7 @@ fn fill(template: &str) -> Result<String> {
             continue;
         }
         let Some(end) = rest[at..].find('}').filter(|_| rest[at..].starts_with('{')) else {
-            return Err(wrong(
-                template,
-                "a brace has no partner; write {{ or }} for a brace itself",
-            ));
+            return Err(wrong(template, "unmatched brace; write {{ or }} for a literal brace"));
         };
         match &rest[at + 1..at + end] {
             "hostname" => out.push_str(&hostname()),

@@ -1,23 +1,23 @@
-//! Where a value came from.
+//! The origin of a value.
 
 use std::fmt;
 
-/// Where a value of the configuration came from.
+/// The origin of a value of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// Nobody set it.
+    /// Not set: the default.
     Default,
-    /// The program gave it.
+    /// Set by the program.
     Program,
-    /// It stands in this file, or at this address (shown without user and password).
+    /// Set in a file, or at an address (shown without user and password).
     File(String),
-    /// This environment variable holds it.
+    /// Set by an environment variable.
     Environment(String),
 }
 
 impl Origin {
-    /// What an error says it is, where there is something to look at.
+    /// Returns the fact that an error names, if the value was set somewhere.
     pub(crate) fn fact(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::File(name) => Some(("file", name)),

@@ -12,9 +12,9 @@ use super::model::{in_seconds, seconds, seconds_schema};
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct PluginsConfig {
-    /// Says on the bus that workers start, live and stop: events of `internal.state`.
+    /// Publishes that workers start, live and stop: events of `internal.state`.
     pub internal_state: StatePluginConfig,
-    /// Says on the bus what is called, fired and handled: events of `internal.metrics`.
+    /// Publishes what is called, fired and handled: events of `internal.metrics`.
     pub internal_metrics: MetricsPluginConfig,
 }
 
@@ -24,9 +24,9 @@ pub struct PluginsConfig {
 #[schemars(rename = "StatePlugin")]
 #[non_exhaustive]
 pub struct StatePluginConfig {
-    /// Whether it is on: false.
+    /// Whether it is enabled: false.
     pub enabled: bool,
-    /// Whether it says regularly that a worker lives: true.
+    /// Whether it publishes periodically that a worker lives: true.
     pub ping_enabled: bool,
     /// How often, in seconds: 60.
     #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
@@ -46,6 +46,6 @@ impl Default for StatePluginConfig {
 #[schemars(rename = "MetricsPlugin")]
 #[non_exhaustive]
 pub struct MetricsPluginConfig {
-    /// Whether it is on: false.
+    /// Whether it is enabled: false.
     pub enabled: bool,
 }

@@ -1,4 +1,4 @@
-//! The configuration as JSON Schema: for editors, and for what this crate itself asks about a key.
+//! The JSON Schema of the configuration, for editors and for looking up keys.
 
 use lightbus_core::{Registry, TransportKind};
 use schemars::generate::SchemaSettings;
@@ -6,22 +6,22 @@ use serde_json::{Value, json};
 
 use super::Config;
 
-/// Describes the configuration as JSON Schema (draft 7), with the options of the transports that are
-/// compiled in: for editors, which complete and check a `lightbus.yaml` by it.
+/// Returns the JSON Schema (draft 7) of the configuration, with the options of the compiled-in
+/// transports. Editors use it to complete and check a `lightbus.yaml`.
 ///
 /// ```
 /// let schema = lightbus::config::json_schema();
 /// assert_eq!(schema["properties"]["bus"]["properties"]["schema"]["properties"]["ttl"]["default"], 60);
 /// ```
 ///
-/// Keys with `x-rust-only` are unknown to Python's Lightbus; `x-without-effect` says why a key is
-/// accepted and not heeded; `writeOnly` marks secrets.
+/// `x-rust-only` marks keys that Python's Lightbus does not know, `x-without-effect` says why a key is
+/// accepted and ignored, and `writeOnly` marks secrets.
 #[must_use]
 pub fn json_schema() -> Value {
     json_schema_for(&crate::registry())
 }
 
-/// The same, with the options of these transports.
+/// Returns the JSON Schema with the options of the transports of a registry. See [`json_schema`].
 #[must_use]
 pub fn json_schema_for(registry: &Registry) -> Value {
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
@@ -63,7 +63,7 @@ fn transports(registry: &Registry, kind: TransportKind) -> Value {
     Value::Object(options.collect())
 }
 
-/// What a schema says of a key in it; `None` if it does not know it.
+/// Returns the schema of a key, or `None` if it is unknown.
 pub(super) fn child<'s>(schema: &'s Value, key: &str) -> Option<&'s Value> {
     alternatives(schema).into_iter().find_map(|schema| {
         if let Some(known) = schema.get("properties").and_then(|all| all.get(key)) {
@@ -73,7 +73,7 @@ pub(super) fn child<'s>(schema: &'s Value, key: &str) -> Option<&'s Value> {
     })
 }
 
-/// What a schema says of a place in it.
+/// Returns the schema of a path.
 pub(super) fn at<K: AsRef<str>>(
     schema: &Value,
     path: impl IntoIterator<Item = K>,
@@ -81,7 +81,7 @@ pub(super) fn at<K: AsRef<str>>(
     path.into_iter().try_fold(schema, |schema, key| child(schema, key.as_ref()))
 }
 
-/// The keys that a schema knows by name.
+/// Returns the keys that a schema knows by name.
 pub(super) fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Value)> {
     alternatives(schema)
         .into_iter()
@@ -89,7 +89,7 @@ pub(super) fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Valu
         .flatten()
 }
 
-/// Whether any key may stand here.
+/// Whether a schema allows any key.
 pub(super) fn is_open(schema: &Value) -> bool {
     let open = |schema: &Value| {
         schema.get("properties").is_none()
@@ -111,7 +111,7 @@ pub(super) fn allows(schema: &Value, kind: &str) -> bool {
     })
 }
 
-/// A keyword of a schema, wherever it stands among the alternatives.
+/// Returns a keyword of a schema, or of one of its alternatives.
 pub(super) fn keyword<'s>(schema: &'s Value, name: &str) -> Option<&'s Value> {
     alternatives(schema).into_iter().find_map(|schema| schema.get(name))
 }
@@ -126,7 +126,7 @@ fn alternatives(schema: &Value) -> Vec<&Value> {
     all
 }
 
-/// The places in a schema where a key of this name may stand, as people write them.
+/// Returns the paths at which a schema allows a key of this name.
 pub(super) fn places_of(schema: &Value, key: &str) -> Vec<String> {
     fn search(schema: &Value, key: &str, path: &str, found: &mut Vec<String>) {
         for (name, below) in properties(schema) {

@@ -1,4 +1,4 @@
-//! What must not be shown, and what is shown in its place.
+//! Hiding secrets.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::{
 
 const HIDDEN: &str = "<hidden>";
 
-/// A value for people: without secrets, and with variables by their names.
+/// Formats a value for people, without secrets and with the names of variables.
 pub(super) fn shown(key: &str, leaf: &Leaf, schema: Option<&Value>) -> Value {
     let value = leaf.written.as_ref().unwrap_or(&leaf.value);
     let secret = is_secret(key, schema);
@@ -29,9 +29,9 @@ pub(super) fn shown(key: &str, leaf: &Leaf, schema: Option<&Value>) -> Value {
     }
 }
 
-/// A text in which all secrets of a configuration, and all that came from variables, are replaced.
+/// Replaces all secrets of a configuration, and all values of variables, in a text.
 pub(super) fn scrubbed(text: &str, tree: &Tree, schema: &Value) -> String {
-    // What is shorter is not secret, and would be found in the middle of words.
+    // Shorter values are not secret, and occur within words.
     const SHORTEST: usize = 4;
     let mut hide: Vec<(String, String)> = Vec::new();
     tree.each_leaf(&mut Vec::new(), &mut |path, leaf| {
@@ -48,7 +48,7 @@ pub(super) fn scrubbed(text: &str, tree: &Tree, schema: &Value) -> String {
             hide.push((value.clone(), format!("${{{name}}}")));
         }
     });
-    // The longest first, since one may be part of another.
+    // The longest first, because one may contain another.
     hide.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
     let mut text = text.to_owned();
     for (value, shown) in hide.iter().filter(|(value, _)| value.len() >= SHORTEST) {
@@ -57,7 +57,7 @@ pub(super) fn scrubbed(text: &str, tree: &Tree, schema: &Value) -> String {
     text
 }
 
-/// Whether a key holds a secret, by its schema or by its name.
+/// Whether a key holds a secret, judging by its schema or its name.
 pub(super) fn is_secret(key: &str, schema: Option<&Value>) -> bool {
     match schema.and_then(|schema| schema::keyword(schema, "writeOnly")) {
         Some(said) => said == true,
@@ -77,11 +77,11 @@ fn is_variable(text: &str) -> bool {
     })
 }
 
-/// An address without its password; any other text as it is.
+/// Removes the password from an address. Returns any other text as it is.
 pub(super) fn without_password(text: &str) -> String {
     let mut text = text.to_owned();
     while let Some(secret) = password(&text).map(str::to_owned).filter(|secret| secret != HIDDEN) {
-        // The place, not all places: a password may also be a word of the host's name.
+        // Only at this position: a password may also occur in the host's name.
         let Some(at) =
             password(&text).map(|found| found.as_ptr() as usize - text.as_ptr() as usize)
         else {
@@ -92,13 +92,13 @@ pub(super) fn without_password(text: &str) -> String {
     text
 }
 
-/// The first secret in an address: the password before the host, or that of the query.
+/// Returns the first secret in an address: the password before the host, or the one in the query.
 fn password(text: &str) -> Option<&str> {
     let shown = |secret: &&str| !secret.is_empty() && *secret != HIDDEN && !is_variable(secret);
     let (_, rest) = text.split_once("://")?;
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let user = place.rsplit_once('@').map(|(user, _)| user);
-    // Without a colon it may be a user or a token: nobody knows, so it is hidden.
+    // Without a colon it may be a user or a token, so it is hidden.
     let before_host = user.map(|user| user.split_once(':').map_or(user, |(_, password)| password));
     before_host.filter(shown).or_else(|| {
         query

@@ -1,4 +1,4 @@
-//! Which transport: a mapping with one key, the transport's name.
+//! Choosing a transport: a mapping with one key, the transport's name.
 
 use std::fmt;
 
@@ -13,30 +13,30 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// A transport with its default options.
+    /// Chooses a transport with its default options.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self::with_options(name, serde_json::Value::Null)
     }
 
-    /// A transport with options.
+    /// Chooses a transport with options.
     #[must_use]
     pub fn with_options(name: impl Into<String>, options: serde_json::Value) -> Self {
         Self { name: name.into(), options }
     }
 
-    /// The transport's name.
+    /// Returns the transport's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// One of the options, if it was given.
+    /// Returns an option, if it is set.
     pub(crate) fn option(&self, key: &str) -> Option<&serde_json::Value> {
         self.options.get(key)
     }
 
-    /// The selector with those options only.
+    /// Returns the selector with these options only.
     pub(crate) fn retain(mut self, keep: impl Fn(&str) -> bool) -> Self {
         if let Some(options) = self.options.as_object_mut() {
             options.retain(|key, _| keep(key));
@@ -44,7 +44,7 @@ impl Selector {
         self
     }
 
-    /// The selector as it stands in a configuration.
+    /// Returns the selector as a section of a configuration.
     pub(crate) fn to_value(&self) -> serde_json::Value {
         let mut entries = serde_json::Map::new();
         entries.insert(self.name.clone(), self.options.clone());
@@ -58,7 +58,7 @@ impl Selector {
 
 impl fmt::Debug for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The options may hold passwords.
+        // Options may contain passwords.
         f.debug_struct("Selector").field("name", &self.name).finish_non_exhaustive()
     }
 }

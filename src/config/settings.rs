@@ -1,4 +1,4 @@
-//! The values that are in effect, each with where it came from.
+//! The values in effect, with their origins.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use serde_json::Value;
 
 use super::{Config, Origin, json_schema_for, schema, secrets, tree::Tree};
 
-/// A value of the configuration that is in effect.
+/// A value of the configuration in effect.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Setting {
-    /// The keys that lead to it, with dots between them.
+    /// The path: keys separated by dots.
     pub path: String,
-    /// The value as it may be shown: secrets are hidden, and a variable is shown by its name.
+    /// The value, with secrets hidden and variables shown by name.
     pub value: Value,
-    /// Where it came from.
+    /// Its origin.
     pub origin: Origin,
 }
 
@@ -26,8 +26,8 @@ impl fmt::Display for Setting {
 }
 
 impl Config {
-    /// All values that are in effect, those that nobody set among them, sorted by path: what
-    /// `config show` prints.
+    /// Returns all values in effect, including defaults, sorted by path. `lightbus config show` prints
+    /// them.
     ///
     /// ```
     /// # use lightbus::config::Config;
@@ -94,9 +94,9 @@ fn collect(
         collect(path, tree, known, settings);
         path.pop();
     };
-    // One of several: those that were not chosen have no values.
+    // Alternatives that were not chosen have no values.
     let choice = known.is_some_and(|known| known.get("maxProperties").is_some());
-    // What may be left out as a whole has values only if it is there.
+    // An optional section has values only if it is present.
     let optional = tree.is_none() && known.is_some_and(|known| schema::allows(known, "null"));
     if let (false, false, Some(known)) = (choice, optional, known) {
         for (key, schema) in schema::properties(known) {

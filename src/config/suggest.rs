@@ -1,6 +1,6 @@
-//! For a name that is not known, the nearest that is.
+//! Suggestions for unknown names.
 
-/// The candidate that a misspelt name most likely means.
+/// Returns the candidate that a misspelt name most likely means.
 pub(crate) fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a str>,

@@ -1,5 +1,4 @@
-//! The configuration before it has types: values that remember where they came from, laid one over
-//! the other.
+//! The untyped configuration: values with their origins, which can be merged.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +11,7 @@ use super::Origin;
 pub(crate) enum Tree {
     /// Keys in their order by name.
     Mapping(BTreeMap<String, Tree>, Origin),
-    /// A text, a number, a truth value, a null, or a whole list.
+    /// A text, a number, a boolean, null, or a whole list.
     Leaf(Leaf),
 }
 
@@ -20,9 +19,9 @@ pub(crate) enum Tree {
 #[derive(Clone)]
 pub(crate) struct Leaf {
     pub(crate) value: Value,
-    /// The value as it was written, if variables were put into it: they may be secrets.
+    /// The value as written, if variables were expanded in it: they may be secrets.
     pub(crate) written: Option<Value>,
-    /// The variables that were put into it, each with what it held.
+    /// The variables that were expanded in it, with their values.
     pub(crate) variables: Vec<(String, String)>,
     pub(crate) origin: Origin,
 }
@@ -34,7 +33,7 @@ impl Default for Tree {
 }
 
 impl Tree {
-    /// A value that all came from one place.
+    /// Creates a tree from a value with a single origin.
     pub(crate) fn new(value: Value, origin: &Origin) -> Self {
         match value {
             Value::Object(entries) => {
@@ -73,22 +72,21 @@ impl Tree {
         }
     }
 
-    /// Lays another tree over this one: mappings are merged, everything else is replaced.
+    /// Merges another tree into this one, which it overrides: mappings are merged, everything else is
+    /// replaced.
     pub(crate) fn lay_over(&mut self, above: Tree) {
         match (self, above) {
             (Self::Mapping(below, origin), Self::Mapping(above, from)) => {
                 *origin = from;
                 for (key, value) in above {
                     match below.get_mut(&key) {
-                        // A section with nothing in it says nothing; a transport that is null is
-                        // taken away.
+                        // An empty section changes nothing; a transport that is null is removed.
                         Some(old) if value.is_null() && !is_selector(&key) => {
                             if !matches!(old, Self::Mapping(..)) {
                                 *old = value;
                             }
                         }
-                        // Another transport takes the place of the one below, it does not stand
-                        // beside it.
+                        // Another transport replaces the one below.
                         Some(old) if !(is_selector(&key) && names_another(old, &value)) => {
                             old.lay_over(value);
                         }
@@ -102,7 +100,7 @@ impl Tree {
         }
     }
 
-    /// Puts a value at a path, over what is there.
+    /// Sets a value at a path.
     pub(crate) fn put(&mut self, path: &[String], value: Value, origin: &Origin) {
         let mut tree = Self::new(value, origin);
         for key in path.iter().rev() {
@@ -111,7 +109,7 @@ impl Tree {
         self.lay_over(tree);
     }
 
-    /// Puts a value at a path where there is nothing; the sections above it keep their origin.
+    /// Sets a value at a path unless there is one; the sections above it keep their origin.
     pub(crate) fn put_below(&mut self, path: &[String], value: Value) {
         if let (Some((key, rest)), Self::Mapping(entries, _)) = (path.split_first(), &mut *self) {
             let below = entries.entry(key.clone()).or_default();
@@ -124,7 +122,7 @@ impl Tree {
         }
     }
 
-    /// Its values alone. Empty sections count as left out.
+    /// Returns the values without origins. Empty sections are omitted.
     pub(crate) fn value(&self) -> Value {
         match self {
             Self::Leaf(leaf) => leaf.value.clone(),
@@ -135,14 +133,14 @@ impl Tree {
         }
     }
 
-    /// What stands at a path as errors show it, `apis.shop.till.rpc_timeout` or `nodes[1]`, and the
-    /// keys that lead there. If there is nothing, what is nearest above it.
+    /// Finds a path as errors show it, such as `apis.shop.till.rpc_timeout` or `nodes[1]`. Returns the
+    /// value and its keys, or the nearest section above if there is none.
     pub(crate) fn find(&self, path: &str) -> (&Tree, Vec<String>) {
         let mut keys = Vec::new();
         let mut here = self;
         let mut rest = path;
         'down: while !rest.is_empty() {
-            // Keys may have dots in them: the longest that fits is meant.
+            // Keys may contain dots: the longest match counts.
             for (key, tree) in here.entries().into_iter().flatten().rev() {
                 let Some(after) = rest.strip_prefix(key.as_str()) else { continue };
                 if after.is_empty() || after.starts_with(['.', '[']) {

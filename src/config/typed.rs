@@ -1,11 +1,11 @@
-//! Texts as the values that are wanted at their place.
+//! Typing texts that come from outside.
 
 use serde_json::Value;
 
 use super::schema;
 
-/// A text that comes from outside, as the value that is wanted at its place: a number where a number
-/// may stand, a text where a text may stand. `structured` allows mappings and lists.
+/// Converts a text to the type that the schema wants: to a number where a number is allowed, to a text
+/// where a text is allowed. `structured` allows mappings and lists.
 pub(crate) fn typed(text: &str, schema: Option<&Value>, structured: bool) -> Value {
     let as_text = || Value::String(text.to_owned());
     let wants = |kind| schema.is_some_and(|schema| schema::allows(schema, kind));
@@ -19,7 +19,7 @@ pub(crate) fn typed(text: &str, schema: Option<&Value>, structured: bool) -> Val
     }
 }
 
-/// A text as YAML, or as JSON in a program without YAML.
+/// Parses a text as YAML, or as JSON in a program without YAML.
 fn parsed(text: &str) -> Option<Value> {
     #[cfg(feature = "yaml")]
     return serde_saphyr::from_str(text).ok();

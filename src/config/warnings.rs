@@ -1,4 +1,4 @@
-//! What is accepted and does not do what its author may think.
+//! Warnings about values that are accepted and may not do what their author expects.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use serde_json::Value;
 
 use super::{Config, Origin, json_schema_for, schema};
 
-/// Something in the configuration that is allowed, and worth knowing about.
+/// A warning about the configuration.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Warning {
-    /// The keys that lead to it, with dots between them.
+    /// The path: keys separated by dots.
     pub path: String,
-    /// What is so, and what is used instead.
+    /// What is wrong, and what is used instead.
     pub message: String,
-    /// Where it came from.
+    /// The origin of the value.
     pub origin: Origin,
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for Warning {
 }
 
 impl Config {
-    /// Keys that were set and have no effect, such as those that only mean something in Python, and
+    /// Returns warnings about keys that have no effect, such as those that only Python uses, and about
     /// values that contradict each other. A bus logs them when it connects.
     #[must_use]
     pub fn warnings(&self, registry: &Registry) -> Vec<Warning> {

@@ -29,15 +29,15 @@ struct Member {
 }
 
 impl ApiSchema {
-    /// Reads a document as it is stored on the bus.
+    /// Parses a document as it is stored on the bus.
     pub(crate) fn read(text: Box<RawValue>) -> Result<Self> {
         let malformed = |what: &str| Error::new(ErrorKind::Malformed, format!("the schema {what}"));
         let mut document: Value = serde_json::from_str(text.get())
-            .map_err(|error| malformed("is not JSON that can be read").because(error))?;
+            .map_err(|error| malformed("is not valid JSON").because(error))?;
         let mut section = |name: &str| match document.get_mut(name).map(Value::take) {
             Some(Value::Object(members)) => Ok(members),
             None | Some(Value::Null) => Ok(Map::new()),
-            Some(_) => Err(malformed(&format!("has `{name}` that are no mapping"))),
+            Some(_) => Err(malformed(&format!("has `{name}` that are not an object"))),
         };
         let members = |section: Map<String, Value>| {
             section
@@ -54,7 +54,7 @@ impl ApiSchema {
         let holds = |section: &Map<String, Value>| section.values().any(sensitive::is_in);
         let sensitive = holds(&sections.0) || holds(&sections.1);
         let (rpcs, events) = (members(sections.0), members(sections.1));
-        // Python's documents have none: its events are of version 1.
+        // Python's documents have no version; its events have version 1.
         let version = document.get("x-version").and_then(Value::as_u64);
         let version = version.and_then(|version| u32::try_from(version).ok()).unwrap_or(1);
         Ok(Self { text, version, rpcs, events, sensitive })
@@ -64,7 +64,7 @@ impl ApiSchema {
         &self.text
     }
 
-    /// The version that its events have.
+    /// Returns the version of the API's events.
     pub(crate) fn version(&self) -> u32 {
         self.version
     }
@@ -77,7 +77,7 @@ impl ApiSchema {
         self.events.keys().map(String::as_str)
     }
 
-    /// The arguments of a call as they may be shown; `None` if they may be shown as they are.
+    /// Returns the redacted arguments of a call, or `None` if nothing needs to be redacted.
     pub(crate) fn shown_call(&self, procedure: &str, arguments: &Arguments) -> Option<Value> {
         self.sensitive.then(|| match self.rpcs.get(procedure) {
             Some(member) => sensitive::redact(&member.parameters, arguments),
@@ -85,7 +85,7 @@ impl ApiSchema {
         })
     }
 
-    /// The result of a call as it may be shown; `None` if it may be shown as it is.
+    /// Returns the redacted result of a call, or `None` if nothing needs to be redacted.
     pub(crate) fn shown_result(&self, procedure: &str, result: &[u8]) -> Option<Value> {
         if !self.sensitive {
             return None;
@@ -99,28 +99,28 @@ impl ApiSchema {
         Some(value)
     }
 
-    /// The arguments of an event as they may be shown; `None` if they may be shown as they are.
+    /// Returns the redacted arguments of an event, or `None` if nothing needs to be redacted.
     pub(crate) fn shown_event(&self, event: &str, arguments: &Arguments) -> Option<Value> {
         self.sensitive.then(|| match self.events.get(event) {
             Some(member) => sensitive::redact(&member.parameters, arguments),
-            // Newer or older than the schema: who knows what it has.
+            // Newer or older than the schema, so its fields are unknown.
             None => sensitive::REDACTED.into(),
         })
     }
 
-    /// Checks the arguments of a call. A procedure that the schema lacks is `Unknown`.
+    /// Validates the arguments of a call. Fails with `Unknown` for a procedure that the schema lacks.
     pub(crate) fn check_call(&self, procedure: &str, arguments: &Arguments) -> Result<()> {
         let member = self.procedure(procedure)?;
         member.checks.parameters(&member.parameters, arguments)
     }
 
-    /// Checks the result of a call.
+    /// Validates the result of a call.
     pub(crate) fn check_result(&self, procedure: &str, result: &Bytes) -> Result<()> {
         let member = self.procedure(procedure)?;
         member.checks.response(&member.response, result)
     }
 
-    /// Checks the arguments of an event. An event that the schema lacks is `Unknown`.
+    /// Validates the arguments of an event. Fails with `Unknown` for an event that the schema lacks.
     pub(crate) fn check_event(&self, event: &str, arguments: &Arguments) -> Result<()> {
         let member =
             self.events.get(event).ok_or_else(|| unknown("event", event, self.events()))?;

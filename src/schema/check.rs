@@ -1,8 +1,8 @@
-//! Checks encoded values against a schema.
+//! Validating encoded values against a schema.
 //!
-//! Most arguments are texts, numbers and truth values. Those are checked on their bytes, without
-//! building a tree; everything else goes to the `jsonschema` crate, whose validators are compiled
-//! once.
+//! Most arguments are texts, numbers and booleans. Those are validated on their bytes, without parsing
+//! them into a tree. Everything else is validated by the `jsonschema` crate, whose validators are
+//! compiled once.
 
 use std::sync::OnceLock;
 
@@ -28,7 +28,7 @@ impl Checks {
     pub(super) fn response(&self, schema: &Value, result: &Bytes) -> Result<()> {
         let compiled = self.response.get_or_init(|| Check::compile(schema, schema));
         compiled.as_ref().map_err(Clone::clone)?.run(result).map_err(|why| {
-            Error::new(ErrorKind::Invalid, format!("the result does not fit the schema: {why}"))
+            Error::new(ErrorKind::Invalid, format!("the result does not match the schema: {why}"))
         })
     }
 }
@@ -36,9 +36,9 @@ impl Checks {
 /// The check of all arguments of a call or an event.
 #[derive(Debug)]
 enum Parameters {
-    /// An object with known properties: each argument is checked on its own.
+    /// An object with known properties: each argument is validated separately.
     Each { properties: Vec<(String, Check)>, required: Vec<String>, others: bool },
-    /// Something else: all arguments are checked together.
+    /// Anything else: all arguments are validated together.
     Together(Check),
 }
 
@@ -85,7 +85,9 @@ impl Parameters {
                 for (name, value) in arguments.iter() {
                     match properties.iter().find(|(property, _)| property == &**name) {
                         Some((_, check)) => check.run(value).map_err(|why| {
-                            invalid(format!("the argument `{name}` does not fit the schema: {why}"))
+                            invalid(format!(
+                                "the argument `{name}` does not match the schema: {why}"
+                            ))
                         })?,
                         None if *others => {}
                         None => {
@@ -113,7 +115,7 @@ impl Parameters {
                 }
                 check
                     .run_value(&Value::Object(whole))
-                    .map_err(|why| invalid(format!("the arguments do not fit the schema: {why}")))
+                    .map_err(|why| invalid(format!("the arguments do not match the schema: {why}")))
             }
         }
     }
@@ -130,7 +132,7 @@ enum Check {
     Integer(Range),
     OneOf(Vec<Check>),
     Tree(Box<jsonschema::Validator>),
-    /// Of something sensitive: what does not fit is not shown.
+    /// Whether the value is sensitive, so that errors must not show it.
     Hidden(Box<Check>),
 }
 
@@ -141,10 +143,10 @@ struct Range {
 }
 
 impl Check {
-    /// `root` holds the definitions that `schema` may refer to.
+    /// Compiles a check. `root` has the definitions that `schema` may refer to.
     fn compile(schema: &Value, root: &Value) -> Result<Self> {
         let check = Self::compile_open(schema, root)?;
-        // References are not followed: whatever they lead to is in the same document.
+        // References are only resolved within the document.
         let refers = schema.to_string().contains("\"$ref\"");
         let hidden = sensitive::is_in(if refers { root } else { schema });
         Ok(if hidden { Self::Hidden(Box::new(check)) } else { check })
@@ -166,7 +168,7 @@ impl Check {
             options = options.with_draft(jsonschema::Draft::Draft7);
         }
         let validator = options.build(&whole).map_err(|error| {
-            Error::new(ErrorKind::Malformed, format!("the schema cannot be used: {error}"))
+            Error::new(ErrorKind::Malformed, format!("the schema is invalid: {error}"))
         })?;
         Ok(Self::Tree(Box::new(validator)))
     }
@@ -225,7 +227,7 @@ impl Check {
         }
     }
 
-    /// Gives the reason why encoded JSON does not fit.
+    /// Returns why encoded JSON does not match, as an error.
     fn run(&self, json: &[u8]) -> Result<(), String> {
         let found = || format!("found {}", excerpt(json));
         let expect = |holds: bool, what: &str| {
@@ -315,7 +317,7 @@ fn number(json: &[u8]) -> Option<f64> {
         .flatten()
 }
 
-/// Why JSON cannot be read as a tree.
+/// Why JSON cannot be parsed into a tree.
 fn not_read(error: &serde_json::Error) -> String {
     codec::json_error(error)
 }

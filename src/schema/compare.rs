@@ -11,17 +11,17 @@ use serde_json::{Map, Value};
 
 use super::{Schema, difference::differences};
 
-/// One thing that differs between two schemas of an API.
+/// A difference between two schemas of an API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change {
     /// The API.
     pub api: String,
-    /// Which of its members.
+    /// The procedure or event.
     pub item: Item,
-    /// What differs.
+    /// The difference.
     pub kind: ChangeKind,
-    /// Who of the older version can no longer work with the newer one.
+    /// The users of the older version that the newer one breaks.
     pub breaks: Vec<Party>,
 }
 
@@ -29,102 +29,102 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Item {
-    /// The procedure of this name.
+    /// A procedure, by name.
     Procedure(String),
-    /// The event of this name.
+    /// An event, by name.
     Event(String),
 }
 
-/// What differs between two schemas.
+/// The kinds of differences between two schemas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChangeKind {
     /// The procedure or event is new.
     Added,
-    /// The procedure or event is gone.
+    /// The procedure or event was removed.
     Removed,
-    /// It has a new argument.
+    /// An argument was added.
     ArgumentAdded {
         /// Its name.
         argument: String,
-        /// Whether it must be given: it has no default.
+        /// Whether it is required.
         required: bool,
     },
-    /// An argument is gone.
+    /// An argument was removed.
     ArgumentRemoved {
         /// Its name.
         argument: String,
     },
-    /// An argument could be left out, and must be given now.
+    /// An optional argument is now required.
     ArgumentRequired {
         /// Its name.
         argument: String,
     },
-    /// An argument had to be given, and can be left out now.
+    /// A required argument is now optional.
     ArgumentOptional {
         /// Its name.
         argument: String,
     },
-    /// An argument takes other values.
+    /// The allowed values of an argument changed.
     Argument {
         /// Its name.
         argument: String,
-        /// How they differ.
+        /// How they changed.
         difference: Difference,
     },
-    /// The result of a procedure has other values.
+    /// The possible results of a procedure changed.
     Result {
-        /// How they differ.
+        /// How they changed.
         difference: Difference,
     },
 }
 
-/// How the values that a schema allows have changed.
+/// How the values that a schema allows changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Difference {
-    /// Where within the value: empty for the value itself, else as `address.street` or `[].price`.
+    /// The path within the value, such as `address.street` or `[].price`; empty for the value itself.
     pub at: String,
-    /// In which direction.
+    /// Whether fewer or more values are allowed.
     pub direction: Direction,
-    /// What has changed, in words.
+    /// A description of the change.
     pub what: String,
 }
 
-/// In which direction the values that a schema allows have changed.
+/// Whether a schema allows fewer or more values than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// Some that were allowed no longer are.
+    /// Some values are no longer allowed.
     Narrowed,
-    /// Some are allowed that were not.
+    /// Some values are newly allowed.
     Widened,
     /// Both.
     Changed,
 }
 
-/// Somebody who uses an API in its older version.
+/// The users of the older version of an API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Party {
-    /// Who calls its procedures.
+    /// Processes that call its procedures.
     Callers,
-    /// Who listens to its events.
+    /// Processes that listen to its events.
     Listeners,
-    /// Who serves its procedures: other processes of the same service, not yet upgraded.
+    /// Processes that serve its procedures: those of the same service that are not yet upgraded.
     Servers,
-    /// Who fires its events: the same.
+    /// Processes that fire its events: those of the same service that are not yet upgraded.
     Firers,
 }
 
 impl Change {
-    /// Whether anybody breaks.
+    /// Returns whether any user breaks.
     #[must_use]
     pub fn is_breaking(&self) -> bool {
         !self.breaks.is_empty()
     }
 
-    /// Whether callers or listeners break: other services. (Servers and firers of the older version
-    /// are this service itself, and go away as it is upgraded.)
+    /// Returns whether callers or listeners break, which are other services. (Servers and firers of the
+    /// older version belong to the service itself, and disappear when it is upgraded.)
     #[must_use]
     pub fn breaks_users(&self) -> bool {
         self.breaks.iter().any(|party| matches!(party, Party::Callers | Party::Listeners))
@@ -141,21 +141,21 @@ impl fmt::Display for Change {
         write!(f, "{}.{name}: ", self.api)?;
         match &self.kind {
             ChangeKind::Added => write!(f, "the {what} is new"),
-            ChangeKind::Removed => write!(f, "the {what} is gone"),
+            ChangeKind::Removed => write!(f, "the {what} was removed"),
             ChangeKind::ArgumentAdded { argument, required: true } => {
-                write!(f, "the argument `{argument}` is new and must be given")
+                write!(f, "the argument `{argument}` is new and required")
             }
             ChangeKind::ArgumentAdded { argument, required: false } => {
-                write!(f, "the argument `{argument}` is new and may be left out")
+                write!(f, "the argument `{argument}` is new and optional")
             }
             ChangeKind::ArgumentRemoved { argument } => {
-                write!(f, "the argument `{argument}` is gone")
+                write!(f, "the argument `{argument}` was removed")
             }
             ChangeKind::ArgumentRequired { argument } => {
-                write!(f, "the argument `{argument}` could be left out and must be given now")
+                write!(f, "the argument `{argument}` was optional and is now required")
             }
             ChangeKind::ArgumentOptional { argument } => {
-                write!(f, "the argument `{argument}` had to be given and may be left out now")
+                write!(f, "the argument `{argument}` was required and is now optional")
             }
             ChangeKind::Argument { argument, difference } => {
                 write!(f, "the argument `{argument}`{difference}")
@@ -163,7 +163,7 @@ impl fmt::Display for Change {
             ChangeKind::Result { difference } => write!(f, "the result{difference}"),
         }?;
         match &self.breaks[..] {
-            [] => f.write_str(" (breaks nobody)"),
+            [] => f.write_str(" (compatible)"),
             parties => {
                 let names: Vec<_> = parties.iter().map(ToString::to_string).collect();
                 write!(f, " (breaks {} of the older version)", names.join(" and "))
@@ -192,7 +192,7 @@ impl fmt::Display for Party {
     }
 }
 
-/// Who sends something, and who receives it.
+/// The sender and the receiver of a kind of message.
 #[derive(Clone, Copy)]
 struct Ways {
     sender: Party,
@@ -204,7 +204,8 @@ const RESULT: Ways = Ways { sender: Party::Servers, receiver: Party::Callers };
 const EVENT: Ways = Ways { sender: Party::Firers, receiver: Party::Listeners };
 
 impl Ways {
-    /// Who breaks, if what older senders send may be refused, or what older receivers get.
+    /// Returns who breaks: older senders if their messages may be refused, older receivers if they may
+    /// refuse new messages.
     fn breaks(self, sender: bool, receiver: bool) -> Vec<Party> {
         let mut parties: Vec<_> = [(sender, self.sender), (receiver, self.receiver)]
             .into_iter()
@@ -219,7 +220,7 @@ impl Ways {
     }
 }
 
-/// All differences between two schemas of an API.
+/// Returns all differences between two schemas of an API.
 pub(super) fn compare(old: &Schema, new: &Schema) -> Vec<Change> {
     let mut changes = Vec::new();
     for (section, is_event) in [("rpcs", false), ("events", true)] {
@@ -239,7 +240,7 @@ pub(super) fn compare(old: &Schema, new: &Schema) -> Vec<Change> {
                     let user = if is_event { Party::Listeners } else { Party::Callers };
                     add(ChangeKind::Removed, vec![user]);
                 }
-                // An older server may be the one that takes a call of the new procedure.
+                // An older server may receive a call of the new procedure.
                 (None, Some(_)) if !is_event => add(ChangeKind::Added, vec![Party::Servers]),
                 (None, _) => add(ChangeKind::Added, Vec::new()),
             }
@@ -265,7 +266,7 @@ fn compare_members(
         let list = schema.get("required").and_then(Value::as_array);
         list.is_some_and(|list| list.iter().any(|required| required == name))
     };
-    // Whether arguments that are not known are refused.
+    // Whether unknown arguments are refused.
     let is_closed =
         |schema: &Value| schema.get("additionalProperties") == Some(&Value::Bool(false));
     let (old_arguments, new_arguments) = (arguments(&before), arguments(&after));

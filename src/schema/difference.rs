@@ -1,8 +1,8 @@
-//! Which values two JSON Schemas allow, compared.
+//! Comparing the values that two JSON Schemas allow.
 //!
-//! It knows what contracts are made of: types and unions of them, enumerations, objects, lists,
-//! bounds. Whatever else a schema says counts as changed in both directions if it differs at all: a
-//! change is rather reported once too often than missed.
+//! Understands the keywords that contracts use: types and unions of them, enumerations, objects, lists,
+//! bounds. Any difference in other keywords counts as a change in both directions: a false alarm is
+//! better than a missed change.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use super::{
     shape::{DEEPEST, Kind, Shape, both_numbers, plain, same_kind, same_label, shapes},
 };
 
-/// How the values of `new` differ from those of `old`; each with the document that its references
-/// point into.
+/// Returns how the values of `new` differ from those of `old`. Each is given with the document that its
+/// references point into.
 pub(super) fn differences(old: (&Value, &Value), new: (&Value, &Value)) -> Vec<Difference> {
     let mut comparison =
         Comparison { roots: (old.1, new.1), found: Vec::new(), seen: BTreeSet::new(), depth: 0 };
@@ -25,7 +25,7 @@ pub(super) fn differences(old: (&Value, &Value), new: (&Value, &Value)) -> Vec<D
 struct Comparison<'s> {
     roots: (&'s Value, &'s Value),
     found: Vec<Difference>,
-    /// What was compared and refers to something: a type may contain itself, and is compared once.
+    /// The pairs that contain references and have been compared: recursive types are compared once.
     seen: BTreeSet<(String, String)>,
     depth: usize,
 }
@@ -47,7 +47,7 @@ impl Comparison<'_> {
     }
 
     fn compare_shapes(&mut self, mut old: Vec<Shape>, mut new: Vec<Shape>, at: &str) {
-        // What is the same on both sides needs no further look, unless it refers to what is not.
+        // Equal schemas need no comparison, unless they refer to different definitions.
         let same = |a: &Shape, b: &Shape| a == b && !a.has_reference();
         old.retain(|shape| match new.iter().position(|other| same(shape, other)) {
             Some(other) => {
@@ -74,7 +74,7 @@ impl Comparison<'_> {
         match (old.is_empty(), new.is_empty()) {
             (true, true) => {}
             (false, false) if pairs.is_empty() => {
-                // Anything on one side includes all that is on the other.
+                // One side allows any value, so it includes the other.
                 let direction = match (&old[0].kind, &new[0].kind) {
                     (Kind::Any, _) => Direction::Narrowed,
                     (_, Kind::Any) => Direction::Widened,
@@ -117,7 +117,7 @@ impl Comparison<'_> {
             _ => {}
         }
         known.extend(self.compare_bounds(&old.schema, &new.schema, at));
-        // What else is said must be the same.
+        // All other keywords must be equal.
         let keys: BTreeSet<_> = old.schema.keys().chain(new.schema.keys()).collect();
         for key in keys {
             if !known.contains(&key.as_str()) && old.schema.get(key) != new.schema.get(key) {
@@ -126,7 +126,7 @@ impl Comparison<'_> {
                     (_, None) => Direction::Widened,
                     _ => Direction::Changed,
                 };
-                self.add(at, direction, format!("`{key}` is another"));
+                self.add(at, direction, format!("`{key}` differs"));
             }
         }
     }
@@ -207,7 +207,7 @@ impl Comparison<'_> {
                     (false, true) => {
                         self.add(&below, Direction::Widened, "is new and may be missing");
                     }
-                    // It might have been there before, and no reader has minded.
+                    // It was allowed before as an unknown key.
                     (false, false) => {}
                 },
                 (Some(_), None) => match (was, new_others == closed) {
@@ -243,7 +243,7 @@ impl Comparison<'_> {
         at: &str,
     ) -> [&'static str; 2] {
         let anything = Value::Bool(true);
-        // Of a tuple: one schema for each place. Of a list: one for all.
+        // A tuple has one schema for each position, a list one for all.
         let items = |schema: &Map<String, Value>| match schema.get("items") {
             Some(Value::Array(places)) => (places.clone(), None),
             Some(all) => (Vec::new(), Some(all.clone())),
@@ -255,7 +255,7 @@ impl Comparison<'_> {
         }
         if old_places.len() != new_places.len() {
             let (was, is) = (old_places.len(), new_places.len());
-            self.add(at, Direction::Changed, format!("had {was} fixed places, has {is}"));
+            self.add(at, Direction::Changed, format!("had {was} fixed positions, has {is}"));
         } else if old_places.is_empty() {
             let (old, new) = (old_all.as_ref(), new_all.as_ref());
             self.compare(old.unwrap_or(&anything), new.unwrap_or(&anything), &format!("{at}[]"));

@@ -1,4 +1,4 @@
-//! Schemas in files: saved from the bus, and loaded to check with.
+//! Schemas in files.
 
 use std::{collections::BTreeMap, io::ErrorKind as Io, path::Path};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{ApiSchema, Schema};
 
-/// Writes documents, each with its API's name: into a folder a file for each, else into one file.
+/// Writes documents by API name: into a folder a file for each, otherwise into one file.
 pub(crate) fn save(to: &Path, documents: &BTreeMap<String, Value>, pretty: bool) -> Result<()> {
     if !to.is_dir() {
         return write(to, documents, pretty);
@@ -24,14 +24,14 @@ fn write(file: &Path, value: &impl serde::Serialize, pretty: bool) -> Result<()>
         false => serde_json::to_string(value),
     };
     let text = text.map_err(|error| {
-        Error::new(ErrorKind::Unexpected, "a schema cannot be written as JSON").because(error)
+        Error::new(ErrorKind::Unexpected, "cannot encode a schema as JSON").because(error)
     })?;
     std::fs::write(file, text + "\n").map_err(|error| {
-        Error::new(ErrorKind::Unexpected, format!("{} cannot be written: {error}", file.display()))
+        Error::new(ErrorKind::Unexpected, format!("cannot write {}: {error}", file.display()))
     })
 }
 
-/// Reads documents that [`save`] has written.
+/// Reads documents written by [`save`].
 pub(crate) fn load(from: &Path) -> Result<Vec<(Name, ApiSchema)>> {
     let mut documents: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
     if from.is_dir() {
@@ -48,7 +48,7 @@ pub(crate) fn load(from: &Path) -> Result<Vec<(Name, ApiSchema)>> {
     }
     let mut schemas = Vec::with_capacity(documents.len());
     for (api, text) in documents {
-        // Held to be a description of an API.
+        // Checks that the document describes an API.
         let document = lightbus_core::codec::decode(text.get().as_bytes())?;
         Schema::new(api.as_str(), document)?;
         schemas.push((api.into(), ApiSchema::read(text)?));
@@ -63,7 +63,7 @@ fn parse<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T> {
 
 fn unreadable(file: &Path, error: &std::io::Error) -> Error {
     let refused =
-        Error::new(ErrorKind::Unexpected, format!("{} cannot be read: {error}", file.display()));
+        Error::new(ErrorKind::Unexpected, format!("cannot read {}: {error}", file.display()));
     match error.kind() {
         Io::NotFound => {
             refused.hint("Is the path right, and relative to the folder in which the program runs?")

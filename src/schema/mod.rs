@@ -1,4 +1,4 @@
-//! Schemas: what each API takes and gives, as JSON Schema, shared over the bus.
+//! Schemas: the parameters and results of each API as JSON Schema, shared over the bus.
 //!
 //! Made from the types of a contract ([`document`]), published and renewed while the process
 //! lives, and used to check messages in both directions. [`Schema::compare`] says what a new version
@@ -28,7 +28,7 @@ pub use document::{document, document_text};
 pub(crate) use api_schema::ApiSchema;
 pub(crate) use store::SchemaStore;
 
-/// The document that describes an API.
+/// A document that describes an API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schema {
     api: String,
@@ -36,11 +36,11 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Takes a document as it is on the bus, or in a file.
+    /// Creates a schema from a document, as it is on the bus or in a file.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Malformed`] if it is no description of an API.
+    /// [`ErrorKind::Malformed`] if the document does not describe an API.
     pub fn new(api: impl Into<String>, document: Value) -> Result<Self> {
         let api = api.into();
         for section in ["rpcs", "events"] {
@@ -54,26 +54,26 @@ impl Schema {
         Ok(Self { api, document })
     }
 
-    /// Describes a contract.
+    /// Creates the schema of a contract.
     #[must_use]
     pub fn of(contract: &Contract) -> Self {
         Self { api: contract.name.to_owned(), document: document(contract) }
     }
 
-    /// The API that it describes.
+    /// Returns the name of the API.
     #[must_use]
     pub fn api(&self) -> &str {
         &self.api
     }
 
-    /// The document.
+    /// Returns the document.
     #[must_use]
     pub fn document(&self) -> &Value {
         &self.document
     }
 
-    /// What differs between two versions of an API, in the order of their members' names, and whom
-    /// of the older version each difference breaks.
+    /// Compares two versions of an API. Returns the differences, ordered by the names of procedures and
+    /// events, and which users of the older version each difference breaks.
     ///
     /// ```
     /// use lightbus::schema::{Party, Schema};

@@ -1,15 +1,15 @@
-//! What happens at start if an API is about to break its users.
+//! What happens when a new version of an API breaks its users.
 
 use lightbus_core::{Error, ErrorKind, Result};
 
 use super::{Change, Schema};
 use crate::config::OnIncompatible;
 
-/// Decides whether a schema may take the place of the one on the bus.
+/// Decides whether a schema may replace the one on the bus.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Config`] that lists what breaks, if that is refused.
+/// [`ErrorKind::Config`], listing what breaks, if the policy refuses it.
 pub(super) fn apply(policy: OnIncompatible, old: &Schema, new: &Schema) -> Result<()> {
     if policy == OnIncompatible::Ignore || old.document() == new.document() {
         return Ok(());
@@ -32,7 +32,7 @@ pub(super) fn apply(policy: OnIncompatible, old: &Schema, new: &Schema) -> Resul
             )
             .with("config", "bus.schema.on_incompatible: refuse")
             .hint(
-                "Keep what they use beside what is new until none of them is left, or set `warn`",
+                "Keep what they use in addition to what is new until all have been upgraded, or set `warn`",
             ))
         }
         _ => {

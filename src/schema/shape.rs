@@ -1,10 +1,10 @@
-//! A JSON Schema as the alternatives that it allows, each of one type.
+//! A JSON Schema as a list of alternatives, each of one type.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-/// How deep types are looked into: schemas come from the bus, and the stack must do for each.
+/// The greatest depth of types. Schemas come from the bus, and must not overflow the stack.
 pub(super) const DEEPEST: usize = 64;
 
 /// One alternative of a schema: values of one type.
@@ -25,7 +25,7 @@ pub(super) enum Kind {
     Text,
     List,
     Object,
-    /// Nothing is said about the type.
+    /// Any type.
     Any,
 }
 
@@ -69,8 +69,7 @@ impl Kind {
     }
 }
 
-/// Keywords that say nothing about which values are allowed. `format` is among them, since nobody on
-/// the bus checks it.
+/// Keywords that do not restrict the allowed values. `format` is among them, because it is not checked.
 fn is_annotation(key: &str) -> bool {
     const ANNOTATIONS: [&str; 14] = [
         "$schema",
@@ -103,7 +102,7 @@ fn has_reference(schema: &Value) -> bool {
     }
 }
 
-/// The alternatives that a schema allows. What was followed already adds no further ones.
+/// Returns the alternatives of a schema. References that were followed before add none.
 pub(super) fn shapes(schema: &Value, root: &Value, followed: &mut BTreeSet<String>) -> Vec<Shape> {
     let any = |schema| Shape { kind: Kind::Any, values: None, schema };
     let object = match schema {
@@ -166,7 +165,7 @@ pub(super) fn shapes(schema: &Value, root: &Value, followed: &mut BTreeSet<Strin
         };
         let values: Option<Vec<Value>> =
             values.as_ref().map(|values| values.iter().filter(of_kind).cloned().collect());
-        // Bounds of texts say nothing about numbers.
+        // Bounds of texts do not apply to numbers.
         let schema = rest.iter().filter(|(key, _)| concerns(key, *kind));
         let schema = schema.map(|(key, value)| (key.clone(), value.clone())).collect();
         Shape { kind: *kind, values, schema }
@@ -179,7 +178,7 @@ pub(super) fn shapes(schema: &Value, root: &Value, followed: &mut BTreeSet<Strin
         .collect()
 }
 
-/// Whether a keyword says something about values of this type.
+/// Whether a keyword applies to values of this type.
 fn concerns(key: &str, kind: Kind) -> bool {
     let about = match key {
         "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" => {
@@ -207,8 +206,8 @@ impl Shape {
         self.schema.values().any(has_reference)
     }
 
-    /// What tells an object from others that may stand at the same place: the variants of an
-    /// enumeration have one key, or a tag with one value.
+    /// Returns what distinguishes an object from its alternatives: variants of an enumeration have one
+    /// key, or a tag with one value.
     fn label(&self) -> Option<String> {
         if self.kind != Kind::Object {
             return None;
@@ -249,7 +248,7 @@ pub(super) fn same_label(a: &Shape, b: &Shape) -> bool {
 }
 
 pub(super) fn same_kind(a: &Shape, b: &Shape) -> bool {
-    // Two variants with different names are not one that has changed.
+    // Variants with different names are different, not changed.
     a.kind == b.kind && (a.label().is_none() || b.label().is_none())
 }
 

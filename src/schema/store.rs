@@ -1,5 +1,5 @@
-//! The schemas that this process knows: its own, which it publishes and renews, and those on the
-//! bus.
+//! The schemas that a process knows: its own, which it publishes and renews, those from files, and those
+//! on the bus.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,20 +36,20 @@ pub(crate) struct SchemaStore {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Of the APIs that this process registered.
+    /// Those of the APIs that this process has registered.
     local: HashMap<Name, Arc<ApiSchema>>,
-    /// From files: to check with, never published.
+    /// Those from files: used for validation, never published.
     files: HashMap<Name, Arc<ApiSchema>>,
-    /// Of all APIs on the bus, as last read.
+    /// Those on the bus, as last read.
     remote: HashMap<Name, Arc<ApiSchema>>,
-    /// Of APIs that were on the bus and are not any more. A schema also expires when it could not be
-    /// renewed in time, while the service answers calls: they are checked with what was known last.
+    /// Those that were on the bus and have expired. A schema also expires if it could not be renewed in
+    /// time although its service works: messages are then validated against the last known one.
     gone: HashMap<Name, Arc<ApiSchema>>,
 }
 
-/// How many schemas of APIs that are not on the bus any more are kept.
+/// How many expired schemas are kept.
 const MOST_GONE: usize = 1_000;
-/// How many schemas are renewed at once.
+/// How many schemas are renewed concurrently.
 const AT_ONCE: usize = 8;
 
 impl SchemaStore {
@@ -72,8 +72,8 @@ impl SchemaStore {
         self.ttl
     }
 
-    /// Publishes the schema of an API that this process registered, unless it must not take the
-    /// place of the one on the bus.
+    /// Publishes the schema of an API that this process registers, unless the policy forbids replacing
+    /// the one on the bus.
     pub(crate) async fn publish(&self, contract: &Contract) -> Result<()> {
         if self.on_incompatible != OnIncompatible::Ignore
             && let Some(old) = self.on_the_bus(contract.name).await?
@@ -86,7 +86,7 @@ impl SchemaStore {
         Ok(())
     }
 
-    /// Puts a document on the bus, for as long as a schema lives.
+    /// Stores a schema on the bus, with the usual time to live.
     pub(crate) async fn store(&self, schema: &Schema) -> Result<()> {
         let text: Box<RawValue> = codec::decode(&codec::encode(schema.document())?)?;
         self.put(schema.api(), &text).await
@@ -97,7 +97,7 @@ impl SchemaStore {
         stored.map_err(|error| error.during(format!("storing the schema of {api}")))
     }
 
-    /// The schema of an API that is on the bus now.
+    /// Reads the schema of an API from the bus.
     pub(crate) async fn on_the_bus(&self, api: &str) -> Result<Option<Schema>> {
         self.load().await?;
         let Some(schema) = self.read().remote.get(api).cloned() else { return Ok(None) };
@@ -105,27 +105,27 @@ impl SchemaStore {
         Schema::new(api, document).map(Some)
     }
 
-    /// The schemas that this process publishes.
+    /// Returns the schemas that this process publishes.
     pub(crate) fn published(&self) -> Vec<(Name, Arc<ApiSchema>)> {
         let known = self.read();
         known.local.iter().map(|(api, schema)| (Arc::clone(api), Arc::clone(schema))).collect()
     }
 
-    /// Renews schemas. Returns those that could not be renewed, each with the error: a failure of one
-    /// keeps no other from its renewal.
+    /// Renews schemas. Returns those that could not be renewed, each with its error. A failure of one does
+    /// not affect the others.
     pub(crate) async fn renew(
         &self,
         schemas: Vec<(Name, Arc<ApiSchema>)>,
     ) -> Vec<(Name, Arc<ApiSchema>, Error)> {
         let renewals = schemas.into_iter().map(async |(api, schema)| {
-            // Stored again rather than pinged: another process may have stored its own idea of it.
+            // Stored again rather than pinged: another process may have replaced it.
             self.put(&api, schema.text()).await.err().map(|error| (api, schema, error))
         });
         let renewals = stream::iter(renewals).buffer_unordered(AT_ONCE);
         renewals.filter_map(std::future::ready).collect().await
     }
 
-    /// Reads what is on the bus.
+    /// Reads the schemas on the bus.
     pub(crate) async fn load(&self) -> Result<()> {
         let mut last_read = self.last_read.lock().await;
         self.load_locked(&mut last_read).await
@@ -145,7 +145,7 @@ impl SchemaStore {
         let mut remote = HashMap::with_capacity(documents.len());
         for (api, text) in documents {
             let api: Name = api.into();
-            // What did not change keeps its compiled checks.
+            // Unchanged schemas keep their compiled checks.
             let old = known.remote.remove(&api);
             let unchanged = old.clone().filter(|old| old.text().get() == text.get());
             let schema = unchanged.map_or_else(|| ApiSchema::read(text).map(Arc::new), Ok);
@@ -154,7 +154,7 @@ impl SchemaStore {
                     remote.insert(api, schema);
                 }
                 Err(error) => {
-                    tracing::warn!(%api, %error, "a schema on the bus cannot be used");
+                    tracing::warn!(%api, %error, "ignoring an invalid schema on the bus");
                     known.gone.extend(old.map(|old| (api, old)));
                 }
             }
@@ -168,41 +168,41 @@ impl SchemaStore {
         }
     }
 
-    /// Takes over what was read from files.
+    /// Adds schemas from files.
     pub(crate) fn take_files(&self, schemas: Vec<(Name, ApiSchema)>) {
         let schemas = schemas.into_iter().map(|(api, schema)| (api, Arc::new(schema)));
         self.write().files.extend(schemas);
     }
 
-    /// The schema to check messages of an API with: this process' own, or from a file, or that on the
-    /// bus, or that which was there last.
+    /// Returns the schema to validate messages of an API against: the process's own, one from a file, the
+    /// one on the bus, or the last known one.
     pub(crate) fn get(&self, api: &str) -> Option<Arc<ApiSchema>> {
         let known = self.read();
         let sources = [&known.local, &known.files, &known.remote, &known.gone];
         sources.into_iter().find_map(|source| source.get(api)).cloned()
     }
 
-    /// Whether the schema of an API was on the bus when it was read last, or is this process' own.
+    /// Whether the schema of an API is this process's own, or was on the bus when it was last read.
     pub(crate) fn is_live(&self, api: &str) -> bool {
         let known = self.read();
         known.local.contains_key(api) || known.remote.contains_key(api)
     }
 
-    /// The same; an API that is not known is looked for on the bus.
+    /// Like [`get`](Self::get), and reads the bus if the API is unknown.
     pub(crate) async fn find(&self, api: &str) -> Result<Option<Arc<ApiSchema>>> {
         if let Some(schema) = self.get(api) {
             return Ok(Some(schema));
         }
         let asked = self.reads.load(Ordering::SeqCst);
         let mut last_read = self.last_read.lock().await;
-        // Of many calls that ask at once, one reads. A read that had started before is not enough.
+        // Of many concurrent callers, one reads. A read that had started before does not count.
         if *last_read <= asked {
             self.load_locked(&mut last_read).await?;
         }
         Ok(self.get(api))
     }
 
-    /// The APIs on the bus, and this process' own, sorted.
+    /// Returns the names of all APIs with a known schema, sorted.
     pub(crate) fn apis(&self) -> Vec<Name> {
         let known = self.read();
         let sources = [&known.local, &known.files, &known.remote];

@@ -1,6 +1,7 @@
-//! Stands in for `check` where the feature `validation` is off: whatever the bus knows by name fits.
+//! Replaces `check` where the feature `validation` is off: any message of a known procedure or event is
+//! valid.
 //!
-//! A configuration that asks for checks is refused before it gets here
+//! A configuration that asks for validation is refused before it gets here
 //! ([`Config::check_features`](crate::config::Config::check_features)).
 
 use bytes::Bytes;

@@ -196,7 +196,10 @@ fn what_is_wrong_is_said_with_its_path_its_file_and_what_is_nearest() {
         assert_eq!(refused(text), answer, "{text}");
     }
     let unread = Config::load(["no/such/file.yaml"]).unwrap_err().to_string();
-    assert!(unread.contains("cannot be read") && unread.contains("no/such/file.yaml"), "{unread}");
+    assert!(
+        unread.contains("cannot read the file") && unread.contains("no/such/file.yaml"),
+        "{unread}"
+    );
     let broken = refused("a: [1");
     assert!(broken.contains("not valid YAML") && broken.contains("line"), "{broken}");
 }

@@ -1,4 +1,4 @@
-//! Dead letters: read, handled again, removed.
+//! Dead letters: reading, handling, requeuing and removing them.
 
 use std::sync::Arc;
 
@@ -13,24 +13,24 @@ use crate::{
     config::nearest,
 };
 
-/// How many letters are read at once where all are handled again.
+/// How many dead letters to read at once when handling many.
 const PAGE: usize = 100;
 
-/// A transport, and the ids of letters that it keeps.
+/// A transport with the ids of dead letters that it keeps.
 type Kept = (Arc<dyn EventTransport>, Vec<Name>);
 
-/// What came of handling dead letters again.
+/// The result of handling dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandledDeadLetters {
-    /// So many were handled, and are no dead letters any more.
+    /// How many were handled, and removed.
     pub handled: usize,
-    /// So many failed again, and stay where they were.
+    /// How many failed again, and remain dead letters.
     pub failed: usize,
 }
 
 impl Admin {
-    /// The events that a listener of a service could not handle, oldest first, at most `limit`.
+    /// Returns the dead letters of a listener of a service, oldest first, at most `limit`.
     ///
     /// # Errors
     ///
@@ -46,13 +46,13 @@ impl Admin {
         self.letters_of(&transports, &GroupSpec::new(service, listener), limit).await
     }
 
-    /// The dead letters that come after this one, oldest first, at most `limit`: the next page. The
-    /// letter itself may be gone.
+    /// Returns the next page: the dead letters that follow `after`, oldest first, at most `limit`.
+    /// `after` itself may have been removed.
     ///
     /// # Errors
     ///
-    /// As [`dead_letters`](Self::dead_letters), and
-    /// [`Unsupported`](ErrorKind::Unsupported) if the transport cannot read them page by page.
+    /// Those of [`dead_letters`](Self::dead_letters), and [`Unsupported`](ErrorKind::Unsupported) if the
+    /// transport cannot read page by page.
     pub async fn dead_letters_after(
         &self,
         service: &str,
@@ -63,7 +63,7 @@ impl Admin {
         let first = Arc::clone(&self.bus.inner.apis.entry(&after.event.api).event);
         let group = GroupSpec::new(service, listener);
         let mut letters = page_of(&*first, &group, Some(&after.id), limit).await?;
-        // Those of the transports that come after it.
+        // Followed by those of the remaining transports.
         let transports = self.bus.inner.apis.event_transports();
         let place = transports.iter().position(|other| Arc::ptr_eq(other, &first));
         let rest = &transports[place.map_or(transports.len(), |place| place + 1)..];
@@ -87,8 +87,8 @@ impl Admin {
         Ok(letters)
     }
 
-    /// Removes dead letters of a listener of a service, for ever. Gives how many there were: one
-    /// that is gone already is no error.
+    /// Removes dead letters of a listener of a service for good. Returns how many were removed; those
+    /// that do not exist any more are ignored.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl Admin {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, any of them may be removed.
+    /// If the future is dropped, any of them may have been removed.
     pub async fn remove_dead_letters(
         &self,
         service: &str,
@@ -118,29 +118,28 @@ impl Admin {
         Ok(removed)
     }
 
-    /// Gives dead letters back to the listener of a service that set them aside, wherever it runs: to
-    /// its group and no other, as they were fired, with their attempts counted anew. Gives how many
-    /// there were: one that is gone already is no error. When a process of the listener runs, it
-    /// handles them; one that fails again becomes a dead letter again.
+    /// Returns dead letters to the queue of their listener, wherever it runs. Only its consumer group
+    /// receives them, as they were fired, with attempts counted from the start. Returns how many were
+    /// requeued; those that do not exist any more are ignored.
     ///
-    /// In the process of the listener itself,
-    /// [`handle_dead_letters`](Self::handle_dead_letters) says what came of it.
+    /// In a process that has the listener, [`handle_dead_letters`](Self::handle_dead_letters) handles
+    /// them at once and reports the outcome.
     ///
     /// # Delivery
     ///
-    /// At least once: each is put back, and then removed. An event that the listener does not listen
-    /// to any more is passed over, as any other.
+    /// At least once: each event is put back, then its dead letter is removed. If handling fails again,
+    /// the event is dead-lettered again. An event that the listener no longer listens to is skipped.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](ErrorKind::Unsupported) if the transport cannot;
-    /// [`Unknown`](ErrorKind::Unknown) if the broker has the event, or the group, no more: that letter
-    /// stays, others of the same call may have been given back;
+    /// [`Unsupported`](ErrorKind::Unsupported) if the transport cannot requeue;
+    /// [`Unknown`](ErrorKind::Unknown) if the broker no longer has the event or the group. That dead
+    /// letter remains; others of the same call may have been requeued.
     /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, any of them may be given back, and still be a dead letter too.
+    /// If the future is dropped, any of them may have been requeued, and may still be dead letters.
     pub async fn requeue_dead_letters(
         &self,
         service: &str,
@@ -161,7 +160,7 @@ impl Admin {
         Ok(requeued)
     }
 
-    /// The ids of letters, each with the transport that keeps it.
+    /// Groups dead letters by the transport that keeps them.
     fn by_transport(&self, letters: &[DeadLetter]) -> Result<Vec<Kept>> {
         self.bus.inner.ensure_open()?;
         let of = |transport: Arc<dyn EventTransport>| {
@@ -175,27 +174,27 @@ impl Admin {
         Ok(all.filter(|(_, ids): &Kept| !ids.is_empty()).collect())
     }
 
-    /// Hands a dead letter to the listener that it came from, which this process must have, once;
-    /// and removes it when it was handled. It goes to no other listener.
+    /// Passes a dead letter to its listener, which must be one of this process, and removes it once it
+    /// has been handled. Makes a single attempt.
     ///
     /// # Delivery
     ///
-    /// At least once: two processes that do it at the same time may both handle the event. It is
-    /// handled beside what the listener does, without regard to order.
+    /// At least once: two processes that do so at the same time may both handle the event. It is handled
+    /// concurrently with the listener's other events, so without order.
     ///
     /// # Errors
     ///
-    /// [`Config`](ErrorKind::Config) if this process has no such listener, or the letter is none of
-    /// its; [`Remote`](ErrorKind::Remote) with the reason if the handler failed: the letter stays
-    /// as it was, whatever [`OnError`](crate::OnError) says;
-    /// [`Unsupported`](ErrorKind::Unsupported) if the transport cannot remove dead letters: then
-    /// nothing is handled.
+    /// [`Config`](ErrorKind::Config) if this process has no such listener, or if the dead letter is not
+    /// one of it; [`Remote`](ErrorKind::Remote) with the reason if the handler failed. The dead letter
+    /// then remains as it was, whatever [`OnError`](crate::OnError) says.
+    /// [`Unsupported`](ErrorKind::Unsupported) if the transport cannot remove dead letters; nothing is
+    /// handled then.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the event may be handled and the letter still be there.
+    /// If the future is dropped, the event may have been handled although the dead letter remains.
     pub async fn handle_dead_letter(&self, listener: &str, letter: &DeadLetter) -> Result<()> {
-        let replayed = async {
+        let handled = async {
             let listeners = self.listeners(listener)?;
             let event = &letter.event;
             let owner = listeners.iter().find(|owner| {
@@ -210,59 +209,62 @@ impl Admin {
                 .with("group", &letter.group)
                 .with("event", format!("{}.{}", event.api, event.event)));
             };
-            // A letter that cannot be removed would be handled for ever.
+            // Checked first: a dead letter that cannot be removed would be handled again and again.
             remove_from(&**owner, &[]).await?;
-            self.replay(&**owner, letter).await
+            self.handle_and_remove(&**owner, letter).await
         };
-        replayed
-            .await
-            .map_err(|error| error.during(format!("replaying a dead letter of {listener}")))
+        handled.await.map_err(|error| error.during(format!("handling a dead letter of {listener}")))
     }
 
-    /// Hands the oldest dead letters, at most `most`, to the listener that they came from, one after
-    /// the other and each once. Those that fail again stay. Otherwise as
-    /// [`handle_dead_letter`](Self::handle_dead_letter).
+    /// Passes the oldest dead letters, at most `most`, to their listener, one after the other. Makes a
+    /// single attempt each, as [`handle_dead_letter`](Self::handle_dead_letter) does. Dead letters that
+    /// fail again remain.
     ///
     /// # Errors
     ///
-    /// As [`handle_dead_letter`](Self::handle_dead_letter), but that handlers fail is only counted.
+    /// Those of [`handle_dead_letter`](Self::handle_dead_letter), except that failures of the handler are
+    /// counted.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, some may have been handled, one of them without being removed.
     pub async fn handle_dead_letters(
         &self,
         listener: &str,
         most: usize,
     ) -> Result<HandledDeadLetters> {
-        let mut replayed = HandledDeadLetters::default();
+        let mut handled = HandledDeadLetters::default();
         let work = async {
             for owner in self.listeners(listener)? {
                 remove_from(&*owner, &[]).await?;
-                self.replay_all(&*owner, most, &mut replayed).await?;
+                self.handle_all(&*owner, most, &mut handled).await?;
             }
-            Ok(replayed)
+            Ok(handled)
         };
         let done: Result<HandledDeadLetters> = work.await;
-        done.map_err(|error| error.during(format!("replaying the dead letters of {listener}")))
+        done.map_err(|error| error.during(format!("handling dead letters of {listener}")))
     }
 
-    async fn replay_all(
+    async fn handle_all(
         &self,
         owner: &dyn Listening,
         most: usize,
-        replayed: &mut HandledDeadLetters,
+        handled: &mut HandledDeadLetters,
     ) -> Result<()> {
         let group = &owner.spec().group;
         let mut last: Option<Name> = None;
         loop {
-            let left = most - (replayed.handled + replayed.failed);
+            let left = most - (handled.handled + handled.failed);
             let transport = &**owner.transport();
             let page = page_of(transport, group, last.as_deref(), left.min(PAGE)).await?;
             let Some(letter) = page.last() else { return Ok(()) };
             last = Some(Name::clone(&letter.id));
             for letter in &page {
-                match self.replay(owner, letter).await {
-                    Ok(()) => replayed.handled += 1,
+                match self.handle_and_remove(owner, letter).await {
+                    Ok(()) => handled.handled += 1,
                     Err(error) if error.kind() == ErrorKind::Remote => {
                         tracing::warn!(%error, listener = %group.listener, id = %letter.id, "a dead letter failed again");
-                        replayed.failed += 1;
+                        handled.failed += 1;
                     }
                     Err(error) => return Err(error),
                 }
@@ -270,8 +272,8 @@ impl Admin {
         }
     }
 
-    /// One try, and then the letter is removed.
-    async fn replay(&self, owner: &dyn Listening, letter: &DeadLetter) -> Result<()> {
+    /// Makes one attempt, and removes the dead letter if it succeeds.
+    async fn handle_and_remove(&self, owner: &dyn Listening, letter: &DeadLetter) -> Result<()> {
         self.bus.inner.ensure_taking()?;
         let failed = |reason: &str| {
             Error::new(ErrorKind::Remote, reason.to_owned()).with("event", &letter.event.id)
@@ -279,14 +281,14 @@ impl Admin {
         let event = Arc::new(letter.event.clone());
         if !owner.spec().wants(&event.api, &event.event) {
             return Err(failed(
-                "the listener does not listen to such an event, or it was unreadable",
+                "the listener does not listen to this event, or the event could not be decoded",
             ));
         }
         owner.handle_once(event).await.map_err(|reason| failed(&reason))?;
         remove_from(owner, &[Name::clone(&letter.id)]).await
     }
 
-    /// The listener of this name, on each transport that it has events on.
+    /// Returns a listener of this process, once for each of its transports.
     fn listeners(&self, name: &str) -> Result<Vec<Arc<dyn Listening>>> {
         self.bus.inner.ensure_taking()?;
         let all = self.bus.inner.state().listeners.clone();
@@ -303,7 +305,7 @@ impl Admin {
             .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
         Err(match nearest(name, known.iter().copied()) {
             Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
-            None => error.hint("Replay in a process of the service, after it has begun to listen"),
+            None => error.hint("Handle dead letters in a process of the service, after it has started to listen; or requeue them"),
         })
     }
 }
@@ -316,7 +318,7 @@ async fn remove_from(owner: &dyn Listening, ids: &[Name]) -> Result<()> {
     removed.await.map(drop).map_err(|error| at(&**owner.transport(), error))
 }
 
-/// The dead letters of a group that one transport keeps, after this one.
+/// Reads a page of the dead letters that one transport keeps for a group.
 async fn page_of(
     transport: &dyn EventTransport,
     group: &GroupSpec,

@@ -1,4 +1,4 @@
-//! Firing events of an API that other processes serve: for tools, not for services.
+//! Firing events of an API that other processes serve.
 
 use std::future::IntoFuture;
 
@@ -15,33 +15,33 @@ use crate::{
 };
 
 impl Admin {
-    /// Fires an event of an API that another process serves, by the schema that is on the bus. For
-    /// tools that stand in for a service, in an emergency or a test: a service
+    /// Fires an event of an API that another process serves, according to the API's schema on the bus.
+    /// For tools that stand in for a service in an emergency or a test. A service
     /// [registers](crate::Bus::register) its API and uses [`fire_event`](crate::Bus::fire_event).
     ///
-    /// The event is always checked against the schema. It has the version that the schema names, or 1
+    /// The event is always validated against the schema. It has the version that the schema names, or 1
     /// if the schema names none, as those of Python: then set it with
     /// [`version`](FireOnBehalf::version).
     ///
     /// # Delivery
     ///
-    /// As [`fire`](crate::Bus::fire).
+    /// That of [`fire`](crate::Bus::fire).
     ///
     /// # Errors
     ///
-    /// [`Unknown`](ErrorKind::Unknown) if the API has no schema on the bus, or its schema no such
-    /// event; otherwise as [`fire`](crate::Bus::fire).
+    /// [`Unknown`](ErrorKind::Unknown) if the API has no schema on the bus, or if the schema has no such
+    /// event; otherwise those of [`fire`](crate::Bus::fire).
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the event was sent or it was not.
+    /// If the future is dropped, the event may or may not have been sent.
     pub fn fire_on_behalf(&self, event: &str, args: impl Into<Args>) -> FireOnBehalf {
         let fields = args.into().into_fields();
         FireOnBehalf { bus: self.bus.clone(), event: event.to_owned(), fields, version: None }
     }
 }
 
-/// An event of an API that another process serves, fired when it is awaited. Made by
+/// An event of an API that another process serves. Await it to fire it. Returned by
 /// [`Admin::fire_on_behalf`].
 #[derive(Debug)]
 #[must_use = "nothing is fired until it is awaited"]
@@ -53,7 +53,7 @@ pub struct FireOnBehalf {
 }
 
 impl FireOnBehalf {
-    /// The version of the API that the event has, instead of the schema's.
+    /// Sets the event's version of the API, in place of the schema's.
     pub fn version(mut self, version: u32) -> Self {
         self.version = Some(version);
         self
@@ -90,7 +90,7 @@ impl Inner {
             Error::new(ErrorKind::Unknown, format!("the API `{api}` has no schema on the bus"));
         match nearest(api, known.iter().map(|name| &**name)) {
             Some(known) => error.hint(format!("Did you mean `{known}`?")),
-            None => error.hint("Some process must serve the API, or have served it a moment ago"),
+            None => error.hint("A process must serve the API, or have served it a moment ago"),
         }
     }
 }

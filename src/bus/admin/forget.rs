@@ -1,4 +1,4 @@
-//! Forgetting a listener.
+//! Deleting listeners.
 
 use lightbus_core::{Result, transport::GroupSpec};
 
@@ -9,14 +9,18 @@ use crate::bus::{
 };
 
 impl Admin {
-    /// Makes the broker forget a listener that never comes back: how far it was, and all that waits
-    /// for it. `events` are those it listened to. Stop its processes first: where one still listens,
-    /// it does so in vain, or begins anew. Dead letters of it may go, too. For tools.
+    /// Deletes a listener's consumer group from the broker, with its position and its backlog. `events`
+    /// are the events that it listened to. Stop its processes first: one that still listens receives
+    /// nothing more, or recreates the group. Its dead letters may be deleted, too.
     ///
     /// # Errors
     ///
     /// [`Unsupported`](lightbus_core::ErrorKind::Unsupported) if the transport cannot;
     /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if the broker does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the group may have been deleted. Calling again is fine.
     pub async fn forget_listener<'a>(
         &self,
         service: &str,

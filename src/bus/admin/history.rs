@@ -1,4 +1,4 @@
-//! Looking at what the broker keeps: past events, lag.
+//! Reading past events, and the lag of listeners.
 
 use futures_util::stream::BoxStream;
 use lightbus_core::{
@@ -11,8 +11,8 @@ use super::Admin;
 use crate::bus::shared::at;
 
 impl Admin {
-    /// Past events, newest first: of one event (`auth.user_registered`), or of all events of an API
-    /// (`auth.*`), between two moments.
+    /// Reads past events, newest first: those of one name (`auth.user_registered`) or all of an API
+    /// (`auth.*`), optionally between two points in time.
     ///
     /// # Errors
     ///
@@ -37,11 +37,12 @@ impl Admin {
         })
     }
 
-    /// How far a listener of a service is behind with the events of an API.
+    /// Returns the lag of a listener of a service with the events of an API.
     ///
     /// # Errors
     ///
-    /// As [`history`](Self::history).
+    /// [`Unsupported`](lightbus_core::ErrorKind::Unsupported) if the transport cannot report lag;
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if the broker does not answer.
     pub async fn lag(&self, api: &str, service: &str, listener: &str) -> Result<Lag> {
         let transport = self.event_transport(api)?;
         let group = GroupSpec::new(service, listener);

@@ -1,4 +1,4 @@
-//! Looking at the brokers behind a bus: for tools, not for services.
+//! Inspecting brokers.
 
 use lightbus_core::{
     Name, Result, Transport,
@@ -8,7 +8,7 @@ use lightbus_core::{
 use super::Admin;
 use crate::bus::shared::at;
 
-/// What the transport of a kind of message tells about an API.
+/// Where one transport keeps the messages of an API.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Route {
@@ -20,11 +20,11 @@ pub struct Route {
     pub broker: String,
     /// What the transport can do.
     pub capabilities: lightbus_core::Capabilities,
-    /// Where the messages are; `None` if the transport does not tell.
+    /// The locations of the messages; `None` if the transport cannot report them.
     pub locations: Option<Vec<Location>>,
 }
 
-/// What was found out about a broker.
+/// The diagnosis of a broker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Diagnosis {
@@ -32,13 +32,13 @@ pub struct Diagnosis {
     pub transport: &'static str,
     /// Which broker it is, without secrets.
     pub broker: String,
-    /// What was found; `None` if the transport does not diagnose its broker.
+    /// The findings; `None` if the transport cannot diagnose its broker.
     pub findings: Option<Vec<Finding>>,
 }
 
 impl Admin {
-    /// Where the messages of an API are on its brokers, who has taken them and for how long: of the
-    /// whole API, or of one procedure or event. Takes nothing from anybody.
+    /// Returns where the messages of an API, or of one procedure or event of it, are on its brokers, and
+    /// which consumers hold them. Consumes nothing.
     ///
     /// # Errors
     ///
@@ -54,7 +54,7 @@ impl Admin {
         ])
     }
 
-    /// Holds the settings of each broker of the default transports against what the bus promises.
+    /// Checks the settings of the brokers of the default transports against what the bus promises.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl Admin {
                     inspect
                         .diagnose()
                         .await
-                        .map_err(|error| error.during(format!("examining {name} {broker}")))?,
+                        .map_err(|error| error.during(format!("diagnosing {name} {broker}")))?,
                 ),
                 None => None,
             };
@@ -91,7 +91,7 @@ impl Admin {
 }
 
 impl Diagnosis {
-    /// Adds what another transport found on the same broker, which is mostly the same.
+    /// Adds the findings of another transport on the same broker, without duplicates.
     fn add(&mut self, findings: Option<Vec<Finding>>) {
         let Some(findings) = findings else { return };
         let known = self.findings.get_or_insert_default();
@@ -125,10 +125,9 @@ async fn locate<T: Transport + ?Sized>(
     let locations = match transport.inspect() {
         Some(inspect) => {
             let locations = inspect.locate(api, member).await;
-            Some(
-                locations
-                    .map_err(|error| at(transport, error).during(format!("looking at {api}")))?,
-            )
+            Some(locations.map_err(|error| {
+                at(transport, error).during(format!("locating messages of {api}"))
+            })?)
         }
         None => None,
     };

@@ -1,4 +1,4 @@
-//! What operators and tools do: [`Admin`].
+//! Operating a bus: [`Admin`].
 
 mod dead_letters;
 mod fire_on_behalf;
@@ -14,18 +14,19 @@ pub use dead_letters::HandledDeadLetters;
 pub use fire_on_behalf::FireOnBehalf;
 pub use locate::{Diagnosis, Route};
 
-/// What operators and tools do with a bus, and services seldom: look at what the brokers keep, handle
-/// dead letters, stand in for another service. Made by [`Bus::admin`]; cheap to clone.
+/// Operations for operators and tools: inspecting brokers, handling dead letters, standing in for another
+/// service. Returned by [`Bus::admin`]. Cheap to clone.
 ///
-/// Every method asks a broker, unless it says otherwise, and fails with
-/// [`Closed`](lightbus_core::ErrorKind::Closed) once the bus is closed.
+/// Methods access the broker unless they say otherwise, and fail with
+/// [`Closed`](lightbus_core::ErrorKind::Closed) once the bus is closed. Methods that only read may be
+/// cancelled at any time.
 #[derive(Clone, Debug)]
 pub struct Admin {
     bus: Bus,
 }
 
 impl Bus {
-    /// What operators and tools do with this bus. It holds the bus as a clone of it does.
+    /// Returns the operations for operators and tools. The handle keeps the bus alive, as a clone does.
     #[must_use]
     pub fn admin(&self) -> Admin {
         Admin { bus: self.clone() }

@@ -1,4 +1,4 @@
-//! Schemas in files: saved from the bus, and loaded to check with.
+//! Saving schemas to files, and loading them for validation.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -9,18 +9,17 @@ use super::Admin;
 use crate::schema::files::{load, save};
 
 impl Admin {
-    /// Saves the documents of all APIs that this process knows, its own and those on the bus, as
-    /// Python's `dumpschema` does. Into a folder: a file `{api}.json` for each. Else into one file: an
-    /// object with each document under its API's name. Indented, if `bus.schema.human_readable` says
-    /// so. Gives the names of the APIs.
+    /// Saves the schemas of all APIs that this process knows, its own and those on the bus, as Python's
+    /// `dumpschema` does. If `to` is a folder, writes a file `{api}.json` for each API; otherwise writes
+    /// one file with an object of all schemas by name. The JSON is indented if
+    /// `bus.schema.human_readable` is set. Returns the names of the APIs.
     ///
-    /// Files are read and written in place: in async code on small files only, or in
-    /// `spawn_blocking`.
+    /// Files are written with blocking calls.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if the bus cannot be read;
-    /// [`Unexpected`](lightbus_core::ErrorKind::Unexpected) if the file cannot be written.
+    /// [`Unavailable`](lightbus_core::ErrorKind::Unavailable) if the broker does not answer;
+    /// [`Unexpected`](lightbus_core::ErrorKind::Unexpected) if a file cannot be written.
     pub async fn save_schemas(&self, to: impl AsRef<Path>) -> Result<Vec<Name>> {
         let to = to.as_ref();
         let saving = async {
@@ -43,18 +42,19 @@ impl Admin {
             .map_err(|error: Error| error.during(format!("saving schemas to {}", to.display())))
     }
 
-    /// Loads documents from a file or a folder that [`save_schemas`](Self::save_schemas), or Python's
-    /// `dumpschema`, has written. They are used to check messages, before what is on the bus, and never
-    /// published: so a process can call and listen where it may not read schemas, or is held to a
-    /// version. Gives the names of the APIs.
+    /// Loads schemas from a file or a folder written by [`save_schemas`](Self::save_schemas) or Python's
+    /// `dumpschema`. They take precedence over those on the bus for validating messages, and are never
+    /// published. With them, a process can call and listen without reading schemas from the bus, or
+    /// validate against a fixed version. Accesses no broker; files are read with blocking calls. Returns
+    /// the names of the APIs.
     ///
-    /// An API of which a document is loaded counts as served: a call that nobody answers then ends
-    /// with its timeout.
+    /// An API whose schema is loaded counts as served: a call that no process answers times out.
     ///
     /// # Errors
     ///
-    /// [`Malformed`](lightbus_core::ErrorKind::Malformed) with the file, if it is not JSON or describes no API;
-    /// [`Unexpected`](lightbus_core::ErrorKind::Unexpected) if it cannot be read. Then nothing is loaded.
+    /// [`Malformed`](lightbus_core::ErrorKind::Malformed), naming the file, if it is not JSON or does not
+    /// describe an API; [`Unexpected`](lightbus_core::ErrorKind::Unexpected) if it cannot be read. Nothing
+    /// is loaded then.
     pub fn load_schemas(&self, from: impl AsRef<Path>) -> Result<Vec<Name>> {
         let from = from.as_ref();
         let loaded = load(from)
