@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// The checks of one procedure or event: none.
 #[derive(Debug, Default)]
-pub(super) struct Checks;
+pub(super) struct Checks {}
 
 impl Checks {
     #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "as in `check`")]

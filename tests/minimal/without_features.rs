@@ -162,6 +162,6 @@ fn an_address_says_which_feature_is_missing() {
     let error = Config::load(["https://user:s3cret@example.com/lightbus.yaml"]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "reading the configuration: this program was built without the means to fetch a configuration over HTTP (file https://user:<hidden>@example.com/lightbus.yaml). Switch on the cargo feature `config-url` of lightbus, or download the file first and name that"
+        "reading the configuration: this program was built without support for fetching a configuration over HTTP (file https://user:<hidden>@example.com/lightbus.yaml). Enable lightbus' cargo feature `config-url`, or download the file and name that"
     );
 }
