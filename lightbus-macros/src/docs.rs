@@ -2,7 +2,7 @@
 
 use syn::{Attribute, Expr, ExprLit, Lit, Meta};
 
-/// The text of the doc comments: one line a line, without the space after the slashes.
+/// Returns the text of the doc comments, without the space after the slashes.
 pub(crate) fn text(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(line);
     let lines = lines.flat_map(|block| block.lines().map(trim).collect::<Vec<_>>());

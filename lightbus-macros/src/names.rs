@@ -1,15 +1,15 @@
-//! What APIs, procedures, events and arguments may be called.
+//! Valid names of APIs, procedures, events and arguments.
 //!
 //! The rules are those of `lightbus_core::name`, which checks names that come from elsewhere.
 
 use syn::{Ident, ext::IdentExt};
 
-/// A name as it is written in Rust, without the `r#` of a raw identifier.
+/// Returns a name without the `r#` of a raw identifier.
 pub(crate) fn of(ident: &Ident) -> String {
     ident.unraw().to_string()
 }
 
-/// What is wrong with the name of an API.
+/// Checks the name of an API. The error says what is wrong.
 pub(crate) fn check_api(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("an API needs a name: write words separated by dots, as `shop.till`".to_owned());
@@ -27,7 +27,7 @@ pub(crate) fn check_api(name: &str) -> Result<(), String> {
     check_characters("an API", name)
 }
 
-/// What is wrong with the name of `what`, a procedure or an event.
+/// Checks the name of `what`, a procedure or an event.
 pub(crate) fn check_member(what: &str, name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err(format!("{what} needs a name"));
@@ -46,7 +46,7 @@ pub(crate) fn check_member(what: &str, name: &str) -> Result<(), String> {
     check_characters(what, name)
 }
 
-/// What is wrong with the name of `what`, an argument or a field.
+/// Checks the name of `what`, an argument or a field.
 pub(crate) fn check_parameter(what: &str, name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err(format!("{what} needs a name"));

@@ -1,4 +1,4 @@
-//! What a configuration may ask for only where the program was built with it.
+//! Refusing a configuration that needs features which the program was built without.
 
 #[cfg(not(feature = "yaml"))]
 use lightbus_core::ErrorKind;
@@ -35,7 +35,7 @@ impl Config {
     }
 }
 
-/// What reading YAML is answered with in a program that cannot.
+/// The error for YAML in a program built without it.
 #[cfg(not(feature = "yaml"))]
 pub(super) fn no_yaml() -> Error {
     let error = Error::new(ErrorKind::Config, "this program was built without YAML");

@@ -173,7 +173,7 @@ impl Check {
         Ok(Self::Tree(Box::new(validator)))
     }
 
-    /// The check on bytes, if the schema says no more than that can see.
+    /// Returns the check on bytes, if it covers all keywords of the schema.
     fn simple(schema: &Value) -> Option<Self> {
         let object = match schema {
             Value::Bool(true) => return Some(Self::Anything),

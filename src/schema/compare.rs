@@ -1,9 +1,8 @@
-//! What a change of an API's schema breaks, and for whom.
+//! Finding what a change of an API's schema breaks, and for whom.
 //!
-//! Two rules decide everything. What is sent by the older side must fit the newer schema, or the older
-//! side breaks; what is sent by the newer side must fit the older schema, or its older receivers
-//! break. All else is a matter of who sends what: callers send arguments, servers send results,
-//! firers send events.
+//! Two rules decide everything. Messages of an older sender must match the newer schema, or the older
+//! sender breaks. Messages of a newer sender must match the older schema, or older receivers break. The
+//! rest follows from who sends what: callers send arguments, servers send results, firers send events.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -69,17 +68,17 @@ pub enum ChangeKind {
     Argument {
         /// Its name.
         argument: String,
-        /// How they changed.
+        /// The change.
         difference: Difference,
     },
     /// The possible results of a procedure changed.
     Result {
-        /// How they changed.
+        /// The change.
         difference: Difference,
     },
 }
 
-/// How the values that a schema allows changed.
+/// A change of the values that a schema allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Difference {

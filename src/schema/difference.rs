@@ -37,7 +37,7 @@ impl Comparison<'_> {
 
     fn compare(&mut self, old: &Value, new: &Value, at: &str) {
         if self.depth == DEEPEST {
-            return self.add(at, Direction::Changed, "what is below is nested too deep to compare");
+            return self.add(at, Direction::Changed, "nested too deep to compare");
         }
         let old = shapes(old, self.roots.0, &mut BTreeSet::new());
         let new = shapes(new, self.roots.1, &mut BTreeSet::new());

@@ -98,7 +98,7 @@ impl Schema {
         compare::compare(old, new)
     }
 
-    /// Checks the arguments of a call by hand, as a caller and a worker do.
+    /// Validates the arguments of a call, as a caller and a worker do.
     ///
     /// ```
     /// use lightbus::{args, schema::Schema};
@@ -114,18 +114,18 @@ impl Schema {
     /// # Errors
     ///
     /// [`ErrorKind::Unknown`] if the API has no such procedure; [`ErrorKind::Invalid`] with what does
-    /// not fit.
+    /// not match.
     #[cfg(feature = "validation")]
     #[cfg_attr(docsrs, doc(cfg(feature = "validation")))]
     pub fn check_call(&self, procedure: &str, arguments: impl Into<Args>) -> Result<()> {
         self.compiled()?.check_call(procedure, &arguments.into().into_fields()?)
     }
 
-    /// Checks the result of a call by hand.
+    /// Validates the result of a call.
     ///
     /// # Errors
     ///
-    /// As [`check_call`](Self::check_call).
+    /// See [`check_call`](Self::check_call).
     #[cfg(feature = "validation")]
     #[cfg_attr(docsrs, doc(cfg(feature = "validation")))]
     pub fn check_result<T: serde::Serialize + ?Sized>(
@@ -136,11 +136,11 @@ impl Schema {
         self.compiled()?.check_result(procedure, &codec::encode(result)?)
     }
 
-    /// Checks the arguments of an event by hand.
+    /// Validates the arguments of an event.
     ///
     /// # Errors
     ///
-    /// As [`check_call`](Self::check_call).
+    /// See [`check_call`](Self::check_call).
     #[cfg(feature = "validation")]
     #[cfg_attr(docsrs, doc(cfg(feature = "validation")))]
     pub fn check_event(&self, event: &str, arguments: impl Into<Args>) -> Result<()> {

@@ -224,7 +224,7 @@ impl InFlight {
                 let Expected { path, deliveries, held, .. } = expected;
                 let state = match (deliveries, held) {
                     (0, _) => "not delivered yet".to_owned(),
-                    (count, 0) => format!("delivered {count} times, to come again"),
+                    (count, 0) => format!("delivered {count} times, to be redelivered"),
                     (count, _) => format!("delivered {count} times, not acknowledged"),
                 };
                 format!("{path} {id} ({state})")
@@ -298,7 +298,7 @@ mod tests {
     fn an_event_is_in_flight_until_every_group_has_settled_it() {
         let in_flight = InFlight::default();
         in_flight.expect(&[event("0")]);
-        assert!(in_flight.is_idle(), "nobody listens");
+        assert!(in_flight.is_idle(), "there is no listener");
         let (spec, group) = (spec(), Name::from("mail-watch"));
         in_flight.joined(&spec);
         in_flight.expect(&[event("1")]);
@@ -306,7 +306,7 @@ mod tests {
         in_flight.delivered(&group, &event("1"));
         assert!(in_flight.describe().contains("not acknowledged"));
         in_flight.settled(&group, &"1".into(), false);
-        assert!(!in_flight.is_idle(), "it comes again");
+        assert!(!in_flight.is_idle(), "it will be redelivered");
         in_flight.delivered(&group, &event("1"));
         in_flight.delivered(&group, &event("1"));
         in_flight.settled(&group, &"1".into(), true);

@@ -185,8 +185,8 @@ impl TestBusBuilder {
         self
     }
 
-    /// Keeps this many events and this many calls to be looked at: 10,000. If there are more,
-    /// looking at them fails and says so.
+    /// Sets how many events and how many calls are recorded. Default: 10,000 each. If there are more,
+    /// assertions on them fail and say so.
     pub fn keep(mut self, limit: usize) -> Self {
         self.keep = limit;
         self

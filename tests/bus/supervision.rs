@@ -1,4 +1,4 @@
-//! A consumer that ended, or stands still although there is work, is restarted; health shows it.
+//! A consumer that ended, or is stalled, is restarted; health shows it.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn start(act: Act) -> (Bus, Scripted, mpsc::Receiver<u64>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_that_stands_still_is_begun_anew() {
+async fn a_stalled_listener_is_restarted() {
     let (bus, scripted, mut hours) = start(Act::Silence).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(scripted.script.listen.count(), 1, "nothing to do is no reason");
@@ -49,7 +49,7 @@ async fn a_listener_that_stands_still_is_begun_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_whose_transport_gave_up_is_begun_anew() {
+async fn a_listener_whose_transport_gave_up_is_restarted() {
     let (bus, scripted, mut hours) = start(Act::End).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let health = bus.health();

@@ -265,7 +265,7 @@ fn read_item(item: TraitItem, api: &Ident, errors: &mut Errors) -> Option<Proced
         TraitItem::Fn(function) => return Some(read_function(function, api, errors)),
         TraitItem::Const(item) => errors.at(
             item,
-            "an API has procedures only: put the constant into the service, or beside the trait",
+            "an API has procedures only: put the constant into the service, or next to the trait",
         ),
         TraitItem::Type(item) => {
             errors.at(item, "an API has procedures only: name the type where it is used");
@@ -377,7 +377,7 @@ fn check_receiver(receiver: &Receiver, errors: &mut Errors) {
         ReceiverKind::Reference(_, None, None) => {}
         ReceiverKind::Reference(_, _, Some(_)) => errors.at(
             receiver,
-            "a service answers many calls at once: write `&self`, and keep what changes in a `Mutex`",
+            "a service answers calls concurrently: write `&self`, and keep mutable state in a `Mutex`",
         ),
         _ => errors.at(receiver, "a service answers many calls: write `&self`"),
     }

@@ -210,7 +210,7 @@ impl Inner {
             Error::timeout("too many calls were waiting for results: none finished in time", limit)
                 .retry(Retry::Safe)
                 .with("bus.max_calls_in_flight", most)
-                .hint("Nothing was sent. Make fewer calls at once, or raise `bus.max_calls_in_flight`")
+                .hint("Nothing was sent. Make fewer concurrent calls, or raise `bus.max_calls_in_flight`")
         })?;
         permit.map_err(|_| Error::closed("the bus"))
     }

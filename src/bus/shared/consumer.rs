@@ -8,9 +8,10 @@
 //! subscription waits for the deliveries that handlers still hold. *Cut off*: the time for that is
 //! over; `take` is dropped at the await it is suspended in. *Restarted*: the transport gave up, or the
 //! watchdog found the consumer stalled; the old subscription is dropped before the next is opened, so
-//! that the broker can redeliver what it held (tests `a_listener_whose_transport_gave_up_is_begun_anew`
-//! and `a_listener_that_stands_still_is_begun_anew`). An error arrives behind the deliveries that came
-//! before it, so those are handled first.
+//! that the broker can redeliver what it held (tests `a_listener_whose_transport_gave_up_is_restarted`
+//! and `a_stalled_listener_is_restarted`). An error arrives behind the deliveries that came
+//! before it, so those are handled first. A panic restarts the whole task, see
+//! [`supervise`](super::supervise).
 //!
 //! Handlers that run in tasks of their own outlive `take`. Closing the subscription would then wait for
 //! their deliveries until `FlowControl::close_timeout`, longer than the process may live: they must be

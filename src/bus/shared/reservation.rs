@@ -1,4 +1,4 @@
-//! Names that are taken while something is being set up.
+//! Reserving names while something is being set up.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use lightbus_core::Name;
 
 use super::{Inner, State};
 
-/// Holds a name for something that is being set up. Dropped, also because the future that sets it up
-/// was dropped, the name is free again; [`keep`](Self::keep) takes it for good.
-#[must_use = "dropped, the name is free again"]
+/// Reserves a name for something that is being set up. Dropping it, for example because the future that
+/// sets it up is dropped, releases the name; [`keep`](Self::keep) keeps it for good.
+#[must_use = "dropping it releases the name"]
 pub(crate) struct Reservation {
     inner: Arc<Inner>,
     name: Name,
@@ -16,7 +16,7 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// The name stays taken.
+    /// Keeps the name for good.
     pub(crate) fn keep(mut self) {
         self.release = None;
     }
@@ -31,7 +31,7 @@ impl Drop for Reservation {
 }
 
 impl Inner {
-    /// Takes the name of a listener, unless this process has one of that name.
+    /// Reserves the name of a listener. Returns `None` if this process already has a listener of it.
     pub(crate) fn reserve_listener(self: &Arc<Self>, name: &Name) -> Option<Reservation> {
         self.state().listener_names.insert(Name::clone(name)).then(|| {
             self.reservation(name, |state, name| {
@@ -40,7 +40,7 @@ impl Inner {
         })
     }
 
-    /// Takes an API to serve, unless this process serves it.
+    /// Reserves an API to serve. Returns `None` if this process already serves it.
     pub(crate) fn reserve_served(self: &Arc<Self>, api: &Name) -> Option<Reservation> {
         self.state().served.insert(Name::clone(api)).then(|| {
             self.reservation(api, |state, api| {
