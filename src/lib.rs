@@ -79,7 +79,7 @@ pub use sensitive::Sensitive;
 
 /// What [`Admin`] returns.
 pub mod admin {
-    pub use crate::bus::{Diagnosis, HandledDeadLetters, Route};
+    pub use crate::bus::{Diagnosis, FireOnBehalf, HandledDeadLetters, Route};
     pub use lightbus_core::transport::{Consumer, Finding, Group, Location, Severity};
 }
 

@@ -11,8 +11,8 @@ use std::{
 
 use lightbus::{
     ErrorKind,
-    bus::{Condition, Life},
     config::Config,
+    health::{Condition, Life},
     prelude::*,
 };
 use lightbus_tests::scripted::{Act, Scripted};

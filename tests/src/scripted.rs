@@ -11,18 +11,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus::{
-    Bus, EventMessage, HistorySpec, Lag, Registry, Result,
-    bus::BusBuilder,
-    config::Config,
+use lightbus::{Bus, BusBuilder, config::Config, transport::memory::MemoryFactory};
+use lightbus_core::{
+    Capabilities, ConfigSection, Error, ErrorKind, EventMessage, FlowControl, Name, Outcome,
+    Registry, Result, RpcMessage, Source, Subscription, Transport, TransportFactory,
     transport::{
-        Capabilities, ConfigSection, Error, ErrorKind, FlowControl, Name, Outcome, RpcMessage,
-        Source, Subscription, Transport, TransportFactory,
-        memory::MemoryFactory,
-        transport::{
-            EventSelector, EventTransport, GroupSpec, ListenSpec, ResultTransport, RpcTransport,
-            SchemaTransport, ServeSpec,
-        },
+        EventSelector, EventTransport, GroupSpec, HistorySpec, Lag, ListenSpec, ResultTransport,
+        RpcTransport, SchemaTransport, ServeSpec,
     },
 };
 use serde_json::value::RawValue;
