@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lightbus_core::{Error, ErrorKind, Result};
+use lightbus_core::{Error, ErrorKind, Result, nearest};
 use serde_json::Value;
 
-use super::{Origin, nearest, schema, tree::Tree, typed::typed};
+use super::{Origin, schema, tree::Tree, typed::typed};
 
 /// The separator of keys in a variable's name. Also ends the prefix.
 const SEPARATOR: &str = "__";

@@ -1,10 +1,10 @@
 //! Turning errors of serde and of transports into errors that help the author of a configuration: with
 //! the path, the file, what was expected and a suggestion, and without secrets.
 
-use lightbus_core::{Error, ErrorKind};
+use lightbus_core::{Error, ErrorKind, nearest};
 use serde_json::Value;
 
-use super::{nearest, schema, secrets, tree::Tree};
+use super::{schema, secrets, tree::Tree};
 
 /// The operation that errors name.
 pub(super) const READING: &str = "reading the configuration";

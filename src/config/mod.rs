@@ -22,7 +22,6 @@ mod schema;
 mod secrets;
 mod selector;
 mod settings;
-mod suggest;
 mod tree;
 mod typed;
 mod warnings;
@@ -43,7 +42,6 @@ pub use plugins::{MetricsPluginConfig, PluginsConfig, StatePluginConfig};
 pub use schema::{json_schema, json_schema_for};
 pub use selector::Selector;
 pub use settings::Setting;
-pub(crate) use suggest::nearest;
 pub use warnings::Warning;
 
 /// The origin of the configuration as a whole, and of each value.

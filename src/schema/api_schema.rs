@@ -8,7 +8,7 @@ use lightbus_core::{Arguments, Error, ErrorKind, Result};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::check::Checks;
-use crate::{config::nearest, sensitive};
+use crate::sensitive;
 
 /// The schema of one API, with its checks compiled when they are first needed.
 #[derive(Debug)]
@@ -135,13 +135,9 @@ impl ApiSchema {
 fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
     let mut known: Vec<_> = known.collect();
     known.sort_unstable();
-    let nearest = nearest(name, known.iter().copied()).map(str::to_owned);
-    let error = Error::new(ErrorKind::Unknown, format!("the API has no {what} `{name}`"))
-        .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
-    match nearest {
-        Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
-        None => error,
-    }
+    Error::new(ErrorKind::Unknown, format!("the API has no {what} `{name}`"))
+        .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") })
+        .did_you_mean(name, known)
 }
 
 #[cfg(test)]

@@ -8,10 +8,7 @@ use lightbus_core::{
 };
 
 use super::Admin;
-use crate::{
-    bus::shared::{Listening, at},
-    config::nearest,
-};
+use crate::bus::shared::{Listening, at};
 
 /// How many dead letters to read at once when handling many.
 const PAGE: usize = 100;
@@ -301,12 +298,10 @@ impl Admin {
             all.iter().map(|listener| &*listener.spec().group.listener).collect();
         known.sort_unstable();
         known.dedup();
-        let error = Error::new(ErrorKind::Config, "this process has no listener of this name")
-            .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
-        Err(match nearest(name, known.iter().copied()) {
-            Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
-            None => error.hint("Handle dead letters in a process of the service, after it has started to listen; or requeue them"),
-        })
+        Err(Error::new(ErrorKind::Config, "this process has no listener of this name")
+            .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") })
+            .hint("Handle dead letters in a process of the service that runs the listener")
+            .did_you_mean(name, known))
     }
 }
 

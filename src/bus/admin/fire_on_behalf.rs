@@ -6,12 +6,9 @@ use futures_util::future::BoxFuture;
 use lightbus_core::{Args, Arguments, Error, ErrorKind, Result, name};
 
 use super::Admin;
-use crate::{
-    bus::{
-        events::Fired,
-        shared::{Bus, Inner, at},
-    },
-    config::nearest,
+use crate::bus::{
+    events::Fired,
+    shared::{Bus, Inner, at},
 };
 
 impl Admin {
@@ -86,11 +83,8 @@ impl IntoFuture for FireOnBehalf {
 impl Inner {
     fn no_schema(&self, api: &str) -> Error {
         let known = self.schema.apis();
-        let error =
-            Error::new(ErrorKind::Unknown, format!("the API `{api}` has no schema on the bus"));
-        match nearest(api, known.iter().map(|name| &**name)) {
-            Some(known) => error.hint(format!("Did you mean `{known}`?")),
-            None => error.hint("A process must serve the API, or have served it a moment ago"),
-        }
+        Error::new(ErrorKind::Unknown, format!("the API `{api}` has no schema on the bus"))
+            .hint("Some process must serve the API, or have served it a moment ago")
+            .did_you_mean(api, known.iter().map(|name| &**name))
     }
 }

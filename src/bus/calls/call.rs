@@ -295,17 +295,14 @@ impl Inner {
 
     fn not_served(&self, entry: &ApiEntry) -> Error {
         let known = self.schema.apis();
-        let nearest = crate::config::nearest(&entry.name, known.iter().map(|name| &**name))
-            .map(str::to_owned);
         let error = Error::new(
             ErrorKind::Unavailable,
             format!("no process serves `{}`: its schema is not on the bus", entry.name),
         )
         .with("on the bus", if known.is_empty() { "nothing".to_owned() } else { known.join(", ") });
-        at(&*entry.rpc, error).hint(match nearest {
-            Some(nearest) => format!("Did you mean `{nearest}`?"),
-            None => "Is the service that serves it running, and on this broker?".to_owned(),
-        })
+        at(&*entry.rpc, error)
+            .hint("Is the service that serves it running, and on this broker?")
+            .did_you_mean(&entry.name, known.iter().map(|name| &**name))
     }
 
     fn no_answer(&self, entry: &ApiEntry, limit: Duration) -> Error {

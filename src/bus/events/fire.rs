@@ -5,7 +5,6 @@ use tokio::time::timeout;
 
 use crate::{
     bus::shared::{Bus, Inner, at},
-    config::nearest,
     contract::{Contract, Event},
 };
 
@@ -131,11 +130,8 @@ impl Inner {
             return Ok(contract);
         }
         let names: Vec<_> = contract.events.iter().map(|event| event.name).collect();
-        let error = Error::new(ErrorKind::Unknown, format!("the API has no event `{event}`"))
-            .with("it has", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
-        Err(match nearest(event, names.iter().copied()) {
-            Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
-            None => error,
-        })
+        Err(Error::new(ErrorKind::Unknown, format!("the API has no event `{event}`"))
+            .with("it has", if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+            .did_you_mean(event, names))
     }
 }

@@ -27,7 +27,6 @@ use super::{
 };
 use crate::{
     bus::shared::{ApiEntry, Bus, HandlerResult, Inner, Listening, Progress, at},
-    config::nearest,
     contract::Parameter,
 };
 
@@ -479,15 +478,12 @@ impl Listen {
             return Ok(());
         }
         let known: Vec<_> = fields.iter().map(|field| field.name).collect();
-        let error = Error::new(
+        Err(Error::new(
             ErrorKind::Config,
             format!("the event has no field `{field}` to order it by"),
         )
-        .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
-        Err(match nearest(field, known.iter().copied()) {
-            Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
-            None => error,
-        })
+        .with("it has", if known.is_empty() { "none".to_owned() } else { known.join(", ") })
+        .did_you_mean(field, known))
     }
 }
 

@@ -250,15 +250,15 @@ fn factory<'r>(
 ) -> Result<&'r dyn TransportFactory> {
     registry.get(selector.name()).map_err(|error| {
         let error = error.with("at", path);
-        match crate::config::nearest(selector.name(), registry.names()) {
-            Some(known) => error.hint(format!("Did you mean `{known}`?")),
-            None if selector.name() == "debug" => {
+        let error = match selector.name() {
+            "debug" => {
                 error.hint("Use `memory` where Python has `debug`: nothing leaves this process")
             }
-            None if ["redis", "amqp", "kafka", "memory"].contains(&selector.name()) => error.hint(
-                format!("Build the program with lightbus' cargo feature `{}`", selector.name()),
-            ),
-            None => error,
-        }
+            name if crate::TRANSPORTS.contains(&name) => {
+                error.hint(format!("Build the program with lightbus' cargo feature `{name}`"))
+            }
+            _ => error,
+        };
+        error.did_you_mean(selector.name(), registry.names())
     })
 }

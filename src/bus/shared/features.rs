@@ -4,8 +4,6 @@ use std::{fmt, str::FromStr};
 
 use lightbus_core::{Error, ErrorKind, Result};
 
-use crate::config::nearest;
-
 /// The kinds of work that a process does. By default all.
 ///
 /// With them, one program can be run as several processes: `LIGHTBUS_FEATURES=rpcs,events` answers calls
@@ -69,14 +67,9 @@ impl Features {
             "rpcs" => Ok(&mut self.rpcs),
             "events" => Ok(&mut self.events),
             "tasks" => Ok(&mut self.tasks),
-            _ => {
-                let error = Error::new(ErrorKind::Config, format!("there is no feature `{name}`"))
-                    .with("known", Self::NAMES.join(", "));
-                Err(match nearest(name, Self::NAMES.into_iter()) {
-                    Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
-                    None => error,
-                })
-            }
+            _ => Err(Error::new(ErrorKind::Config, format!("there is no feature `{name}`"))
+                .with("known", Self::NAMES.join(", "))
+                .did_you_mean(name, Self::NAMES)),
         }
     }
 }
