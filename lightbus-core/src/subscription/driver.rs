@@ -1,9 +1,22 @@
 //! The task behind a subscription.
 //!
-//! One loop, four things to wait for: settlements from the deliveries in flight, the fetch under
-//! way, the settlement under way, and deliveries whose wait is over. Credit is the room that is
-//! left: `max_in_flight` less what is in flight. The driver asks the broker only for what it has
-//! credit for, so a slow handler stops the reading, not the memory.
+//! One task owns everything: the source, a [slot](super::slots) for each delivery in flight, and the
+//! settlements that the broker does not have yet. Handlers own only an
+//! [`AckHandle`](super::AckHandle), which sends the outcome over a channel. Nothing is locked.
+//!
+//! The loop waits for settlements, for the redelivery that is due next, and for at most one fetch, one
+//! settlement and one [`begin`](Source::begin) in progress. Credit is the window less what is in flight;
+//! a fetch asks for no more, so slow handlers stop the reading instead of filling the memory.
+//!
+//! The races, and the tests in `tests/subscription.rs` that hold them:
+//!
+//! - Settlements that arrive while one is in progress are sent together as the next one; if it fails, it
+//!   is sent again with those that came since: `settlements_that_come_meanwhile_go_together`,
+//!   `what_could_not_be_settled_is_settled_again_with_what_came_since`.
+//! - `begin` borrows the token, so a delivery settled meanwhile is settled when it is back:
+//!   `a_delivery_dropped_while_it_begins_is_not_lost`.
+//! - A fetch in progress at close may have taken messages: `a_fetch_that_can_be_interrupted_is_not_dropped`.
+//! - Closing waits for handlers, but not for ever: `close_waits_for_what_is_held_but_not_for_ever`.
 
 use std::{
     cmp::Reverse,
