@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use lightbus::{
     Bus,
-    transport::transport::{GroupSpec, Location},
+    transport::{GroupSpec, Location},
 };
 
 use crate::failure::Failure;

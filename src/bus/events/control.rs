@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use lightbus_core::{Error, ErrorKind, Result};
 
-use crate::{
-    bus::{Bus, shared::Listening},
-    config::nearest,
-};
+use crate::bus::{Bus, shared::Listening};
 
 impl Bus {
     /// Pauses a listener of this process: it takes nothing more, and gives back what it had taken and
@@ -63,12 +60,8 @@ impl Bus {
         if !named.is_empty() {
             return Ok(named);
         }
-        let error =
-            Error::new(ErrorKind::Unknown, format!("this process has no listener `{name}`"));
         let names = state.listener_names.iter().map(|name| &**name);
-        Err(match nearest(name, names) {
-            Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
-            None => error,
-        })
+        Err(Error::new(ErrorKind::Unknown, format!("this process has no listener `{name}`"))
+            .did_you_mean(name, names))
     }
 }

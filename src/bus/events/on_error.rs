@@ -30,11 +30,10 @@ impl Default for OnError {
 /// # use std::time::Duration;
 /// use lightbus::RetryPolicy;
 ///
-/// let patient = RetryPolicy { attempts: 8, longest_wait: Duration::from_secs(60), ..RetryPolicy::default() };
-/// # assert!(patient.breaker);
+/// let patient = RetryPolicy::attempts(8).backoff(Duration::from_millis(200), Duration::from_secs(60));
+/// assert_eq!(patient, RetryPolicy { attempts: 8, longest_wait: Duration::from_secs(60), ..RetryPolicy::default() });
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct RetryPolicy {
     /// The number of attempts in all, including the first. Default: 5. Zero counts as one.
     pub attempts: u32,
@@ -75,6 +74,20 @@ impl RetryPolicy {
     pub const fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.first_wait = first;
         self.longest_wait = longest;
+        self
+    }
+
+    /// Sets how many deliveries of an event that are never settled are made before it is dead-lettered.
+    #[must_use]
+    pub const fn deliveries(mut self, deliveries: u32) -> Self {
+        self.deliveries = deliveries;
+        self
+    }
+
+    /// Sets whether the listener waits while different events fail in a row.
+    #[must_use]
+    pub const fn breaker(mut self, breaker: bool) -> Self {
+        self.breaker = breaker;
         self
     }
 }
