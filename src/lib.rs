@@ -121,6 +121,9 @@ pub mod prelude {
     };
 }
 
+/// All that [`registry`] may have, by the names of their cargo features.
+pub(crate) const TRANSPORTS: [&str; 4] = ["memory", "redis", "amqp", "kafka"];
+
 /// Returns the compiled-in transports. Add others with [`Registry::with`].
 #[must_use]
 pub fn registry() -> Registry {

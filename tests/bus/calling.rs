@@ -109,7 +109,7 @@ async fn a_nested_call_waits_no_longer_than_the_outermost_caller(place: Place) {
     back.serve(BackApi(service)).await.unwrap();
     let (answers, mut answered) = mpsc::channel(1);
     front.serve(FrontApi(Asking { bus: front.clone(), answers })).await.unwrap();
-    let ask = FrontClient::new(&caller).ask(1).timeout(Duration::from_millis(500));
+    let ask = FrontClient::new(&caller).ask(1).timeout(Duration::from_secs(2));
     let error = soon("giving up", ask.into_future()).await.unwrap_err();
     assert!(error.to_string().contains("no result arrived in time"), "{error}");
     assert_eq!(soon("the nested call", seen.begun.recv()).await, Some(1));

@@ -72,7 +72,7 @@ async fn what_it_cannot_do_is_told_with_the_line_to_change() {
     // Nothing is left of it: nobody waits for an answer that never comes.
     assert!(bus.remote_apis().await.unwrap().is_empty());
     let again = bus.serve(LedgerApi(Service)).await.unwrap_err().to_string();
-    assert!(again.contains("relies on"), "{again}");
+    assert!(again.contains("requires"), "{again}");
 }
 
 #[tokio::test]

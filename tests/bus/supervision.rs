@@ -1,8 +1,18 @@
 //! A consumer that ended, or is stalled, is restarted; health shows it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use lightbus::{health::Condition, prelude::*};
+use lightbus::{
+    Error, ErrorKind, EventMessage, Registry, Result,
+    config::Config,
+    health::Condition,
+    prelude::*,
+    transport::{
+        ConfigSection, Transport, TransportFactory,
+        EventTransport, ResultTransport, RpcTransport, SchemaTransport,
+        memory::MemoryFactory,
+    },
+};
 use lightbus_tests::scripted::{Act, Scripted};
 use tokio::sync::mpsc;
 

@@ -1,6 +1,6 @@
 //! Listeners that are paused, resumed and stopped while their process runs.
 
-use lightbus::{ErrorKind, bus::Condition, prelude::*};
+use lightbus::{ErrorKind, health::Condition, prelude::*};
 
 use lightbus_tests::{Place, eventually, on_every_transport, soon};
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus::{RetryPolicy, bus::Condition, prelude::*};
+use lightbus::{RetryPolicy, health::Condition, prelude::*};
 
 use lightbus_tests::{Place, eventually, on_every_transport, soon};
 
