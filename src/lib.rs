@@ -80,7 +80,7 @@ pub use sensitive::Sensitive;
 /// What [`Admin`] returns.
 pub mod admin {
     pub use crate::bus::{Diagnosis, FireOnBehalf, HandledDeadLetters, Route};
-    pub use lightbus_core::transport::{Consumer, Finding, Group, Location, Severity};
+    pub use lightbus_core::transport::{Consumer, Finding, Group, GroupSpec, Location, Severity};
 }
 
 /// What [`Bus::health`] returns.

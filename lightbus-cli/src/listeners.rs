@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use lightbus::{
     Bus,
-    transport::{GroupSpec, Location},
+    admin::{GroupSpec, Location},
 };
 
 use crate::failure::Failure;

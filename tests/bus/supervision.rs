@@ -8,9 +8,8 @@ use lightbus::{
     health::Condition,
     prelude::*,
     transport::{
-        ConfigSection, Transport, TransportFactory,
-        EventTransport, ResultTransport, RpcTransport, SchemaTransport,
-        memory::MemoryFactory,
+        ConfigSection, EventTransport, ResultTransport, RpcTransport, SchemaTransport, Transport,
+        TransportFactory, memory::MemoryFactory,
     },
 };
 use lightbus_tests::scripted::{Act, Scripted};
@@ -136,7 +135,7 @@ async fn whatever_fails_in_a_transport_the_bus_names_the_operation() {
 
     let letter = lightbus::DeadLetter {
         id: "1".into(),
-        event: EventMessage::new("e", "clock", "struck", 1, lightbus::transport::Arguments::new()),
+        event: EventMessage::new("e", "clock", "struck", 1, lightbus::Arguments::new()),
         group: "clock-hours".into(),
         reason: "no".into(),
         attempts: 1,

@@ -147,10 +147,8 @@ impl Listener {
         if self.takes_no_more(phase) {
             return None;
         }
-        match delivery.begin().await {
-            Some(delivery) => Some(AtWork { delivery, suspect, compared: false }),
-            None => None,
-        }
+        let delivery = delivery.begin().await?;
+        Some(AtWork { delivery, suspect, compared: false })
     }
 
     fn dead_letter_unhandled(&self, delivery: Delivery<EventMessage>, before: u32) {

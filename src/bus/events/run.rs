@@ -22,6 +22,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use lightbus_core::{Backoff, Delivery, EventMessage, Subscription};
 use tokio::{
     sync::{Mutex, Semaphore, mpsc, watch},
@@ -34,6 +35,10 @@ use super::{
     listener::{Control, Listener},
 };
 use crate::bus::shared::{Phase, consume, cut_off, drained, until_cut_off};
+
+type Deliveries = Vec<Delivery<EventMessage>>;
+/// Gives the room of a batch back once its deliveries are taken.
+type Taken = BoxFuture<'static, Deliveries>;
 
 /// The waits before a listener that cannot subscribe after a pause asks again.
 const FIRST_RESUME: Duration = Duration::from_millis(200);
@@ -136,14 +141,9 @@ impl Listener {
     /// A channel with room for all that may be in flight, and what puts deliveries into it.
     pub(super) fn channel(
         &self,
-    ) -> (
-        mpsc::Receiver<Delivery<EventMessage>>,
-        impl FnMut(
-            Vec<Delivery<EventMessage>>,
-        ) -> futures_util::future::BoxFuture<'static, Vec<Delivery<EventMessage>>>,
-    ) {
+    ) -> (mpsc::Receiver<Delivery<EventMessage>>, impl FnMut(Deliveries) -> Taken + use<>) {
         let (sender, arrived) = mpsc::channel(self.spec.flow.max_in_flight);
-        let take = move |mut deliveries: Vec<Delivery<EventMessage>>| {
+        let take = move |mut deliveries: Deliveries| -> Taken {
             let sender = sender.clone();
             Box::pin(async move {
                 for delivery in deliveries.drain(..) {
@@ -151,7 +151,7 @@ impl Listener {
                     let _ = sender.send(delivery).await;
                 }
                 deliveries
-            }) as futures_util::future::BoxFuture<'static, _>
+            })
         };
         (arrived, take)
     }

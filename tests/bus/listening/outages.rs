@@ -83,7 +83,7 @@ async fn watch(bus: &Bus, concurrency: usize, policy: RetryPolicy) -> (Notes, Ar
     bus.listen("watch", move |event: Ordered| {
         let (noted, count) = (noted.clone(), Arc::clone(&count));
         async move {
-            if event.number % 10 == 0 {
+            if event.number.is_multiple_of(10) {
                 count.fetch_add(1, Ordering::SeqCst);
                 return Err(HandlerError::new("bad"));
             }
