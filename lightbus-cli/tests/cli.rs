@@ -617,7 +617,7 @@ async fn the_doctor_examines_rabbitmq() {
             finding["severity"] == severity && finding["what"].as_str().unwrap().contains(what)
         })
     };
-    assert!(has("good", "RabbitMQ ") && has("good", "takes messages"), "{}", fine.out());
+    assert!(has("good", "RabbitMQ ") && has("good", "accepts messages"), "{}", fine.out());
     assert!(has("good", "lightbus.schemas") && has("good", "lightbus.events"), "{}", fine.out());
     assert!(has("warning", "does not show policies"), "{}", fine.out());
     let versions =

@@ -237,7 +237,7 @@ fn python_class<'de, D: Deserializer<'de>>(
 ) -> Result<Option<String>, D::Error> {
     match Option::<String>::deserialize(deserializer)? {
         Some(path) if path != known => Err(de::Error::custom(format_args!(
-            "`{path}` is a Python class without a counterpart in Rust: remove the option, or set it to `{known}`"
+            "`{path}` names a Python class, which has no counterpart in Rust: remove the option, or set it to `{known}`"
         ))),
         path => Ok(path),
     }

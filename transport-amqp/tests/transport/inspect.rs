@@ -40,7 +40,10 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
             assert!(says("of the cluster"), "{findings:?}");
         }
     }
-    assert!(says("confirms them") && says("`lightbus.events` is as it would be"), "{findings:?}");
+    assert!(
+        says("confirms them") && says("`lightbus.events` matches its declaration"),
+        "{findings:?}"
+    );
     assert!(findings.iter().any(|finding| finding.cure.contains("list_policies")));
 
     // Something else is there under a name of the bus.
