@@ -130,7 +130,7 @@ fn the_schema_for_editors_accepts_a_file_of_python_and_knows_each_of_its_keys() 
     }
     let ttl = &schema["properties"]["bus"]["properties"]["schema"]["properties"]["ttl"];
     assert_eq!((&ttl["default"], &ttl["type"]), (&json!(60), &json!("number")));
-    assert!(ttl["description"].as_str().unwrap().contains("Renewed"), "{ttl}");
+    assert!(ttl["description"].as_str().unwrap().contains("renewed"), "{ttl}");
 }
 
 #[test]
@@ -142,11 +142,11 @@ fn what_is_wrong_is_said_with_its_path_its_file_and_what_is_nearest() {
         ),
         (
             "schema: { transport: { redis: {} } }",
-            "reading the configuration: there is no key `schema` here (at schema, known service_name, process_name, bus, apis, plugins, file lightbus.yaml). It belongs elsewhere: `bus.schema`",
+            "reading the configuration: there is no key `schema` here (at schema, known service_name, process_name, bus, apis, listeners, plugins, file lightbus.yaml). It belongs elsewhere: `bus.schema`",
         ),
         (
             "rpc_timeout: 3",
-            "reading the configuration: there is no key `rpc_timeout` here (at rpc_timeout, known service_name, process_name, bus, apis, plugins, file lightbus.yaml). It belongs elsewhere: `apis.default.rpc_timeout`",
+            "reading the configuration: there is no key `rpc_timeout` here (at rpc_timeout, known service_name, process_name, bus, apis, listeners, plugins, file lightbus.yaml). It belongs elsewhere: `apis.default.rpc_timeout`",
         ),
         (
             "apis: { default: { rpc_timeout: 'soon' } }",

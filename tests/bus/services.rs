@@ -105,7 +105,7 @@ async fn wrong_arguments_are_refused_before_they_are_sent(place: Place) {
     let calls = Arc::new(AtomicUsize::new(0));
     server.serve(AuthApi(Service { calls: Arc::clone(&calls) })).await.unwrap();
     for (args, why) in [
-        (args! { username: "admin", password: 3 }, "`password` does not fit"),
+        (args! { username: "admin", password: 3 }, "`password` does not match the schema"),
         (args! { username: "admin" }, "`password` is missing"),
         (args! { username: "admin", password: "x", extra: 1 }, "no argument `extra`"),
     ] {

@@ -107,5 +107,8 @@ fn a_broken_configuration_names_the_key_and_the_nearest() {
         Program::start(&mut Program::example("auth_service", Some(&missing))).finish();
     std::fs::remove_dir_all(&folder).unwrap();
     assert_eq!(code, Some(1));
-    assert!(printed.contains("nowhere.yaml") && printed.contains("cannot be read"), "{printed}");
+    assert!(
+        printed.contains("nowhere.yaml") && printed.contains("cannot read the file"),
+        "{printed}"
+    );
 }

@@ -98,7 +98,7 @@ impl Client {
                 .with("bytes", request.len())
                 .with("limit", LONGEST));
         }
-        let answer = connection.expect(id)?;
+        let answer = connection.await_answer(id)?;
         let broken = || away("the connection to the loft broke").retry(Retry::MayDuplicate);
         connection.requests.send(request.into()).await.map_err(|_| broken())?;
         match answer.await.map_err(|_| broken())? {
@@ -135,7 +135,7 @@ impl Connection {
         lock(&self.answers).is_some()
     }
 
-    fn expect(&self, id: u64) -> Result<oneshot::Receiver<Answer>> {
+    fn await_answer(&self, id: u64) -> Result<oneshot::Receiver<Answer>> {
         let (sender, answer) = oneshot::channel();
         let mut answers = lock(&self.answers);
         let waiting = answers.as_mut().ok_or_else(|| away("the connection to the loft broke"))?;

@@ -25,7 +25,7 @@ pub(super) async fn busy(place: &Place) -> Bus {
     bus.serve(AuthApi(Service)).await.unwrap();
     bus.listen("welcome", |_: UserRegistered| async { Ok(()) }).await.unwrap();
     bus.listen("fails", |_: UserRegistered| async { Err(std::io::Error::other("no").into()) })
-        .on_error(OnError::Retry(RetryPolicy::attempts(2)))
+        .on_error(OnError::Retry(RetryPolicy::attempts(2).breaker(false)))
         .await
         .unwrap();
     drop(tokio::spawn(bus.clone().run()));

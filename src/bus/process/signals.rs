@@ -59,10 +59,13 @@ impl Signals {
     #[cfg(unix)]
     fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        // First: handlers run in this order. Otherwise a bus that stops at once, while the signal is
+        // still being handled, would have it end the process, too.
+        let taken = default_effect::Taken::new()?;
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            _taken: default_effect::Taken::new()?,
+            _taken: taken,
         })
     }
 

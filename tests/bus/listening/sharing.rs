@@ -26,6 +26,9 @@ async fn watch(bus: &Bus, notes: &Notes, takes: Duration) {
 
 async fn a_process_that_joins_late_gets_its_share_of_the_backlog(place: Place) {
     const EVENTS: u32 = 300;
+    if !place.shares_a_backlog() {
+        return;
+    }
     // A group of Kafka takes seconds to let a process in.
     let takes = Duration::from_millis(if place.orders_without_keys() { 15 } else { 60 });
     let first = place.bus("shop").await;

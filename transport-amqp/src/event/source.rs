@@ -22,7 +22,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -33,8 +33,6 @@ use lightbus_core::{
     Closing, Error, EventMessage, Name, Outcome, Result, Source, json,
     transport::{EventSelector, ListenSpec},
 };
-
-use tokio::sync::Notify;
 
 use super::{
     WHAT,
@@ -92,10 +90,7 @@ pub(super) struct EventSource {
     config: Arc<EventConfig>,
     spec: ListenSpec,
     group: Name,
-    /// How many events may be unsettled: the prefetch count that the consumer is to have.
-    window: AtomicU16,
-    /// Rung when that changes.
-    resized: Notify,
+    prefetch: u16,
     in_flight: Arc<AtomicU64>,
     active: tokio::sync::Mutex<Option<Active>>,
     /// Messages that cannot be read, and are not dead-lettered yet.
@@ -106,10 +101,6 @@ struct Active {
     session: Arc<Session>,
     inbox: Inbox,
     consumer: Option<ShortString>,
-    /// Its prefetch count. RabbitMQ fixes it when a consumer begins.
-    prefetch: u16,
-    /// Marks what the consumer delivers: another for each consumer of the channel.
-    mark: Name,
 }
 
 impl EventSource {
@@ -129,8 +120,8 @@ impl EventSource {
             dead_letter_publisher: Arc::clone(dead_letter_publisher),
             config: Arc::clone(config),
             group: spec.group.name(),
-            window: AtomicU16::new(first_prefetch(config, spec)),
-            resized: Notify::new(),
+            // 0 would be no limit.
+            prefetch: u16::try_from(spec.flow.max_in_flight).unwrap_or(u16::MAX).max(1),
             spec: spec.clone(),
             in_flight,
             active: tokio::sync::Mutex::new(None),
@@ -148,35 +139,13 @@ impl EventSource {
     async fn begin(&self) -> Result<Active> {
         let link = self.client.consumes().await?;
         let channel = link.channel().await?;
+        let limit = channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
+        link.request(limit, Sent::Harmless).await?;
         let session = Arc::new(Session::new(link, channel));
-        let (inbox, mark) = (Inbox::new(), Name::from("0"));
-        let mut active = Active { session, inbox, consumer: None, prefetch: 0, mark };
-        self.consume(&mut active).await?;
-        Ok(active)
-    }
-
-    /// Begins a consumer whose prefetch count is the window.
-    async fn consume(&self, active: &mut Active) -> Result<()> {
-        let Active { session, inbox, consumer, prefetch, mark } = active;
-        *prefetch = self.window.load(Ordering::Relaxed);
-        let limit = session.channel.basic_qos(*prefetch, BasicQosOptions { global: false });
-        session.link.request(limit, Sent::Harmless).await?;
+        let mut inbox = Inbox::new();
         let queue = queue_of(&self.config, &self.group);
-        *consumer = Some(session.consume(&queue, Name::clone(mark), inbox).await?);
-        Ok(())
-    }
-
-    /// Replaces the consumer by one whose prefetch count follows the window. What the old one had taken
-    /// stays where it is, before what the new one takes.
-    async fn resize_consumer(&self, active: &mut Active) -> Result<()> {
-        if !is_worth_it(active.prefetch, self.window.load(Ordering::Relaxed)) {
-            return Ok(());
-        }
-        let Some(consumer) = active.consumer.take() else { return Ok(()) };
-        active.session.cancel(&[consumer]).await;
-        let next = active.mark.parse::<u64>().unwrap_or(0).wrapping_add(1);
-        active.mark = next.to_string().into();
-        self.consume(active).await
+        let consumer = session.consume(&queue, Name::clone(&self.group), &mut inbox).await?;
+        Ok(Active { session, inbox, consumer: Some(consumer) })
     }
 
     /// Starts again after the connection was lost, and declares what may be gone.
@@ -234,24 +203,16 @@ impl EventSource {
         active: &mut Active,
         max: usize,
     ) -> Result<Vec<(Arc<EventMessage>, EventToken)>> {
-        self.resize_consumer(active).await?;
-        let Active { session, inbox, mark, .. } = active;
+        let Active { session, inbox, .. } = active;
         let mut events = Vec::with_capacity(max.min(256));
         let mut done = Vec::new();
-        let mut next = tokio::select! {
-            biased;
-            next = inbox.next() => next,
-            // Asked again at once, with the new window.
-            () = self.resized.notified() => return Ok(Vec::new()),
-        };
+        let mut next = inbox.next().await;
         let ended = loop {
             match next {
                 Some((_, Some(Ok(delivery)))) => {
                     events.extend(self.read(session, delivery, &mut done));
                 }
                 Some((_, Some(Err(error)))) => break Some(session.ended(Some(error))),
-                // The end of a consumer that was replaced.
-                Some((of, None)) if of != *mark => {}
                 Some((_, None)) | None => break Some(session.ended(None)),
             }
             if events.len() + done.len() >= max {
@@ -319,26 +280,6 @@ impl EventSource {
         }
         unseen
     }
-}
-
-/// The prefetch count before anything is known of the handlers. With a single active consumer the
-/// window is not followed: replacing the consumer would hand the queue to another process.
-fn first_prefetch(config: &EventConfig, spec: &ListenSpec) -> u16 {
-    if spec.flow.concurrency.is_some() && !config.single_active_consumer {
-        return 1;
-    }
-    // 0 would be no limit.
-    u16::try_from(spec.flow.max_in_flight).unwrap_or(u16::MAX).max(1)
-}
-
-/// Whether a consumer is to be replaced for this: small windows are followed exactly, large ones when
-/// they double or halve.
-fn is_worth_it(prefetch: u16, window: u16) -> bool {
-    const SMALL: u16 = 16;
-    prefetch != window
-        && (prefetch.max(window) <= SMALL
-            || window >= prefetch.saturating_mul(2)
-            || window <= prefetch / 2)
 }
 
 /// Delivery tags, grouped by session.
@@ -443,16 +384,6 @@ impl Source for EventSource {
 
     fn size(&self, message: &EventMessage) -> usize {
         message.fields.size()
-    }
-
-    fn resize(&self, window: usize) {
-        if self.config.single_active_consumer {
-            return;
-        }
-        let window = u16::try_from(window).unwrap_or(u16::MAX).max(1);
-        if self.window.swap(window, Ordering::Relaxed) != window {
-            self.resized.notify_one();
-        }
     }
 
     async fn close(&self) -> Result<()> {
