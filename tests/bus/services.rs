@@ -162,7 +162,7 @@ async fn nobody_serving_is_said(place: Place) {
 async fn a_slow_procedure_is_a_timeout(place: Place) {
     let (server, caller) = (place.bus("auth").await, place.bus("web").await);
     server.serve(AuthApi(Service::default())).await.unwrap();
-    let call = AuthClient::new(&caller).slow().timeout(Duration::from_millis(200));
+    let call = AuthClient::new(&caller).slow().timeout(Duration::from_secs(1));
     let error = soon("giving up", call.into_future()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.to_string().contains("calling auth.slow"), "{error}");

@@ -186,7 +186,7 @@ async fn a_call_may_be_lost_and_never_runs_twice() {
     let runs = Arc::default();
     let server = test.process("till").await.unwrap();
     server.serve(TillApi(Counting(Arc::clone(&runs)))).await.unwrap();
-    let limit = Duration::from_millis(if test.is_in_memory() { 5000 } else { 500 });
+    let limit = Duration::from_millis(if test.is_in_memory() { 5000 } else { 3000 });
     let calls = (0..100).map(|amount| {
         let call = TillClient::new(&test).pay(amount).timeout(limit);
         async move { (amount, call.await.map_err(lightbus::Error::from)) }
