@@ -36,8 +36,11 @@ async fn main() -> lightbus::Result<()> {
         Ok(())
     })
     .concurrency(8)
+    // Each order for itself: the breaker would wait until another one is printed.
     .on_error(OnError::Retry(
-        RetryPolicy::attempts(3).backoff(Duration::from_millis(20), Duration::from_secs(10)),
+        RetryPolicy::attempts(3)
+            .backoff(Duration::from_millis(20), Duration::from_secs(10))
+            .breaker(false),
     ))
     .await?;
 
