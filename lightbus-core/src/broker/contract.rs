@@ -23,7 +23,7 @@ use crate::{
 ///
 /// **Connecting.** An operation may come before [`connect`](Self::connect), and after it failed: it
 /// connects when it has to. After a connection broke the next operation connects again. No task of your
-/// own has to try: consumers ask again, with growing waits, for as long as they live.
+/// own has to try: consumers ask again, with exponential backoff, for as long as they live.
 ///
 /// **Limits.** An operation that does not end within [`TIMEOUT`](Self::TIMEOUT) is dropped, and fails
 /// as `Unavailable`.

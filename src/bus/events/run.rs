@@ -37,7 +37,7 @@ use super::{
 use crate::bus::shared::{Phase, consume, cut_off, drained, until_cut_off};
 
 type Deliveries = Vec<Delivery<EventMessage>>;
-/// Gives the room of a batch back once its deliveries are taken.
+/// Returns the emptied batch once its deliveries are taken.
 type Taken = BoxFuture<'static, Deliveries>;
 
 /// The waits before a listener that cannot subscribe after a pause asks again.
