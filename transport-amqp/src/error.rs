@@ -63,7 +63,7 @@ fn from_answer(code: u16, text: &str, retry: Retry) -> Error {
             ErrorKind::Config,
             format!("RabbitMQ refuses the user, the password, or what they ask for: {text}"),
         )
-        .hint("Set them in `url`, as amqp://user:password@host:port/vhost, and grant the user the permissions that the README of lightbus-transport-amqp lists"),
+        .hint("Set them in `url`, as amqp://user:password@host:port/vhost, and grant the user the permissions to configure, write and read that the README of lightbus-transport-amqp lists"),
         404 if is_down(text) => {
             Error::new(ErrorKind::Unavailable, format!("the node of the queue is down: {text}"))
                 .retry(retry)
