@@ -26,7 +26,7 @@ use super::{
     listener::{End, Failure, Listener},
     on_error::OnError,
 };
-use crate::bus::shared::{Phase, drained};
+use crate::bus::shared::{Held, Phase, drained};
 
 /// How many events are compared at most: so many bad ones in a row keep a lane from going on.
 const MOST_COMPARED: usize = 5;
@@ -43,6 +43,8 @@ pub(super) struct AtWork {
     /// It failed while the breaker was open, and another event was handled since: now it is bad if its
     /// tries are used up once more, and its failures say nothing of others.
     compared: bool,
+    /// A listener that waits for a retry is not stalled.
+    _held: Held,
 }
 
 /// How the tries of an event ended.
@@ -148,7 +150,7 @@ impl Listener {
             return None;
         }
         let delivery = delivery.begin().await?;
-        Some(AtWork { delivery, suspect, compared: false })
+        Some(AtWork { delivery, suspect, compared: false, _held: self.progress.hold() })
     }
 
     fn dead_letter_unhandled(&self, delivery: Delivery<EventMessage>, before: u32) {

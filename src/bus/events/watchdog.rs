@@ -29,8 +29,8 @@ struct Seen {
 }
 
 /// Checks a listener periodically until the bus drains. A listener is stalled if several consecutive
-/// checks find that the broker has events for it while it takes none, handles none, and is not waiting
-/// for the broker.
+/// checks find that the broker has events for it while it takes none, holds none (one may wait for a
+/// retry), and is not waiting for the broker.
 pub(super) async fn watch_over(
     listener: Weak<Listener>,
     inner: Weak<Inner>,

@@ -115,6 +115,8 @@ pub(crate) struct Progress {
     taken: AtomicU64,
     finished: AtomicU64,
     at_work: Mutex<AtWork>,
+    /// How many are begun and neither settled nor returned: in progress, or waiting for a retry.
+    held: AtomicU64,
     /// The age at which work counts as stuck; `None` for never.
     stuck_after: Mutex<Option<Duration>>,
     /// When something last started, in milliseconds after `start`.
@@ -139,6 +141,7 @@ impl Progress {
             taken: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             at_work: Mutex::default(),
+            held: AtomicU64::new(0),
             stuck_after: Mutex::new(Some(STUCK_AFTER)),
             last: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
@@ -279,9 +282,16 @@ impl Progress {
         self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns how many were taken in all, and whether any is in progress.
+    /// Counts one as begun until the returned guard is dropped, also while it waits for a retry.
+    pub(crate) fn hold(self: &Arc<Self>) -> Held {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Held(Arc::clone(self))
+    }
+
+    /// Returns how many were taken in all, and whether any is in progress or waits for a retry.
     pub(crate) fn count(&self) -> (u64, bool) {
-        (self.taken.load(Ordering::Relaxed), self.lock_work().count > 0)
+        let busy = self.held.load(Ordering::Relaxed) > 0 || self.lock_work().count > 0;
+        (self.taken.load(Ordering::Relaxed), busy)
     }
 
     /// Returns the age of the oldest in progress if it counts as stuck.
@@ -397,6 +407,16 @@ impl Drop for InProgress<'_> {
             work.count = work.count.saturating_sub(self.count);
         }
         self.progress.finished.fetch_add(self.count, Ordering::Relaxed);
+    }
+}
+
+/// Work that is begun and neither settled nor returned.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<Progress>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
