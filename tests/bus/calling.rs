@@ -226,9 +226,10 @@ async fn a_timeout_of_an_api_and_of_a_call(place: Place) {
     assert!(began.elapsed() < Duration::from_secs(4), "not the 5 s that an API has by default");
     // A call may have more time than its API.
     let call = tokio::spawn(client.wait(2).timeout(Duration::from_secs(60)).into_future());
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let error = soon("a later call", client.wait(3).into_future()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert!(!call.is_finished(), "it waits longer than its API says");
-    seen.go.add_permits(2);
+    seen.go.add_permits(3);
     assert_eq!(soon("the call", call).await.unwrap().unwrap(), 2);
 }
 

@@ -18,6 +18,7 @@ use std::{
 
 use lightbus::{ErrorKind, RetryPolicy, config::Config, prelude::*};
 use lightbus_tests::{Fault, Program, Proxy, RedisServer, eventually, redis_bus, redis_yaml, soon};
+use tokio::sync::Semaphore;
 
 #[lightbus::api(name = "echo", events(Counted))]
 pub trait Echo {
@@ -476,16 +477,22 @@ async fn malformed_messages_stop_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_calls_in_flight_hold_a_handful_of_connections() {
     let Some(server) = RedisServer::start_durable() else { return };
-    struct Patient;
+    struct Patient {
+        begun: Arc<AtomicU64>,
+        go: Arc<Semaphore>,
+    }
     impl Echo for Patient {
         async fn echo(&self, number: u64) -> u64 {
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            drop(self.go.acquire().await);
             number
         }
     }
+    let (begun, go) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)));
+    let patient = Patient { begun: Arc::clone(&begun), go: Arc::clone(&go) };
     let (near, far) =
         (redis_bus(&server.url(), "near").await, redis_bus(&server.url(), "far").await);
-    far.serve(EchoApi(Patient)).concurrency(20_000).await.unwrap();
+    far.serve(EchoApi(patient)).concurrency(20_000).await.unwrap();
     let client = EchoClient::new(&near);
     let calls: Vec<_> = (0..10_000_u64)
         .map(|number| {
@@ -493,9 +500,10 @@ async fn ten_thousand_calls_in_flight_hold_a_handful_of_connections() {
             tokio::spawn(async move { client.echo(number).timeout(Duration::from_secs(18)).await })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    eventually("all are at work", async || begun.load(Ordering::SeqCst) == 10_000).await;
     let connections = server.command(&["CLIENT", "LIST"]).lines().count();
     assert!(connections <= 12, "{connections} connections");
+    go.close();
     for (number, call) in calls.into_iter().enumerate() {
         assert_eq!(soon("an answer", call).await.unwrap().unwrap(), number as u64);
     }

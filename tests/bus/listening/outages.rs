@@ -25,6 +25,39 @@ on_every_transport!(
     any_error_becomes_a_handlers_error,
 );
 
+/// What handlers depend on: away until it comes back.
+#[derive(Clone, Default)]
+struct Database {
+    is_back: Arc<AtomicBool>,
+    refused: Arc<AtomicUsize>,
+}
+
+impl Database {
+    fn away() -> Self {
+        Self::default()
+    }
+
+    fn ask(&self) -> HandlerResult {
+        if self.is_back.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::SeqCst);
+        Err("the database is away".into())
+    }
+
+    fn come_back(&self) {
+        self.is_back.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until handlers have asked so often that the tries of an event, three, are used up several
+    /// times over, though one event at a time asks.
+    async fn is_asked_for_more_than_all_tries(&self) {
+        let before = self.refused.load(Ordering::SeqCst);
+        let asked = async || self.refused.load(Ordering::SeqCst) >= before + 15;
+        eventually("the database is asked again and again", asked).await;
+    }
+}
+
 async fn letters(bus: &Bus) -> Vec<(u64, u32, String)> {
     let letters = bus.admin().dead_letters("shop", "watch", 100).await.unwrap();
     let number = |letter: &lightbus::DeadLetter| {
@@ -38,15 +71,13 @@ async fn an_outage_dead_letters_nothing_and_is_seen_in_health(place: Place) {
     for concurrency in [1, 4] {
         let bus = place.bus("shop").await;
         register(&bus).await;
-        let (away, notes) = (Arc::new(AtomicBool::new(true)), Notes::default());
-        let (is_away, noted) = (Arc::clone(&away), notes.clone());
+        let (database, notes) = (Database::away(), Notes::default());
+        let (asked, noted) = (database.clone(), notes.clone());
         let name = format!("watch{concurrency}");
         bus.listen(&name, move |event: Ordered| {
-            let (is_away, noted) = (Arc::clone(&is_away), noted.clone());
+            let (asked, noted) = (asked.clone(), noted.clone());
             async move {
-                if is_away.load(Ordering::SeqCst) {
-                    return Err("the database is away".into());
-                }
+                asked.ask()?;
                 noted.add(event.number.to_string());
                 Ok(())
             }
@@ -63,10 +94,9 @@ async fn an_outage_dead_letters_nothing_and_is_seen_in_health(place: Place) {
             !health.healthy && health.parts.iter().any(|part| part.condition == Condition::Failing)
         };
         eventually("the breaker opens", async || failing(&bus)).await;
-        // All tries of all events would be used up several times over.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        database.is_asked_for_more_than_all_tries().await;
         assert!(failing(&bus));
-        away.store(false, Ordering::SeqCst);
+        database.come_back();
         eventually("all are handled", async || notes.all().len() == 20).await;
         assert_eq!(notes.sorted(), (0..20).collect::<Vec<_>>());
         assert!(bus.health().healthy);
@@ -141,14 +171,12 @@ async fn bad_events_one_after_the_other_are_dead_lettered_once_a_good_one_comes(
 async fn a_batch_waits_out_an_outage_too(place: Place) {
     let bus = place.bus("shop").await;
     register(&bus).await;
-    let (away, notes) = (Arc::new(AtomicBool::new(true)), Notes::default());
-    let (is_away, noted) = (Arc::clone(&away), notes.clone());
+    let (database, notes) = (Database::away(), Notes::default());
+    let (asked, noted) = (database.clone(), notes.clone());
     bus.listen_in_batches("watch", move |events: Vec<Ordered>| {
-        let (is_away, noted) = (Arc::clone(&is_away), noted.clone());
+        let (asked, noted) = (asked.clone(), noted.clone());
         async move {
-            if is_away.load(Ordering::SeqCst) {
-                return Err("the database is away".into());
-            }
+            asked.ask()?;
             events.iter().for_each(|event| noted.add(event.number.to_string()));
             Ok(())
         }
@@ -161,8 +189,8 @@ async fn a_batch_waits_out_an_outage_too(place: Place) {
         order(&bus, "anna", number).await;
     }
     eventually("the breaker opens", async || !bus.health().healthy).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    away.store(false, Ordering::SeqCst);
+    database.is_asked_for_more_than_all_tries().await;
+    database.come_back();
     eventually("all are handled", async || notes.all().len() == 20).await;
     assert_eq!(letters(&bus).await, []);
 }
@@ -238,4 +266,33 @@ async fn any_error_becomes_a_handlers_error(place: Place) {
     let mut reasons: Vec<String> = letters(&bus).await.into_iter().map(|(.., why)| why).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["a word", "from outside", "in a box", "number 3"]);
+}
+
+/// Here nothing waits for a broker: the time that passes is that of the bus.
+#[tokio::test(start_paused = true)]
+async fn a_listener_in_an_outage_is_not_restarted_as_stalled() {
+    let bus = Place::memory().unwrap().bus("shop").await;
+    register(&bus).await;
+    let (database, notes) = (Database::away(), Notes::default());
+    let (asked, noted) = (database.clone(), notes.clone());
+    bus.listen("watch", move |event: Ordered| {
+        let (asked, noted) = (asked.clone(), noted.clone());
+        async move {
+            asked.ask()?;
+            noted.add(event.number.to_string());
+            Ok(())
+        }
+    })
+    .await
+    .unwrap();
+    for number in 0..1000 {
+        order(&bus, "anna", number).await;
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let health = bus.health();
+    assert_eq!(health.parts[0].condition, Condition::Failing, "{health:?}");
+    assert_eq!(health.parts[0].restarts, 0, "{health:?}");
+    database.come_back();
+    eventually("all are handled", async || notes.all().len() == 1000).await;
+    assert_eq!(letters(&bus).await, []);
 }
