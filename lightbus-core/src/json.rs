@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use bytes::Bytes;
 use serde::{
-    Deserialize, Deserializer, Serialize,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
@@ -84,14 +84,8 @@ pub fn decode_arguments(raw: &Bytes) -> Result<Arguments> {
 /// `detail`. A `detail` that is not JSON is left out.
 #[must_use]
 pub fn encode_remote_error(error: &RemoteError) -> Vec<u8> {
-    let object = RemoteErrorObject {
-        message: Cow::Borrowed(&error.message),
-        trace: error.trace.as_deref().map(Cow::Borrowed),
-        name: error.name.as_deref().map(Cow::Borrowed),
-        detail: error.detail.as_deref().and_then(|detail| serde_json::from_slice(detail).ok()),
-    };
     // Strings and JSON always have a JSON form.
-    serde_json::to_vec(&object).unwrap_or_default()
+    serde_json::to_vec(&RemoteErrorObject::new(error)).unwrap_or_default()
 }
 
 /// Reads what [`encode_remote_error`] wrote.
@@ -100,25 +94,54 @@ pub fn encode_remote_error(error: &RemoteError) -> Vec<u8> {
 ///
 /// [`Malformed`](ErrorKind::Malformed) if it is not such an object.
 pub fn decode_remote_error(raw: &Bytes) -> Result<RemoteError> {
-    let object: RemoteErrorObject<'_> = parse(raw)?;
-    Ok(RemoteError {
-        message: object.message.into_owned(),
-        trace: object.trace.map(Cow::into_owned),
-        name: object.name.map(Name::from),
-        detail: object.detail.map(|detail| slice(raw, detail)),
-    })
+    Ok(parse::<RemoteErrorObject<'_>>(raw)?.into_error(raw))
 }
 
+/// A [`RemoteError`] as an object.
 #[derive(Serialize, Deserialize)]
-struct RemoteErrorObject<'a> {
+pub(crate) struct RemoteErrorObject<'a> {
     #[serde(borrow)]
     message: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     trace: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     name: Option<Cow<'a, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
     detail: Option<&'a RawValue>,
+}
+
+impl<'a> RemoteErrorObject<'a> {
+    /// Leaves out a `detail` that is not JSON.
+    pub(crate) fn new(error: &'a RemoteError) -> Self {
+        Self {
+            message: Cow::Borrowed(&error.message),
+            trace: error.trace.as_deref().map(Cow::Borrowed),
+            name: error.name.as_deref().map(Cow::Borrowed),
+            detail: error.detail.as_deref().and_then(|detail| serde_json::from_slice(detail).ok()),
+        }
+    }
+
+    /// Reads it, as a part of this message.
+    pub(crate) fn into_error(self, message: &Bytes) -> RemoteError {
+        RemoteError {
+            message: self.message.into_owned(),
+            trace: self.trace.map(Cow::into_owned),
+            name: self.name.map(Name::from),
+            detail: self.detail.map(|detail| slice(message, detail)),
+        }
+    }
+}
+
+/// Reads a member that may be absent, and tells `null` from absent.
+pub(crate) fn present<'de: 'a, 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// Reads a message, or a part of one.
@@ -199,6 +222,12 @@ impl Members<'_> {
     }
 }
 
+impl<V: Serialize> Serialize for Members<'_, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (&*name.0, value)))
+    }
+}
+
 impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Members<'a, V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         struct Object<'a, V>(PhantomData<(&'a (), V)>);
@@ -260,6 +289,8 @@ mod tests {
         let plain = RemoteError { message: "no".into(), ..RemoteError::default() };
         assert_eq!(encode_remote_error(&plain), b"{\"message\":\"no\"}");
         assert_eq!(back(&plain), plain);
+        let null = RemoteError { detail: Some(Bytes::from_static(b"null")), ..plain.clone() };
+        assert_eq!(back(&null), null);
         let odd = RemoteError { detail: Some(Bytes::from_static(b"{")), ..plain.clone() };
         assert_eq!(back(&odd), plain);
     }

@@ -59,6 +59,15 @@ impl<C: SharedClient> User<C> {
         client.users().0.fetch_add(1, Ordering::AcqRel);
         Self(client)
     }
+
+    /// Adds a user to those that the client has. Returns `None` if it has none: for a client that does
+    /// not connect again once it is released.
+    #[must_use]
+    pub fn join(client: Arc<C>) -> Option<Self> {
+        let more = |users: usize| users.checked_add(1).filter(|_| users > 0);
+        let joined = client.users().0.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        joined.is_ok().then(|| Self(client))
+    }
 }
 
 impl<C: SharedClient> Drop for User<C> {
@@ -126,12 +135,14 @@ impl<C: SharedClient> Handle<C> {
     /// A handle for a transport that errors call `what`: "the event transport".
     #[must_use]
     pub fn new(what: &'static str, client: Arc<C>) -> Self {
-        Self {
-            what,
-            user: Mutex::new(Some(User::new(Arc::clone(&client)))),
-            client,
-            closing: Arc::default(),
-        }
+        Self::of_user(what, User::new(client))
+    }
+
+    /// A handle for a user that is counted already, for a transport that errors call `what`.
+    #[must_use]
+    pub fn of_user(what: &'static str, user: User<C>) -> Self {
+        let client = Arc::clone(&user.0);
+        Self { what, user: Mutex::new(Some(user)), client, closing: Arc::default() }
     }
 
     /// Returns the client.
@@ -141,6 +152,11 @@ impl<C: SharedClient> Handle<C> {
     /// [`Closed`](crate::ErrorKind::Closed) if the transport is closed.
     pub fn client(&self) -> Result<&Arc<C>> {
         self.closing.check(self.what).map(|()| &self.client)
+    }
+
+    /// Returns the client, also after closing.
+    pub(crate) fn closed_client(&self) -> &Arc<C> {
+        &self.client
     }
 
     /// Returns the address of the broker, also after closing.

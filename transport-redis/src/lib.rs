@@ -14,8 +14,6 @@ mod factory;
 mod header;
 mod link;
 mod locate;
-#[cfg(feature = "cluster")]
-mod merge;
 mod reader;
 mod result;
 mod rpc;

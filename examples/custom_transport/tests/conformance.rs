@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, ConfigSection, TransportFactory,
+    Capabilities,
     broker::{Channel, ChannelKind, safe_name},
     conformance::{Able, Breakable, Harness, Transports},
 };
@@ -45,19 +45,13 @@ impl Own {
 
 /// Of a factory of their own: they share nothing with others.
 fn transports(loft: &str, password: &str) -> Transports {
-    let options = json!({
-        "loft": loft,
-        "password": password,
-        "acknowledgement_timeout": TAKEN_OVER_AFTER.as_secs_f64(),
-    });
-    let section = ConfigSection::new("test", options);
-    let factory = PigeonFactory::default();
-    Transports {
-        rpc: factory.rpc(&section).expect("the transport"),
-        result: factory.result(&section).expect("the transport"),
-        event: factory.event(&section).expect("the transport"),
-        schema: factory.schema(&section).expect("the transport"),
-    }
+    Transports::new(&PigeonFactory::default(), |_| {
+        json!({
+            "loft": loft,
+            "password": password,
+            "acknowledgement_timeout": TAKEN_OVER_AFTER.as_secs_f64(),
+        })
+    })
 }
 
 #[async_trait]

@@ -18,9 +18,9 @@ use tokio::{task::JoinHandle, time::MissedTickBehavior};
 
 use super::{
     Broker, Consumer, ConsumerSpec, Received,
-    shared::{Closing, Handle, Shared},
+    shared::{Handle, Shared},
 };
-use crate::{Error, Result};
+use crate::{Closing, Error, Result};
 
 pub(super) type Token<B> = <<B as Broker>::Consumer as Consumer>::Token;
 

@@ -12,7 +12,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    ConfigSection, Error, ErrorKind, Result, TransportFactory, TransportKind, config_types,
+    ConfigSection, Error, ErrorKind, Result, TransportFactory, TransportKind, User, config_types,
     transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
@@ -38,20 +38,21 @@ impl<B: Broker> fmt::Debug for Factory<B> {
 }
 
 impl<B: Broker> Factory<B> {
-    /// The broker of these options, with one more user.
-    fn broker(&self, section: &ConfigSection) -> Result<Arc<Shared<B>>> {
+    /// One more user of the broker of these options.
+    fn user(&self, section: &ConfigSection) -> Result<User<Shared<B>>> {
         let mut brokers = self.brokers.lock().unwrap_or_else(PoisonError::into_inner);
         brokers.retain(|(_, shared)| shared.strong_count() > 0);
         let equal = brokers.iter().find(|(options, _)| options == section.value());
-        let known = equal.and_then(|(_, shared)| shared.upgrade());
-        if let Some(shared) = known.filter(|shared| shared.add_user()) {
-            return Ok(shared);
+        // One whose last user is gone is closed for ever.
+        let known = equal.and_then(|(_, shared)| shared.upgrade()).and_then(User::join);
+        if let Some(user) = known {
+            return Ok(user);
         }
         let broker = B::new(section.parse()?).map_err(|error| located(error, section))?;
         let shared = Shared::new(broker);
         brokers.retain(|(options, _)| options != section.value());
         brokers.push((section.value().clone(), Arc::downgrade(&shared)));
-        Ok(shared)
+        Ok(User::new(shared))
     }
 }
 
@@ -71,18 +72,18 @@ impl<B: Broker> TransportFactory for Factory<B> {
     }
 
     fn rpc(&self, section: &ConfigSection) -> Result<Arc<dyn RpcTransport>> {
-        Ok(Arc::new(BrokerRpcTransport::new(self.broker(section)?)))
+        Ok(Arc::new(BrokerRpcTransport::new(self.user(section)?)))
     }
 
     fn result(&self, section: &ConfigSection) -> Result<Arc<dyn ResultTransport>> {
-        Ok(Arc::new(BrokerResultTransport::new(self.broker(section)?)))
+        Ok(Arc::new(BrokerResultTransport::new(self.user(section)?)))
     }
 
     fn event(&self, section: &ConfigSection) -> Result<Arc<dyn EventTransport>> {
-        Ok(Arc::new(BrokerEventTransport::new(self.broker(section)?)))
+        Ok(Arc::new(BrokerEventTransport::new(self.user(section)?)))
     }
 
     fn schema(&self, section: &ConfigSection) -> Result<Arc<dyn SchemaTransport>> {
-        Ok(Arc::new(BrokerSchemaTransport::new(self.broker(section)?)))
+        Ok(Arc::new(BrokerSchemaTransport::new(self.user(section)?)))
     }
 }

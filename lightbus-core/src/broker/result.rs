@@ -1,6 +1,6 @@
 //! Results: a channel for each process, which all of its callers share.
 
-use std::{marker::PhantomData, sync::Arc, time::Duration};
+use std::{marker::PhantomData, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{sync::Mutex, task::JoinHandle};
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Backoff, Error, ErrorKind, Name, PendingResult, PendingResults, Result, ResultMessage,
-    ReturnPath,
+    ReturnPath, User,
     transport::{ResultTransport, Start},
 };
 
@@ -35,9 +35,9 @@ pub struct BrokerResultTransport<B: Broker> {
 super::transport!(BrokerResultTransport);
 
 impl<B: Broker> BrokerResultTransport<B> {
-    pub(super) fn new(shared: Arc<Shared<B>>) -> Self {
+    pub(super) fn new(user: User<Shared<B>>) -> Self {
         Self {
-            handle: Handle::new(shared, "the result transport"),
+            handle: Handle::new(user, "the result transport"),
             inbox: unique(),
             pending: PendingResults::new(),
             receiving: Mutex::new(None),

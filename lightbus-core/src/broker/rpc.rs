@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Merge, Name, Outcome, RemoteError, Result, ResultMessage, Retry, RpcMessage,
-    Source, Subscription,
+    Source, Subscription, User,
     transport::{RpcTransport, ServeSpec, Start},
 };
 
@@ -35,8 +35,8 @@ pub struct BrokerRpcTransport<B: Broker> {
 super::transport!(BrokerRpcTransport);
 
 impl<B: Broker> BrokerRpcTransport<B> {
-    pub(super) fn new(shared: Arc<Shared<B>>) -> Self {
-        Self { handle: Handle::new(shared, "the RPC transport") }
+    pub(super) fn new(user: User<Shared<B>>) -> Self {
+        Self { handle: Handle::new(user, "the RPC transport") }
     }
 
     async fn shut(&self) {

@@ -1,6 +1,6 @@
 //! Schemas: values with a time to live, by API.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use super::{
     Broker, Store, from_safe_name, safe_name,
     shared::{Handle, Shared},
 };
-use crate::{Result, codec, transport::SchemaTransport};
+use crate::{Result, User, codec, transport::SchemaTransport};
 
 /// Shares schemas over a [`Broker`].
 pub struct BrokerSchemaTransport<B: Broker> {
@@ -20,8 +20,8 @@ pub struct BrokerSchemaTransport<B: Broker> {
 super::transport!(BrokerSchemaTransport);
 
 impl<B: Broker> BrokerSchemaTransport<B> {
-    pub(super) fn new(shared: Arc<Shared<B>>) -> Self {
-        Self { handle: Handle::new(shared, "the schema transport") }
+    pub(super) fn new(user: User<Shared<B>>) -> Self {
+        Self { handle: Handle::new(user, "the schema transport") }
     }
 
     async fn shut(&self) {

@@ -1,54 +1,69 @@
-//! What the transports over one broker share, and what each has of its own.
+//! What the transports over one broker share, and what each has of its own: a
+//! [`SharedClient`] over a [`Broker`], whose connection is closed by whoever closes the last transport.
 
 use std::{
     borrow::Cow,
+    fmt,
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::{sync::Notify, time::timeout};
+use tokio::time::timeout;
 
 use super::{Broker, Message, Store};
-use crate::{Error, ErrorKind, Name, Result, Retry};
+use crate::{Closing, Error, ErrorKind, Name, Result, Retry, SharedClient, User, Users};
 
 /// How many values are read at the same time.
 const AT_ONCE: usize = 16;
 
-/// A broker, and how many transports use it.
+/// A broker that transports share.
 pub(super) struct Shared<B> {
     pub(super) broker: B,
-    users: AtomicUsize,
+    users: Users,
+    /// The last user is gone, and the broker is not closed yet.
+    to_close: AtomicBool,
 }
 
-/// One transport's part of a broker, which it can close.
-pub(super) struct Handle<B: Broker> {
-    shared: Arc<Shared<B>>,
-    closing: Arc<Closing>,
-    what: &'static str,
+/// One transport's part of a broker, which it can close. Dropped, it is closed as well, but for the
+/// broker's connection.
+pub(super) struct Handle<B: Broker>(crate::Handle<Shared<B>>);
+
+impl<B: Broker> SharedClient for Shared<B> {
+    const NAME: &'static str = B::NAME;
+    const BROKER: &'static str = B::NAME;
+
+    fn address(&self) -> String {
+        self.broker.address()
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.limit(self.broker.connect()).await
+    }
+
+    fn users(&self) -> &Users {
+        &self.users
+    }
+
+    fn release(&self) {
+        self.to_close.store(true, Ordering::SeqCst);
+    }
 }
 
-/// Says when a transport is closed.
-#[derive(Default)]
-pub(super) struct Closing {
-    closed: AtomicBool,
-    notify: Notify,
+impl<B: Broker> fmt::Debug for Shared<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("broker", &self.broker.address()).finish_non_exhaustive()
+    }
 }
 
 impl<B: Broker> Shared<B> {
     pub(super) fn new(broker: B) -> Arc<Self> {
-        Arc::new(Self { broker, users: AtomicUsize::new(1) })
-    }
-
-    /// Adds a user, unless the last one has closed the broker.
-    pub(super) fn add_user(&self) -> bool {
-        let more = |users: usize| users.checked_add(1).filter(|_| users > 0);
-        self.users.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+        Arc::new(Self { broker, users: Users::default(), to_close: AtomicBool::new(false) })
     }
 
     /// Waits for the broker, but not for ever.
@@ -109,22 +124,23 @@ impl<B: Broker> Shared<B> {
 }
 
 impl<B: Broker> Handle<B> {
-    /// The handle of a user that was counted.
-    pub(super) fn new(shared: Arc<Shared<B>>, what: &'static str) -> Self {
-        Self { shared, closing: Arc::default(), what }
+    /// A handle of a transport that errors call `what`.
+    pub(super) fn new(user: User<Shared<B>>, what: &'static str) -> Self {
+        Self(crate::Handle::of_user(what, user))
     }
 
+    /// What the transports share, also after closing.
     pub(super) fn shared(&self) -> &Arc<Shared<B>> {
-        &self.shared
+        self.0.closed_client()
     }
 
     pub(super) fn closing(&self) -> &Arc<Closing> {
-        &self.closing
+        self.0.closing()
     }
 
     /// What the transports share, unless this one is closed.
     pub(super) fn open_shared(&self) -> Result<&Arc<Shared<B>>> {
-        self.closing.check(self.what).map(|()| &self.shared)
+        self.0.client()
     }
 
     /// Works with the broker, and says what was being done if that fails.
@@ -141,47 +157,25 @@ impl<B: Broker> Handle<B> {
     }
 
     pub(super) async fn open(&self) -> Result<()> {
-        let connect = async |shared: &Shared<B>| shared.limit(shared.broker.connect()).await;
-        self.during(format!("connecting to {}", B::NAME), connect).await
+        self.0.open().await
     }
 
     /// Closes the transport: refuses what comes later, lets `last` end, and closes the broker if no
     /// other transport uses it.
     pub(super) async fn close(&self, last: impl Future<Output = ()>) {
-        let last_user = self.leave();
+        self.0.close();
         last.await;
-        if last_user {
-            let closed = timeout(B::TIMEOUT, self.shared.broker.close()).await;
+        if self.shared().to_close.swap(false, Ordering::SeqCst) {
+            let closed = timeout(B::TIMEOUT, self.shared().broker.close()).await;
             if closed.is_err() {
                 tracing::debug!(broker = B::NAME, "closing the connection took too long");
             }
         }
     }
-
-    /// Closes the transport; returns whether it was the last one.
-    fn leave(&self) -> bool {
-        let first = !self.closing.closed.swap(true, Ordering::AcqRel);
-        self.closing.notify.notify_waiters();
-        first && self.shared.users.fetch_sub(1, Ordering::AcqRel) == 1
-    }
 }
 
 impl<B: Broker> Drop for Handle<B> {
     fn drop(&mut self) {
-        self.leave();
-    }
-}
-
-impl Closing {
-    pub(super) fn check(&self, what: &'static str) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(Error::closed(what)) } else { Ok(()) }
-    }
-
-    /// Waits until the transport is closed.
-    pub(super) async fn closed(&self) {
-        let notified = self.notify.notified();
-        if !self.closed.load(Ordering::Acquire) {
-            notified.await;
-        }
+        self.0.close();
     }
 }

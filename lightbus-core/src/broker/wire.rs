@@ -30,21 +30,18 @@
 
 use std::{
     borrow::Cow,
-    fmt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{MapAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::{
-    Arguments, Error, ErrorKind, EventMessage, Headers, Name, RemoteError, Result, ResultMessage,
-    ReturnPath, RpcMessage, codec::json_error,
+    Arguments, Error, ErrorKind, EventMessage, Headers, Name, Result, ResultMessage, ReturnPath,
+    RpcMessage,
+    json::{self, Members, RemoteErrorObject, Text, malformed, present, slice},
 };
 
 /// The version that is written, and the highest that is read.
@@ -71,7 +68,7 @@ pub fn encode_call(call: &RpcMessage, left: Duration) -> Result<Vec<u8>> {
         return_path: call.return_path.as_str().into(),
         expires: Some(millis(SystemTime::now() + left.min(LONGEST_WAIT))),
         headers: HeaderForm(headers),
-        fields: FieldForm::new(&call.fields)?,
+        fields: arguments(&call.fields)?,
     })
 }
 
@@ -99,7 +96,7 @@ pub fn decode_call(raw: &Bytes, age: Option<Duration>) -> Result<RpcMessage> {
         api: filled("api", form.api)?,
         procedure: filled("procedure", form.procedure)?,
         return_path: ReturnPath::new(filled("return_path", form.return_path)?),
-        fields: form.fields.slices(raw),
+        fields: form.fields.into_arguments(raw),
         headers,
         deadline: Instant::now() + left,
     })
@@ -120,8 +117,8 @@ pub fn salvage_call(raw: &[u8]) -> Option<(Name, ReturnPath)> {
 /// [`Invalid`](ErrorKind::Invalid) if the value is not JSON.
 pub fn encode_result(result: &ResultMessage) -> Result<Vec<u8>> {
     let (value, error) = match &result.body {
-        Ok(value) => (Some(json("the result", value)?), None),
-        Err(error) => (None, Some(ErrorForm::new(error)?)),
+        Ok(value) => (Some(checked("the result", value)?), None),
+        Err(error) => (None, Some(RemoteErrorObject::new(error))),
     };
     write(&ResultForm {
         v: VERSION,
@@ -180,7 +177,7 @@ pub fn encode_event(event: &EventMessage, requeued: Option<&Requeued>) -> Result
         version: event.version,
         key: event.key.as_deref().map(Cow::from),
         headers: HeaderForm(event.headers.clone()),
-        fields: FieldForm::new(&event.fields)?,
+        fields: arguments(&event.fields)?,
         requeued: requeued.map(|requeued| RequeuedForm {
             group: (&*requeued.group).into(),
             native_id: requeued.native_id.as_deref().map(Cow::from),
@@ -205,7 +202,7 @@ pub fn decode_event(raw: &Bytes) -> Result<(EventMessage, Option<Requeued>)> {
             filled("api", form.api)?,
             filled("event", form.event)?,
             form.version,
-            form.fields.slices(raw),
+            form.fields.into_arguments(raw),
         )
     };
     let requeued = form.requeued.map(|requeued| Requeued {
@@ -232,7 +229,7 @@ struct CallForm<'a> {
     #[serde(default, skip_serializing_if = "HeaderForm::is_empty")]
     headers: HeaderForm,
     #[serde(borrow, default)]
-    fields: FieldForm<'a>,
+    fields: Members<'a>,
 }
 
 #[derive(Deserialize)]
@@ -260,24 +257,7 @@ struct ResultForm<'a> {
     )]
     value: Option<&'a RawValue>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    error: Option<ErrorForm<'a>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ErrorForm<'a> {
-    #[serde(borrow)]
-    message: Cow<'a, str>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    trace: Option<Cow<'a, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    name: Option<Cow<'a, str>>,
-    #[serde(
-        borrow,
-        default,
-        deserialize_with = "present",
-        skip_serializing_if = "Option::is_none"
-    )]
-    detail: Option<&'a RawValue>,
+    error: Option<RemoteErrorObject<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -295,7 +275,7 @@ struct EventForm<'a> {
     #[serde(default, skip_serializing_if = "HeaderForm::is_empty")]
     headers: HeaderForm,
     #[serde(borrow, default)]
-    fields: FieldForm<'a>,
+    fields: Members<'a>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     requeued: Option<RequeuedForm<'a>>,
 }
@@ -308,58 +288,6 @@ struct RequeuedForm<'a> {
     native_id: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     time: Option<u64>,
-}
-
-impl<'a> ErrorForm<'a> {
-    fn new(error: &'a RemoteError) -> Result<Self> {
-        let detail = error.detail.as_ref().map(|detail| json("the error's detail", detail));
-        Ok(Self {
-            message: (&*error.message).into(),
-            trace: error.trace.as_deref().map(Cow::from),
-            name: error.name.as_deref().map(Cow::from),
-            detail: detail.transpose()?,
-        })
-    }
-
-    fn into_error(self, raw: &Bytes) -> RemoteError {
-        RemoteError {
-            message: self.message.into_owned(),
-            trace: self.trace.map(Cow::into_owned),
-            name: self.name.map(Name::from),
-            detail: self.detail.map(|detail| slice(raw, detail)),
-        }
-    }
-}
-
-/// Arguments, in order, each as it stands in the message.
-#[derive(Default)]
-struct FieldForm<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> FieldForm<'a> {
-    fn new(fields: &'a Arguments) -> Result<Self> {
-        let field = |(name, value): (&'a Name, &'a Bytes)| {
-            json("an argument", value)
-                .map(|value| (Cow::from(&**name), value))
-                .map_err(|error| error.with("argument", name))
-        };
-        fields.iter().map(field).collect::<Result<_>>().map(Self)
-    }
-
-    fn slices(self, raw: &Bytes) -> Arguments {
-        self.0.into_iter().map(|(name, value)| (name.into(), slice(raw, value))).collect()
-    }
-}
-
-impl Serialize for FieldForm<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for FieldForm<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        entries::<_, &RawValue>(deserializer, usize::MAX).map(Self)
-    }
 }
 
 #[derive(Default)]
@@ -380,53 +308,12 @@ impl Serialize for HeaderForm {
 impl<'de> Deserialize<'de> for HeaderForm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let mut headers = Headers::new();
-        for (name, value) in entries::<_, Cow<'de, str>>(deserializer, MOST_HEADERS)? {
-            headers.set(name, value);
+        let Members(members) = Members::<Text<'de>>::deserialize(deserializer)?;
+        for (name, value) in members.into_iter().take(MOST_HEADERS) {
+            headers.set(name, value.0);
         }
         Ok(Self(headers))
     }
-}
-
-/// The members of an object, in order, at most so many.
-fn entries<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
-    deserializer: D,
-    most: usize,
-) -> std::result::Result<Vec<(Cow<'de, str>, V)>, D::Error> {
-    struct Object<V>(usize, std::marker::PhantomData<V>);
-
-    impl<'de, V: Deserialize<'de>> Visitor<'de> for Object<V> {
-        type Value = Vec<(Cow<'de, str>, V)>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(
-            self,
-            mut map: A,
-        ) -> std::result::Result<Self::Value, A::Error> {
-            let mut entries = Vec::new();
-            while let Some((Text(name), value)) = map.next_entry()? {
-                if entries.len() < self.0 {
-                    entries.push((name, value));
-                }
-            }
-            Ok(entries)
-        }
-    }
-
-    deserializer.deserialize_map(Object(most, std::marker::PhantomData))
-}
-
-/// A text that borrows if nothing in it is escaped.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Tells a value `null` from none.
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 pub(super) fn write<T: Serialize>(form: &T) -> Result<Vec<u8>> {
@@ -441,10 +328,10 @@ fn read<'a, T: Deserialize<'a>>(raw: &'a Bytes) -> Result<T> {
         v: u32,
     }
 
-    serde_json::from_slice(raw).map_err(|error| {
+    json::parse(raw).map_err(|error| {
         // Of another version it may well lack what this one has.
         let version = serde_json::from_slice(raw).map_or(VERSION, |Versioned { v }| v);
-        check_version(version).err().unwrap_or_else(|| malformed(json_error(&error)))
+        check_version(version).err().unwrap_or(error)
     })
 }
 
@@ -457,24 +344,25 @@ fn check_version(version: u32) -> Result<()> {
     Ok(())
 }
 
-fn malformed(why: impl Into<Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::Malformed, why)
-}
-
 fn filled(name: &'static str, text: Cow<'_, str>) -> Result<Name> {
     if text.is_empty() { Err(malformed(format!("its `{name}` is empty"))) } else { Ok(text.into()) }
 }
 
+/// Arguments as members of an object, each as it is encoded.
+fn arguments<'a>(fields: &'a Arguments) -> Result<Members<'a>> {
+    let member = |(name, value): (&'a Name, &'a Bytes)| {
+        checked("an argument", value)
+            .map(|value| (Text(Cow::Borrowed(&**name)), value))
+            .map_err(|error| error.with("argument", name))
+    };
+    fields.iter().map(member).collect::<Result<_>>().map(Members)
+}
+
 /// Checks what was encoded elsewhere: it must not break the message around it.
-fn json<'a>(what: &str, value: &'a Bytes) -> Result<&'a RawValue> {
+fn checked<'a>(what: &str, value: &'a Bytes) -> Result<&'a RawValue> {
     serde_json::from_slice(value).map_err(|error| {
         Error::new(ErrorKind::Invalid, format!("{what} is not JSON")).because(error)
     })
-}
-
-/// The value, sharing the memory of the message that it came with.
-fn slice(raw: &Bytes, value: &RawValue) -> Bytes {
-    raw.slice_ref(value.get().as_bytes())
 }
 
 fn since_1970(time: SystemTime) -> Duration {
@@ -495,6 +383,7 @@ pub(super) fn moment(millis: u64) -> SystemTime {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::RemoteError;
 
     const MINUTE: Duration = Duration::from_secs(60);
 

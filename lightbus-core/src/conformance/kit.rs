@@ -17,7 +17,7 @@ use super::{Harness, Transports};
 use crate::{
     Arguments, Delivery, ErrorKind, EventMessage, FlowControl, Headers, Name, Outcome,
     PendingResult, Result, ResultMessage, ReturnPath, RpcMessage, Subscription,
-    transport::{DeadLetters, EventSelector, GroupSpec, ListenSpec, ServeSpec, Start},
+    transport::{EventSelector, GroupSpec, ListenSpec, ServeSpec, Start},
 };
 
 tokio::task_local! {
@@ -142,10 +142,6 @@ impl Process {
     }
 
     /// For cases that run with the capability `dead_letters` only.
-    pub(super) fn dead_letters(&self) -> &dyn DeadLetters {
-        self.event.require_dead_letters().expect("the capability `dead_letters` says so")
-    }
-
     pub(super) async fn listen(&self, spec: ListenSpec) -> Subscription<EventMessage> {
         ok("listening", self.event.listen(spec)).await
     }

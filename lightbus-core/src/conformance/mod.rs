@@ -32,10 +32,11 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::LocalBoxFuture;
+use serde_json::Value;
 
 use crate::{
-    Capabilities, Result,
-    transport::{EventTransport, ResultTransport, RpcTransport, SchemaTransport},
+    Capabilities, ConfigSection, Result, TransportFactory, TransportKind,
+    transport::{DeadLetters, EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
 /// The cases, each to be run by itself: with a harness, panicking where a promise is broken.
@@ -60,6 +61,33 @@ pub struct Transports {
 }
 
 impl Transports {
+    /// Makes all four, each with its options, as they stand in the configuration below the transport's
+    /// name.
+    ///
+    /// # Panics
+    ///
+    /// If the factory refuses the options.
+    #[must_use]
+    pub fn new(factory: &dyn TransportFactory, options: impl Fn(TransportKind) -> Value) -> Self {
+        let section = |kind| ConfigSection::new("test", options(kind));
+        Self {
+            rpc: factory.rpc(&section(TransportKind::Rpc)).expect("an RPC transport"),
+            result: factory.result(&section(TransportKind::Result)).expect("a result transport"),
+            event: factory.event(&section(TransportKind::Event)).expect("an event transport"),
+            schema: factory.schema(&section(TransportKind::Schema)).expect("a schema transport"),
+        }
+    }
+
+    /// The dead letters of its event transport.
+    ///
+    /// # Panics
+    ///
+    /// If it has none.
+    #[must_use]
+    pub fn dead_letters(&self) -> &dyn DeadLetters {
+        self.event.dead_letters().expect("dead letters")
+    }
+
     /// Opens all four.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! Brokers for tests: those that the environment names, and those that a test starts for itself, to
-//! stop and kill them.
+//! stop and kill them. Also what tests of different transports share.
 //!
 //! `scripts/brokers` starts the shared ones, for people and CI, and exports where they are. A test that
 //! finds neither a shared broker nor a program to start says so loudly and passes; where `CI` is `true`
@@ -12,6 +12,7 @@
 
 mod folder;
 mod kafka;
+mod messages;
 mod ports;
 mod proxy;
 mod rabbitmq;
@@ -21,6 +22,7 @@ mod wait;
 use std::env;
 
 pub use kafka::KafkaServer;
+pub use messages::{call, fields, with};
 pub use ports::free_port;
 pub use proxy::{Fault, Proxy};
 pub use rabbitmq::RabbitServer;

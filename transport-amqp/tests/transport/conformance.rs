@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Process, Shared};
+use crate::support::{Shared, transports};
 use async_trait::async_trait;
 use lapin::{
     BasicProperties,
@@ -45,14 +45,9 @@ impl AmqpHarness {
     }
 }
 
-fn transports(url: &str, history: bool) -> Transports {
+fn at(url: &str, history: bool) -> Transports {
     let event = if history { json!({"history": {"max_bytes": 8 << 20}}) } else { json!({}) };
-    of(Process::new(&json!({"url": url}), event))
-}
-
-fn of(process: Process) -> Transports {
-    let Process { rpc, result, event, schema } = process;
-    Transports { rpc, result, event, schema }
+    transports(&json!({"url": url}), event)
 }
 
 #[async_trait]
@@ -76,7 +71,7 @@ impl Harness for AmqpHarness {
     }
 
     async fn connect(&self) -> Transports {
-        transports(&self.url, self.history)
+        at(&self.url, self.history)
     }
 
     fn taken_over_after(&self) -> Duration {
@@ -88,7 +83,7 @@ impl Harness for AmqpHarness {
             "url": format!("amqp://user:{password}@127.0.0.1:1/%2f"),
             "connect_timeout": 1,
         });
-        Able::Yes(of(Process::new(&address, json!({}))))
+        Able::Yes(transports(&address, json!({})))
     }
 
     async fn malformed_call(&self, api: &str) -> Able {
@@ -138,7 +133,7 @@ struct OwnBroker {
 #[async_trait]
 impl Breakable for OwnBroker {
     async fn connect(&self) -> Transports {
-        transports(&self.url, self.history)
+        at(&self.url, self.history)
     }
 
     async fn break_connections(&self) -> Able {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Process, Shared, event, eventually, listen, soon, unique};
+use crate::support::{Shared, event, eventually, listen, soon, transports, unique};
 use lapin::BasicProperties;
 use lightbus_core::{
     ErrorKind, Outcome,
@@ -20,7 +20,7 @@ async fn url() -> Option<(Shared, String)> {
 async fn anything_that_publishes_json_can_fire() {
     let Some((_broker, url)) = url().await else { return };
     let api = unique("shop");
-    let process = Process::new(&json!({"url": url}), json!({}));
+    let process = transports(&json!({"url": url}), json!({}));
     let mut events = soon(process.event.listen(listen(&api, "one"))).await.unwrap();
     let properties = BasicProperties::default().with_message_id("17".into());
     let key = format!("{api}.opened");
@@ -39,11 +39,11 @@ async fn an_event_that_kills_its_process_again_and_again_is_set_aside_by_the_bro
     let api = unique("shop");
     let options = json!({"delivery_limit": 2});
     let spec = listen(&api, "one");
-    let sender = Process::new(&json!({"url": url}), options.clone());
+    let sender = transports(&json!({"url": url}), options.clone());
     soon(soon(sender.event.listen(spec.clone())).await.unwrap().close()).await.unwrap();
     soon(sender.event.send(&[event("poison", &api)])).await.unwrap();
     for attempt in 1..=3 {
-        let process = Process::new(&json!({"url": url}), options.clone());
+        let process = transports(&json!({"url": url}), options.clone());
         let mut events = soon(process.event.listen(spec.clone())).await.unwrap();
         let delivery = soon(events.next()).await.unwrap().unwrap();
         assert_eq!(delivery.message.attempt, attempt);
@@ -76,7 +76,7 @@ async fn an_event_that_kills_its_process_again_and_again_is_set_aside_by_the_bro
 async fn a_foreign_event_keeps_its_name_as_a_dead_letter_and_after() {
     let Some((_broker, url)) = url().await else { return };
     let api = unique("shop");
-    let process = Process::new(&json!({"url": url}), json!({}));
+    let process = transports(&json!({"url": url}), json!({}));
     let spec = listen(&api, "one");
     let mut events = soon(process.event.listen(spec.clone())).await.unwrap();
     // Only its routing key names it.
@@ -101,7 +101,7 @@ async fn a_foreign_event_keeps_its_name_as_a_dead_letter_and_after() {
 async fn without_its_listeners_queue_a_dead_letter_stays() {
     let Some((_broker, url)) = url().await else { return };
     let api = unique("shop");
-    let process = Process::new(&json!({"url": url}), json!({}));
+    let process = transports(&json!({"url": url}), json!({}));
     let spec = listen(&api, "one");
     let mut events = soon(process.event.listen(spec.clone())).await.unwrap();
     soon(process.event.send(&[event("e1", &api)])).await.unwrap();
@@ -122,7 +122,7 @@ async fn without_its_listeners_queue_a_dead_letter_stays() {
 async fn what_an_earlier_version_listened_to_is_skipped() {
     let Some((_broker, url)) = url().await else { return };
     let api = unique("shop");
-    let process = Process::new(&json!({"url": url}), json!({}));
+    let process = transports(&json!({"url": url}), json!({}));
     let more = ListenSpec { events: vec![EventSelector::all(api.as_str())], ..listen(&api, "one") };
     soon(soon(process.event.listen(more)).await.unwrap().close()).await.unwrap();
     let mut closed = event("closed", &api);
@@ -138,7 +138,7 @@ async fn what_an_earlier_version_listened_to_is_skipped() {
 async fn one_process_at_a_time_if_asked_for() {
     let Some((_broker, url)) = url().await else { return };
     let api = unique("shop");
-    let new = || Process::new(&json!({"url": url}), json!({"single_active_consumer": true}));
+    let new = || transports(&json!({"url": url}), json!({"single_active_consumer": true}));
     let (one, two) = (new(), new());
     let mut first = soon(one.event.listen(listen(&api, "one"))).await.unwrap();
     let mut second = soon(two.event.listen(listen(&api, "two"))).await.unwrap();
@@ -163,7 +163,7 @@ async fn one_process_at_a_time_if_asked_for() {
 async fn filling_a_new_listener_that_was_interrupted_begins_again() {
     let Some((_broker, url)) = url().await else { return };
     let api = unique("shop");
-    let process = Process::new(&json!({"url": url}), json!({"history": {}}));
+    let process = transports(&json!({"url": url}), json!({"history": {}}));
     let sent: Vec<_> = (0..300).map(|n| event(&n.to_string(), &api)).collect();
     soon(process.event.send(&sent)).await.unwrap();
     // What a process leaves that dies half-way: the mark, and a queue with some of the past.
@@ -186,7 +186,7 @@ async fn filling_a_new_listener_that_was_interrupted_begins_again() {
 async fn a_long_history_is_read_page_by_page() {
     let Some((_broker, url)) = url().await else { return };
     let api = unique("shop");
-    let process = Process::new(&json!({"url": url}), json!({"history": {}}));
+    let process = transports(&json!({"url": url}), json!({"history": {}}));
     let sent: Vec<_> = (0..1500).map(|n| event(&n.to_string(), &api)).collect();
     soon(process.event.send(&sent)).await.unwrap();
     let events = EventSelector::all(api.as_str());
@@ -204,7 +204,7 @@ async fn a_long_history_is_read_page_by_page() {
 async fn a_name_that_is_too_long_is_refused_with_its_length() {
     let Some((_broker, url)) = url().await else { return };
     let api = "x".repeat(300);
-    let process = Process::new(&json!({"url": url}), json!({}));
+    let process = transports(&json!({"url": url}), json!({}));
     let error = soon(process.event.send(&[event("1", &api)])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "{error:?}");
     let limit = Duration::from_secs(1);

@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{LIMIT, Process, call, event, listen, soon, unique};
+use crate::support::{LIMIT, call, event, listen, on, soon, transports, unique};
+use lightbus_core::conformance::Transports;
 use lightbus_core::{
     Delivery, Error, ErrorKind, EventMessage, Headers, Outcome, ResultMessage, Retry, RpcMessage,
     Subscription,
@@ -27,7 +28,7 @@ static ONE: Mutex<()> = Mutex::const_new(());
 
 /// Fires events one after the other, as fast as they are confirmed, until told to stop. Gives those
 /// that were confirmed.
-async fn fire(process: Arc<Process>, api: String, stop: Arc<AtomicUsize>) -> Vec<String> {
+async fn fire(process: Arc<Transports>, api: String, stop: Arc<AtomicUsize>) -> Vec<String> {
     let mut confirmed = Vec::new();
     for n in 0.. {
         if stop.load(Ordering::Relaxed) > 0 {
@@ -62,7 +63,7 @@ async fn take_all(events: &mut Subscription<EventMessage>, mut missing: BTreeSet
 
 /// Fires while something happens, and looks whether all that was confirmed is there.
 async fn fired_while(
-    process: &Arc<Process>,
+    process: &Arc<Transports>,
     spec: ListenSpec,
     what_happens: impl Future<Output = ()>,
 ) {
@@ -94,8 +95,8 @@ async fn broker() -> Option<RabbitServer> {
     RabbitServer::start().await
 }
 
-fn process(server: &RabbitServer) -> Arc<Process> {
-    Arc::new(Process::on(server))
+fn process(server: &RabbitServer) -> Arc<Transports> {
+    Arc::new(on(server))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,7 +146,7 @@ async fn connections_that_the_broker_closes_are_made_anew() {
 
 /// Answers calls until it is dropped.
 fn answer(
-    process: Arc<Process>,
+    process: Arc<Transports>,
     mut calls: Subscription<RpcMessage>,
 ) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
@@ -163,7 +164,12 @@ fn answer(
     })
 }
 
-async fn call_once(process: &Process, api: &str, id: &str, limit: Duration) -> Result<(), Error> {
+async fn call_once(
+    process: &Transports,
+    api: &str,
+    id: &str,
+    limit: Duration,
+) -> Result<(), Error> {
     let pending = process.result.expect(&id.into()).await?;
     process.rpc.call(call(api, id, pending.return_path().as_str(), limit)).await?;
     match timeout(limit, pending).await {
@@ -217,7 +223,7 @@ async fn an_alarm_lets_senders_wait_and_nothing_is_lost() {
 
 async fn alarm(server: &RabbitServer, on: &[&str], off: &[&str]) {
     let options = json!({"url": server.url(), "response_timeout": 3});
-    let process = Arc::new(Process::new(&options, json!({})));
+    let process = Arc::new(transports(&options, json!({})));
     let api = unique("orders");
     let mut events = soon(process.event.listen(listen(&api, "one"))).await.unwrap();
     soon(process.event.send(&[event("before", &api)])).await.unwrap();
@@ -274,9 +280,9 @@ async fn a_cluster_goes_on_without_one_of_its_three() {
         nodes[..2].iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
     // The node that will be killed is among those that may be connected to.
     let options = json!({"url": urls[2], "nodes": others, "connect_timeout": 10});
-    let process = Arc::new(Process::new(&options, json!({})));
+    let process = Arc::new(transports(&options, json!({})));
     let api = unique("orders");
-    let worker = Arc::new(Process::new(&options, json!({})));
+    let worker = Arc::new(transports(&options, json!({})));
     let flow = lightbus_core::FlowControl::new(10, 50);
     let served = unique("auth");
     let spec = ServeSpec { apis: vec![served.as_str().into()], flow };

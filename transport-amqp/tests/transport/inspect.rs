@@ -1,6 +1,6 @@
 //! What is told of a broker, well and ill.
 
-use crate::support::{Process, listen, soon, unique};
+use crate::support::{listen, on, soon, transports, unique};
 use lightbus_core::{
     Transport,
     transport::{Finding, Severity},
@@ -26,7 +26,7 @@ fn problems(findings: &[Finding]) -> Vec<String> {
 #[tokio::test]
 async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
     let Some(broker) = RabbitServer::start().await else { return };
-    let process = Process::on(&broker);
+    let process = on(&broker);
     let api = unique("shop");
     soon(process.event.open()).await.unwrap();
     let _events = soon(process.event.listen(listen(&api, "one"))).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
     assert!(findings.iter().any(|finding| finding.cure.contains("list_policies")));
 
     // Something else is there under a name of the bus.
-    let other = Process::new(&json!({"url": broker.url()}), json!({"exchange": "amq.direct"}));
+    let other = transports(&json!({"url": broker.url()}), json!({"exchange": "amq.direct"}));
     let ill = problems(&diagnose(&*other.event).await);
     assert_eq!(ill.len(), 1, "{ill:?}");
     assert!(ill[0].contains("`amq.direct`") && ill[0].contains("type"), "{ill:?}");
@@ -56,7 +56,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
     broker.ctl(&["add_user", "poor", "secret"]).await;
     broker.ctl(&["set_permissions", "-p", "/", "poor", "^$", "^$", "^$"]).await;
     let url = broker.url().replace("guest:guest", "poor:secret");
-    let poor = Process::new(&json!({"url": url}), json!({}));
+    let poor = transports(&json!({"url": url}), json!({}));
     let ill = problems(&diagnose(&*poor.event).await);
     assert!(!ill.is_empty());
     assert!(
@@ -67,7 +67,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
 
     // A node that is away.
     let nodes = json!({"url": broker.url(), "nodes": ["127.0.0.1:1"]});
-    let findings = diagnose(&*Process::new(&nodes, json!({})).event).await;
+    let findings = diagnose(&*transports(&nodes, json!({})).event).await;
     assert!(
         findings.iter().any(|finding| finding.what.contains("127.0.0.1:1 cannot be reached")),
         "{findings:?}"
@@ -75,7 +75,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
 
     // An alarm.
     broker.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
-    let ill = problems(&diagnose(&*Process::on(&broker).rpc).await);
+    let ill = problems(&diagnose(&*on(&broker).rpc).await);
     broker.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
     assert!(ill.iter().any(|told| told.contains("alarm")), "{ill:?}");
 }
@@ -83,7 +83,7 @@ async fn a_broker_is_examined_and_what_is_wrong_with_it_found() {
 #[tokio::test]
 async fn places_have_their_counts_and_the_command_to_look() {
     let Some(broker) = RabbitServer::start().await else { return };
-    let process = Process::new(&json!({"url": broker.url()}), json!({"history": {}}));
+    let process = transports(&json!({"url": broker.url()}), json!({"history": {}}));
     let api = unique("shop");
     soon(process.event.open()).await.unwrap();
     soon(process.rpc.open()).await.unwrap();

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::{LIMIT, Process, Shared, call, soon, unique};
+use crate::support::{LIMIT, Shared, call, soon, transports, transports_with, unique};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lightbus_core::conformance::Transports;
 use lightbus_core::{ErrorKind, FlowControl, Outcome, Subscription, transport::ServeSpec};
 use serde_json::json;
 
@@ -17,8 +18,8 @@ async fn url() -> Option<(Shared, String)> {
     Some((shared, url))
 }
 
-fn process(url: &str) -> Process {
-    Process::new(&json!({"url": url}), json!({}))
+fn process(url: &str) -> Transports {
+    transports(&json!({"url": url}), json!({}))
 }
 
 fn serving(api: &str) -> ServeSpec {
@@ -37,7 +38,8 @@ async fn next(calls: &mut Subscription<lightbus_core::RpcMessage>) -> String {
 async fn an_api_that_nobody_has_ever_served_is_said_at_once_if_asked_for() {
     let Some((_broker, url)) = url().await else { return };
     let api = unique("auth");
-    let refusing = Process::with(&json!({"url": url}), json!({}), json!({"unknown_api": "refuse"}));
+    let refusing =
+        transports_with(&json!({"url": url}), json!({}), json!({"unknown_api": "refuse"}));
     let error = soon(refusing.rpc.call(call(&api, "1", NOWHERE, LIMIT))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error:?}");
     assert!(!error.is_temporary());
@@ -121,7 +123,7 @@ async fn a_call_that_a_lost_worker_had_is_not_run_again() {
 async fn a_full_queue_refuses_calls() {
     let Some((_broker, url)) = url().await else { return };
     let api = unique("auth");
-    let process = Process::with(&json!({"url": url}), json!({}), json!({"max_queue_length": 2}));
+    let process = transports_with(&json!({"url": url}), json!({}), json!({"max_queue_length": 2}));
     // Room is made when one expires: these do not.
     for n in 0..2 {
         soon(process.rpc.call(call(&api, &n.to_string(), NOWHERE, LIMIT))).await.unwrap();

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::support::{Process, event, listen, soon, unique};
+use crate::support::{event, listen, soon, transports, unique};
 use lightbus_core::ErrorKind;
 use lightbus_test_brokers::RabbitServer;
 use serde_json::{Value, json};
@@ -78,7 +78,7 @@ async fn certificates_are_checked_on_both_sides() {
     let Some(_server) = RabbitServer::start_with(&config).await else { return };
     let process = |tls: Value| {
         let url = format!("amqps://guest:guest@127.0.0.1:{port}/%2f");
-        Process::new(&json!({"url": url, "tls": tls, "connect_timeout": 3}), json!({}))
+        transports(&json!({"url": url, "tls": tls, "connect_timeout": 3}), json!({}))
     };
     let whole = process(json!({
         "ca_file": file("ca.crt"), "cert_file": file("client.crt"), "key_file": file("client.key"),

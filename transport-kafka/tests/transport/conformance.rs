@@ -2,7 +2,7 @@
 
 use std::{env, time::Duration};
 
-use crate::support::{LIMIT, Process, SESSION, options, put};
+use crate::support::{LIMIT, SESSION, on, options, put, transports};
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities,
@@ -26,11 +26,6 @@ impl KafkaHarness {
     }
 }
 
-fn transports(process: Process) -> Transports {
-    let Process { rpc, result, event, schema } = process;
-    Transports { rpc, result, event, schema }
-}
-
 #[async_trait]
 impl Harness for KafkaHarness {
     fn unavailable(&self) -> Option<String> {
@@ -51,7 +46,7 @@ impl Harness for KafkaHarness {
     }
 
     async fn connect(&self) -> Transports {
-        transports(Process::on(self.brokers()))
+        on(self.brokers())
     }
 
     fn taken_over_after(&self) -> Duration {
@@ -76,7 +71,7 @@ impl Harness for KafkaHarness {
         address["timeout"] = json!(1);
         address["send_timeout"] = json!(1);
         address["sasl"] = json!({"username": "user", "password": password});
-        Able::Yes(transports(Process::new(&address, json!({}))))
+        Able::Yes(transports(&address, json!({})))
     }
 
     async fn malformed_call(&self, api: &str) -> Able {
@@ -123,7 +118,7 @@ impl Breakable for OwnBroker {
         let mut address = options(&self.brokers);
         address["timeout"] = json!(2);
         address["send_timeout"] = json!(2);
-        transports(Process::new(&address, json!({})))
+        transports(&address, json!({}))
     }
 
     async fn break_connections(&self) -> Able {

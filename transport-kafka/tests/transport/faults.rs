@@ -11,8 +11,9 @@ use std::{
 };
 
 use crate::support::{
-    LIMIT, Process, brokers, call, event, eventually, listen, options, soon, unique,
+    LIMIT, brokers, call, event, eventually, listen, on, options, soon, transports, unique,
 };
+use lightbus_core::conformance::Transports;
 use lightbus_core::{
     Delivery, EventMessage, FlowControl, Outcome, ResultMessage,
     transport::{ListenSpec, ServeSpec, Start},
@@ -25,7 +26,11 @@ const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// Fires numbered events of each key until it is told to stop, each again until it is confirmed.
 /// Gives how many of each key there are.
-async fn fire(process: Arc<Process>, api: String, stop: Arc<AtomicBool>) -> HashMap<String, usize> {
+async fn fire(
+    process: Arc<Transports>,
+    api: String,
+    stop: Arc<AtomicBool>,
+) -> HashMap<String, usize> {
     let mut tasks = JoinSet::new();
     for key in KEYS {
         let (process, api, stop) = (Arc::clone(&process), api.clone(), Arc::clone(&stop));
@@ -90,7 +95,7 @@ async fn handle(delivery: Delivery<EventMessage>, handled: &Handled) {
 }
 
 /// Listens until it is dropped.
-async fn keep_listening(process: Arc<Process>, spec: ListenSpec, handled: Handled) {
+async fn keep_listening(process: Arc<Transports>, spec: ListenSpec, handled: Handled) {
     let mut events = process.event.listen(spec).await.unwrap();
     while let Some(delivery) = events.next().await {
         handle(delivery.unwrap(), &handled).await;
@@ -106,7 +111,7 @@ async fn all_came(handled: &Handled, fired: &HashMap<String, usize>) -> usize {
 async fn nothing_is_lost_when_the_broker_is_killed_and_started() {
     let Some(mut server) = KafkaServer::start().await else { return };
     let api = unique("orders");
-    let process = |brokers: &str| Arc::new(Process::on(brokers));
+    let process = |brokers: &str| Arc::new(on(brokers));
     let handled = Handled::default();
     let mut listening = JoinSet::new();
     let spec = listen(&api, "one", Start::Earliest);
@@ -136,7 +141,7 @@ async fn nothing_is_lost_when_one_of_three_brokers_is_killed() {
     let mut address = options(&brokers.join(","));
     address["replication"] = json!(3);
     address["min_insync_replicas"] = json!(2);
-    let process = || Arc::new(Process::new(&address, json!({})));
+    let process = || Arc::new(transports(&address, json!({})));
     let handled = Handled::default();
     let mut listening = JoinSet::new();
     for name in ["one", "two"] {
@@ -164,7 +169,7 @@ async fn nothing_is_lost_when_one_of_three_brokers_is_killed() {
 async fn nothing_is_lost_or_out_of_order_in_a_rebalance_storm() {
     let Some(brokers) = brokers() else { return };
     let api = unique("orders");
-    let process = || Arc::new(Process::on(&brokers));
+    let process = || Arc::new(on(&brokers));
     let handled = Handled::default();
     // The group is there before the first event is.
     let first = process().event.listen(listen(&api, "first", Start::New)).await.unwrap();
@@ -215,7 +220,7 @@ async fn no_call_runs_twice_while_workers_come_and_go() {
     let api = unique("auth");
     let ran: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
     let serve = async |number: usize| {
-        let process = Arc::new(Process::on(&brokers));
+        let process = Arc::new(on(&brokers));
         let spec = ServeSpec { apis: vec![api.as_str().into()], flow: FlowControl::new(10, 20) };
         let mut calls = process.rpc.serve(spec).await.unwrap();
         let ran = Arc::clone(&ran);
@@ -241,7 +246,7 @@ async fn no_call_runs_twice_while_workers_come_and_go() {
         });
         (stop, task)
     };
-    let caller = Arc::new(Process::on(&brokers));
+    let caller = Arc::new(on(&brokers));
     let (answered, number) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let done = Arc::new(AtomicBool::new(false));
     let mut callers = JoinSet::new();

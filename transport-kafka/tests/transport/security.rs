@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
-use crate::support::{LIMIT, Process, call, event, listen, options, soon, unique};
+use crate::support::{LIMIT, call, event, listen, options, soon, transports, unique};
 use lightbus_core::FlowControl;
 use lightbus_core::{
     Error, ErrorKind, Outcome, ResultMessage,
@@ -98,7 +98,7 @@ impl Drop for Certificates {
 
 /// A call and an event, there and back.
 async fn works(options: &Value) {
-    let process = Process::new(options, json!({}));
+    let process = transports(options, json!({}));
     soon(process.event.open()).await.unwrap();
     let api = unique("orders");
     let mut events = soon(process.event.listen(listen(&api, "one", Start::New))).await.unwrap();
@@ -124,7 +124,7 @@ async fn works(options: &Value) {
 }
 
 async fn refused(options: &Value) -> Error {
-    let process = Process::new(options, json!({}));
+    let process = transports(options, json!({}));
     soon(process.event.open()).await.unwrap_err()
 }
 
@@ -141,7 +141,7 @@ async fn who_may_come_in_and_who_may_not() {
     assert!(!text.contains("wrong-one"), "{text}");
 
     // Without rights, whatever is tried says so.
-    let poor = Process::new(&plain("poor", "right"), json!({}));
+    let poor = transports(&plain("poor", "right"), json!({}));
     let api = unique("orders");
     for error in [
         soon(poor.event.send(&[event(&api, "first", None)])).await.unwrap_err(),

@@ -153,7 +153,7 @@ impl EventTransport for RedisEventTransport {
                 sources
                     .push(EventSource::start(client, closing, listener, reclaim, &[last]).await?);
             }
-            return Ok(Subscription::spawn(crate::merge::MergedSource::new(sources), flow));
+            return Ok(Subscription::spawn(lightbus_core::Merge::new(sources), flow));
         }
         let listener = Listener { group, consumer, events: spec.events, streams: listened };
         let source = EventSource::start(client, closing, listener, reclaim, &last).await?;

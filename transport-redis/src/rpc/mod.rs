@@ -110,7 +110,7 @@ impl RpcTransport for RedisRpcTransport {
                 source.connect().await?;
                 sources.push(source);
             }
-            return Ok(Subscription::spawn(crate::merge::MergedSource::new(sources), flow));
+            return Ok(Subscription::spawn(lightbus_core::Merge::new(sources), flow));
         }
         let source = CallSource::new(client, self.handle.closing(), &spec.apis, &self.config);
         source.connect().await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Process, call, connect, event, eventually, listen, soon};
+use crate::support::{call, connect, event, eventually, listen, on, soon};
 use lightbus_core::{
     FlowControl, Outcome, ResultMessage,
     transport::{ServeSpec, Start},
@@ -12,7 +12,7 @@ use lightbus_test_brokers::RedisServer;
 #[tokio::test]
 async fn a_call_goes_there_and_its_result_comes_back() {
     let Some(server) = RedisServer::start() else { return };
-    let (client, worker) = (Process::on(&server), Process::on(&server));
+    let (client, worker) = (on(&server), on(&server));
     client.rpc.open().await.unwrap();
     let spec = ServeSpec { apis: vec!["shop.till".into()], flow: FlowControl::new(64, 256) };
     let mut calls = worker.rpc.serve(spec).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_call_goes_there_and_its_result_comes_back() {
 #[tokio::test]
 async fn an_event_is_heard_and_acknowledged() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut heard = process.event.listen(listen("p1", Start::New)).await.unwrap();
     let ids = process
         .event
@@ -72,7 +72,7 @@ async fn an_event_is_heard_and_acknowledged() {
 #[tokio::test]
 async fn a_schema_is_stored_and_loaded() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let schema =
         serde_json::value::RawValue::from_string("{\"rpcs\":{},\"events\":{}}".into()).unwrap();
     let ttl = Duration::from_secs(60);

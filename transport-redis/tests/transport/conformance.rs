@@ -3,7 +3,7 @@
 
 use std::{env, time::Duration};
 
-use crate::support::{Process, Redis, connect};
+use crate::support::{Redis, connect, transports};
 use async_trait::async_trait;
 use lightbus_core::{
     Capabilities,
@@ -41,11 +41,10 @@ impl RedisHarness {
     }
 }
 
-fn transports(url: &str) -> Transports {
+fn at(url: &str) -> Transports {
     let seconds = TAKEN_OVER_AFTER.as_secs_f64();
     let event = json!({"acknowledgement_timeout": seconds, "reclaim_interval": seconds / 4.0});
-    let Process { rpc, result, event, schema } = Process::new(&json!({"url": url}), event);
-    Transports { rpc, result, event, schema }
+    transports(&json!({"url": url}), event)
 }
 
 #[async_trait]
@@ -70,7 +69,7 @@ impl Harness for RedisHarness {
     }
 
     async fn connect(&self) -> Transports {
-        transports(self.url())
+        at(self.url())
     }
 
     fn taken_over_after(&self) -> Duration {
@@ -82,8 +81,7 @@ impl Harness for RedisHarness {
             "url": format!("redis://user:{password}@127.0.0.1:1/0"),
             "connection_parameters": {"timeout": 1, "password": password},
         });
-        let Process { rpc, result, event, schema } = Process::new(&address, json!({}));
-        Able::Yes(Transports { rpc, result, event, schema })
+        Able::Yes(transports(&address, json!({})))
     }
 
     async fn malformed_call(&self, api: &str) -> Able {
@@ -142,7 +140,7 @@ struct OwnBroker {
 #[async_trait]
 impl Breakable for OwnBroker {
     async fn connect(&self) -> Transports {
-        transports(&self.url)
+        at(&self.url)
     }
 
     async fn break_connections(&self) -> Able {

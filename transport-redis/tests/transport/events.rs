@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Process, Redis, connect, event, eventually, greeter, listen, soon};
+use crate::support::{Redis, connect, event, eventually, greeter, listen, on, soon, with_events};
 use futures_util::StreamExt;
+use lightbus_core::conformance::Transports;
 use lightbus_core::{
     ErrorKind, EventMessage, Outcome, Subscription,
     transport::{EventSelector, GroupSpec, HistorySpec, Start},
@@ -23,7 +24,7 @@ async fn pending(redis: &Redis) -> Vec<(String, String, u64, u64)> {
     redis.run(&["XPENDING", STREAM, GROUP, "-", "+", "100"]).await
 }
 
-async fn fire(process: &Process, id: &str) {
+async fn fire(process: &Transports, id: &str) {
     eventually("the event is stored", || async {
         process.event.send(&[event(id, "opened")]).await.is_ok()
     })
@@ -33,7 +34,7 @@ async fn fire(process: &Process, id: &str) {
 #[tokio::test]
 async fn an_event_has_the_form_that_python_reads() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut with_headers = event("e2", "opened");
     with_headers.headers.set("traceparent", "00-1");
     let ids = process.event.send(&[event("e1", "opened"), with_headers]).await.unwrap();
@@ -56,8 +57,7 @@ async fn an_event_has_the_form_that_python_reads() {
     ];
     assert_eq!(entries[0].1, plain);
     assert_eq!(entries[1].1[12..], ["", "{\"traceparent\":\"00-1\"}"]);
-    let short =
-        Process::with_events(&server, json!({"max_stream_length": 100, "stream_use": "per_event"}));
+    let short = with_events(&server, json!({"max_stream_length": 100, "stream_use": "per_event"}));
     for _ in 0..10 {
         let many: Vec<_> = (0..100).map(|number| event(&number.to_string(), "closed")).collect();
         short.event.send(&many).await.unwrap();
@@ -76,7 +76,7 @@ async fn an_event_has_the_form_that_python_reads() {
 #[tokio::test]
 async fn entries_of_every_form_are_sorted_out() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut redis = connect(&server.url()).await;
     let mut heard = process.event.listen(listen("p1", Start::Earliest)).await.unwrap();
     let good = ["id", "g", "api_name", "shop.till", "event_name", "opened", "version", "1"];
@@ -130,7 +130,7 @@ async fn entries_of_every_form_are_sorted_out() {
 #[tokio::test]
 async fn a_rejected_event_is_kept_as_it_was() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut heard = process.event.listen(listen("p1", Start::New)).await.unwrap();
     process.event.send(&[event("e1", "opened")]).await.unwrap();
     let delivery = next(&mut heard).await;
@@ -151,7 +151,7 @@ async fn a_rejected_event_is_kept_as_it_was() {
 async fn a_dead_letter_goes_back_to_its_stream_of_either_kind() {
     let Some(server) = RedisServer::start() else { return };
     for (stream_use, stream) in [("per_api", STREAM), ("per_event", "shop.till.opened:stream")] {
-        let process = Process::with_events(&server, json!({"stream_use": stream_use}));
+        let process = with_events(&server, json!({"stream_use": stream_use}));
         let mut redis = connect(&server.url()).await;
         let _: String = redis.run(&["FLUSHALL"]).await;
         let mut heard = process.event.listen(listen("p1", Start::New)).await.unwrap();
@@ -176,7 +176,7 @@ async fn a_dead_letter_goes_back_to_its_stream_of_either_kind() {
 #[tokio::test]
 async fn a_dead_letter_whose_event_was_trimmed_stays() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut redis = connect(&server.url()).await;
     let mut heard = process.event.listen(listen("p1", Start::New)).await.unwrap();
     process.event.send(&[event("e1", "opened"), event("e2", "opened")]).await.unwrap();
@@ -202,7 +202,7 @@ async fn a_dead_letter_whose_event_was_trimmed_stays() {
 
     // A group that is gone is told too.
     let _: u64 = redis.run(&["XGROUP", "DESTROY", STREAM, GROUP]).await;
-    let stranger = Process::on(&server);
+    let stranger = on(&server);
     drop((heard, process));
     let error = stranger.dead_letters().requeue(&greeter(), &ids[..1]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
@@ -211,7 +211,7 @@ async fn a_dead_letter_whose_event_was_trimmed_stays() {
 #[tokio::test]
 async fn a_group_that_vanishes_is_made_again_and_misses_nothing() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut redis = connect(&server.url()).await;
     let mut heard = process.event.listen(listen("p1", Start::New)).await.unwrap();
     for (round, harm) in [
@@ -247,7 +247,7 @@ async fn a_group_that_vanishes_is_made_again_and_misses_nothing() {
 async fn pending_entries_that_were_deleted_do_no_harm() {
     let Some(server) = RedisServer::start() else { return };
     let mut redis = connect(&server.url()).await;
-    let first = Process::on(&server);
+    let first = on(&server);
     let mut heard = first.event.listen(listen("p1", Start::New)).await.unwrap();
     let ids = first.event.send(&[event("e1", "opened"), event("e2", "opened")]).await.unwrap();
     let held = (next(&mut heard).await, next(&mut heard).await);
@@ -255,7 +255,7 @@ async fn pending_entries_that_were_deleted_do_no_harm() {
     // The process dies with both in hand.
     std::mem::forget(held);
     drop(heard);
-    let second = Process::on(&server);
+    let second = on(&server);
     let mut heard = second.event.listen(listen("p1", Start::New)).await.unwrap();
     let delivery = next(&mut heard).await;
     assert_eq!((&*delivery.message.id, delivery.message.attempt >= 2), ("e2", true));
@@ -266,7 +266,7 @@ async fn pending_entries_that_were_deleted_do_no_harm() {
 #[tokio::test]
 async fn what_is_given_back_goes_to_another_at_once() {
     let Some(server) = RedisServer::start() else { return };
-    let (first, second) = (Process::on(&server), Process::on(&server));
+    let (first, second) = (on(&server), on(&server));
     let mut leaving = first.event.listen(listen("p1", Start::New)).await.unwrap();
     for number in 0..5 {
         fire(&first, &number.to_string()).await;
@@ -292,8 +292,7 @@ async fn what_is_given_back_goes_to_another_at_once() {
 async fn a_slow_handler_keeps_its_event_and_a_dead_one_loses_it() {
     let Some(server) = RedisServer::start() else { return };
     let options = json!({"acknowledgement_timeout": 0.3, "reclaim_interval": 0.1});
-    let (slow, other) =
-        (Process::with_events(&server, options.clone()), Process::with_events(&server, options));
+    let (slow, other) = (with_events(&server, options.clone()), with_events(&server, options));
     let redis = connect(&server.url()).await;
     let mut spec = listen("slow", Start::New);
     spec.flow.close_timeout = Duration::from_millis(200);
@@ -320,7 +319,7 @@ async fn listeners_survive_a_restart_and_killed_connections() {
     let Some(mut server) = RedisServer::start_durable() else {
         return;
     };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut heard = process.event.listen(listen("p1", Start::New)).await.unwrap();
     for round in 0..4 {
         let id = round.to_string();
@@ -360,7 +359,7 @@ async fn old_consumers_go_and_those_with_work_stay() {
     for (group, consumer) in [(GROUP, "dead"), (GROUP, "busy"), (old, "dead")] {
         let _: i64 = redis.run(&["XGROUP", "CREATECONSUMER", STREAM, group, consumer]).await;
     }
-    let process = Process::with_events(&server, json!({"consumer_ttl": 0.01}));
+    let process = with_events(&server, json!({"consumer_ttl": 0.01}));
     fire(&process, "e").await;
     let _: redis::Value =
         redis.run(&["XREADGROUP", "GROUP", GROUP, "busy", "STREAMS", STREAM, ">"]).await;
@@ -392,7 +391,7 @@ async fn old_consumers_go_and_those_with_work_stay() {
 #[tokio::test]
 async fn the_past_and_the_lag_can_be_looked_at() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut redis = connect(&server.url()).await;
     let opened = [EventSelector::one("shop.till", "opened")];
     let group = greeter();
@@ -443,7 +442,7 @@ async fn the_past_and_the_lag_can_be_looked_at() {
 #[tokio::test]
 async fn a_listener_starts_where_it_is_told() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     fire(&process, "old").await;
     tokio::time::sleep(Duration::from_millis(5)).await;
     let since = SystemTime::now();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Process, call, connect, event, greeter, listen, soon};
+use crate::support::{call, connect, event, greeter, listen, on, soon, transports};
 use lightbus_core::{
     ConfigSection, ErrorKind, FlowControl, Headers, Outcome, ResultMessage, TransportFactory,
     transport::{EventSelector, ServeSpec, Start},
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// Calls of two APIs, an event, and a schema go through.
 async fn round_trip(options: &Value) {
-    let (client, worker) = (Process::new(options, json!({})), Process::new(options, json!({})));
+    let (client, worker) = (transports(options, json!({})), transports(options, json!({})));
     client.rpc.open().await.unwrap();
     let apis = vec!["shop.till".into(), "auth".into(), "internal.state".into()];
     let mut calls =
@@ -95,7 +95,7 @@ async fn users_and_passwords() {
         (format!("redis://bus:wrong@{at}/0"), ErrorKind::Config),
         (format!("redis://{at}/0"), ErrorKind::Config),
     ] {
-        let process = Process::new(&json!({"url": url}), json!({}));
+        let process = transports(&json!({"url": url}), json!({}));
         let error = soon(process.rpc.open()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(
@@ -103,7 +103,7 @@ async fn users_and_passwords() {
             "{error:?}"
         );
     }
-    let weak = Process::new(&json!({"url": format!("redis://weak:s3cret@{at}/0")}), json!({}));
+    let weak = transports(&json!({"url": format!("redis://weak:s3cret@{at}/0")}), json!({}));
     let error = soon(weak.event.send(&[event("e", "opened")])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
 }
@@ -195,7 +195,7 @@ async fn encrypted() {
         "url": format!("redis://127.0.0.1:{port}/1"), "tls": tls, "connection_parameters": {"ssl": true},
     }))
     .await;
-    let stranger = Process::new(&json!({"url": format!("rediss://127.0.0.1:{port}/0")}), json!({}));
+    let stranger = transports(&json!({"url": format!("rediss://127.0.0.1:{port}/0")}), json!({}));
     let error = soon(stranger.rpc.open()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     let _ = std::fs::remove_dir_all(&folder);
@@ -263,12 +263,12 @@ async fn a_primary_under_sentinels() {
     let options = json!({"sentinel": {"master": "main", "nodes": nodes}});
     round_trip(&options).await;
     // A replica by itself is refused.
-    let error = soon(Process::on(&replica).rpc.open()).await.unwrap_err();
+    let error = soon(on(&replica).rpc.open()).await.unwrap_err();
     assert!(
         error.kind() == ErrorKind::Unavailable && error.to_string().contains("replica"),
         "{error}"
     );
-    let process = Process::new(&options, json!({}));
+    let process = transports(&options, json!({}));
     process.event.send(&[event("before", "opened")]).await.unwrap();
     primary.kill();
     crate::support::eventually("the replica has taken over", || async {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::{Process, Redis, call, connect, eventually, soon};
+use crate::support::{Redis, call, connect, eventually, on, soon};
+use lightbus_core::conformance::Transports;
 use lightbus_core::{
     FlowControl, Headers, Outcome, RemoteError, ResultMessage, ReturnPath, RpcMessage,
     Subscription, transport::ServeSpec,
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 const FIVE: Duration = Duration::from_secs(5);
 
-async fn serve(process: &Process, apis: &[&str], in_flight: usize) -> Subscription<RpcMessage> {
+async fn serve(process: &Transports, apis: &[&str], in_flight: usize) -> Subscription<RpcMessage> {
     let apis = apis.iter().map(|api| (*api).into()).collect();
     process.rpc.serve(ServeSpec { apis, flow: FlowControl::new(64, in_flight) }).await.unwrap()
 }
@@ -41,7 +42,7 @@ fn python_call(id: &str, path: &str) -> String {
 #[tokio::test]
 async fn a_call_has_the_form_that_python_reads() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     process.rpc.call(call("shop.till", "c1", "redis+key://back", FIVE)).await.unwrap();
     let mut redis = connect(&server.url()).await;
     let ttl: i64 = redis.run(&["PTTL", "rpc_expiry_key:c1"]).await;
@@ -62,7 +63,7 @@ async fn a_call_has_the_form_that_python_reads() {
 #[tokio::test]
 async fn results_have_the_form_that_python_reads_and_expire() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let path = ReturnPath::new("redis+key://shop.till.add:result:c1");
     process.result.reply(&path, result("c1", Ok("1.10"))).await.unwrap();
     let error = RemoteError {
@@ -100,7 +101,7 @@ async fn results_have_the_form_that_python_reads_and_expire() {
 #[tokio::test]
 async fn results_of_every_form_reach_their_callers() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut redis = connect(&server.url()).await;
     let cases = [
         ("1", r#"{"kwargs": {"result": null}, "metadata": {"id": "x", "rpc_message_id": "1"}}"#),
@@ -154,7 +155,7 @@ async fn results_of_every_form_reach_their_callers() {
 async fn python_calls_are_taken_and_expired_ones_are_not() {
     for arguments in [&[][..], &["--rename-command", "BLMPOP", ""]] {
         let Some(server) = RedisServer::start_with(arguments) else { return };
-        let process = Process::on(&server);
+        let process = on(&server);
         let mut redis = connect(&server.url()).await;
         queue(&mut redis, "shop.till", "p1", &python_call("p1", "redis+key://back")).await;
         let expired = python_call("p0", "redis+key://back");
@@ -190,7 +191,7 @@ async fn python_calls_are_taken_and_expired_ones_are_not() {
 #[tokio::test]
 async fn a_call_that_cannot_be_read_is_answered_and_the_others_go_on() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut redis = connect(&server.url()).await;
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let bad = [
@@ -232,7 +233,7 @@ async fn a_call_that_cannot_be_read_is_answered_and_the_others_go_on() {
 #[tokio::test]
 async fn close_gives_back_what_nobody_has_seen_in_order() {
     let Some(server) = RedisServer::start() else { return };
-    let (first, second) = (Process::on(&server), Process::on(&server));
+    let (first, second) = (on(&server), on(&server));
     let mut calls = serve(&first, &["shop.till"], 100).await;
     for number in 0..20 {
         let message = call("shop.till", &format!("c{number}"), "redis+key://b", FIVE);
@@ -259,7 +260,7 @@ async fn close_gives_back_what_nobody_has_seen_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_callers_share_round_trips_and_dropped_ones_strand_nobody() {
     let Some(server) = RedisServer::start() else { return };
-    let process = std::sync::Arc::new(Process::on(&server));
+    let process = std::sync::Arc::new(on(&server));
     let mut tasks = Vec::new();
     for number in 0..500 {
         let process = std::sync::Arc::clone(&process);
@@ -285,7 +286,7 @@ async fn many_callers_share_round_trips_and_dropped_ones_strand_nobody() {
 #[tokio::test]
 async fn calls_and_results_survive_a_restart_and_killed_connections() {
     let Some(mut server) = RedisServer::start() else { return };
-    let (client, worker) = (Process::on(&server), Process::on(&server));
+    let (client, worker) = (on(&server), on(&server));
     let mut calls = serve(&worker, &["shop.till"], 100).await;
     for round in 0..3 {
         let id = format!("c{round}").into();
@@ -324,7 +325,7 @@ async fn calls_and_results_survive_a_restart_and_killed_connections() {
 #[tokio::test]
 async fn closed_transports_say_so_and_end_their_subscriptions() {
     let Some(server) = RedisServer::start() else { return };
-    let process = Process::on(&server);
+    let process = on(&server);
     let mut calls = serve(&process, &["shop.till"], 100).await;
     let pending = process.result.expect(&"x".into()).await.unwrap();
     process.rpc.close().await.unwrap();

@@ -18,7 +18,7 @@ use super::{
     wire,
 };
 use crate::{
-    Error, ErrorKind, EventMessage, Merge, Name, Result, Retry, Subscription,
+    Error, ErrorKind, EventMessage, Merge, Name, Result, Retry, Subscription, User,
     transport::{
         DeadLetters, EventSelector, EventTransport, GroupSpec, HistorySpec, Lag, ListenSpec,
     },
@@ -33,8 +33,8 @@ pub struct BrokerEventTransport<B: Broker> {
 super::transport!(BrokerEventTransport);
 
 impl<B: Broker> BrokerEventTransport<B> {
-    pub(super) fn new(shared: Arc<Shared<B>>) -> Self {
-        Self { handle: Handle::new(shared, "the event transport") }
+    pub(super) fn new(user: User<Shared<B>>) -> Self {
+        Self { handle: Handle::new(user, "the event transport") }
     }
 
     async fn shut(&self) {

@@ -1,21 +1,18 @@
 //! Transports on RabbitMQs, and what is put there past them.
 #![allow(dead_code, unreachable_pub, reason = "what needs features uses a part")]
 
-use std::{env, sync::Arc, time::Duration};
+use std::{env, time::Duration};
 
 use lightbus_core::{
-    Arguments, ConfigSection, EventMessage, FlowControl, Headers, RpcMessage, TransportFactory,
-    transport::{
-        DeadLetters, EventSelector, EventTransport, GroupSpec, ListenSpec, ResultTransport,
-        RpcTransport, SchemaTransport, Start,
-    },
+    EventMessage, FlowControl, TransportKind,
+    conformance::Transports,
+    transport::{EventSelector, GroupSpec, ListenSpec, Start},
 };
-use lightbus_test_brokers::RabbitServer;
+use lightbus_test_brokers::{RabbitServer, fields, with};
 use lightbus_transport_amqp::AmqpFactory;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-pub use lightbus_test_brokers::{LIMIT, eventually, unique};
+pub use lightbus_test_brokers::{LIMIT, call, eventually, unique};
 
 /// A broker to share: the one that the environment names, or one of the test's own.
 pub enum Shared {
@@ -73,71 +70,27 @@ pub async fn delete_queue(url: &str, queue: &str) {
     soon(connection.close(200, "done".into())).await.unwrap();
 }
 
-/// The four transports of a process.
-pub struct Process {
-    pub rpc: Arc<dyn RpcTransport>,
-    pub result: Arc<dyn ResultTransport>,
-    pub event: Arc<dyn EventTransport>,
-    pub schema: Arc<dyn SchemaTransport>,
+/// The transports of a process, with all defaults.
+pub fn on(server: &RabbitServer) -> Transports {
+    transports(&json!({"url": server.url()}), json!({}))
 }
 
-impl Process {
-    /// With all defaults.
-    pub fn on(server: &RabbitServer) -> Self {
-        Self::new(&json!({"url": server.url()}), json!({}))
-    }
+/// Those with these options, and these of the event transport.
+pub fn transports(common: &Value, event: Value) -> Transports {
+    transports_with(common, event, json!({}))
+}
 
-    pub fn new(common: &Value, event: Value) -> Self {
-        Self::with(common, event, json!({}))
-    }
-
-    pub fn with(common: &Value, event: Value, rpc: Value) -> Self {
-        let factory = AmqpFactory::default();
-        let section = |more: Value| {
-            let mut options = common.clone();
-            let (Some(options_map), Value::Object(more)) = (options.as_object_mut(), more) else {
-                panic!("options are objects")
-            };
-            options_map.extend(more);
-            ConfigSection::new("test", options)
-        };
-        Self {
-            rpc: factory.rpc(&section(rpc)).unwrap(),
-            result: factory.result(&section(json!({}))).unwrap(),
-            event: factory.event(&section(event)).unwrap(),
-            schema: factory.schema(&section(json!({}))).unwrap(),
-        }
-    }
-
-    pub fn dead_letters(&self) -> &dyn DeadLetters {
-        self.event.require_dead_letters().unwrap()
-    }
+pub fn transports_with(common: &Value, event: Value, rpc: Value) -> Transports {
+    Transports::new(&AmqpFactory::default(), |kind| match kind {
+        TransportKind::Event => with(common, &event),
+        TransportKind::Rpc => with(common, &rpc),
+        TransportKind::Result | TransportKind::Schema => common.clone(),
+    })
 }
 
 /// What comes within the limit.
 pub async fn soon<T>(work: impl Future<Output = T>) -> T {
     lightbus_test_brokers::soon("what the test waits for", work).await
-}
-
-/// A call without arguments.
-pub fn call(api: &str, id: &str, return_path: &str, timeout: Duration) -> RpcMessage {
-    RpcMessage {
-        id: id.into(),
-        api: api.into(),
-        procedure: "add".into(),
-        fields: fields(&[("a", "2"), ("b", "\"é☃\"")]),
-        headers: Headers::new(),
-        return_path: lightbus_core::ReturnPath::new(return_path),
-        deadline: Instant::now() + timeout,
-    }
-}
-
-pub fn fields(pairs: &[(&str, &str)]) -> Arguments {
-    let mut fields = Arguments::new();
-    for (name, value) in pairs {
-        fields.push(*name, value.as_bytes().to_vec());
-    }
-    fields
 }
 
 /// An event whose id tells it from others.
