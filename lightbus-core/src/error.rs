@@ -27,7 +27,7 @@ pub enum ErrorKind {
     Malformed,
     /// A value does not fit the schema of the API.
     Invalid,
-    /// The name of an API, a procedure or an event that nobody knows.
+    /// The name of an API, a procedure or an event that no process knows.
     Unknown,
     /// The code at the other end ran and failed; see [`Error::remote`].
     Remote,

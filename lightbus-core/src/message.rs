@@ -73,7 +73,7 @@ impl FromIterator<(Name, Bytes)> for Arguments {
     }
 }
 
-/// Shows names and sizes: nobody here knows which values must not be seen.
+/// Shows names and sizes: this crate does not know which values must not be seen.
 impl fmt::Debug for Arguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = |value: &Bytes| format!("{} bytes", value.len());

@@ -34,7 +34,7 @@ struct Waiting {
 }
 
 impl PendingResults {
-    /// Nobody waits yet.
+    /// No caller waits yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -60,7 +60,7 @@ impl PendingResults {
         })
     }
 
-    /// Hands a result to the call that it answers. Gives `false`, and counts it, if nobody waits.
+    /// Hands a result to the call that it answers. Returns `false`, and counts it, if no caller waits.
     pub fn complete(&self, result: ResultMessage) -> bool {
         let sender = self.waiting().senders.remove(&result.rpc_id);
         let taken = sender.is_some_and(|sender| sender.send(Ok(result)).is_ok());
@@ -82,7 +82,7 @@ impl PendingResults {
         self.len() == 0
     }
 
-    /// How many results came that nobody waited for.
+    /// How many results came that no caller waited for.
     #[must_use]
     pub fn unclaimed(&self) -> u64 {
         self.0.unclaimed.load(Ordering::Relaxed)

@@ -99,7 +99,7 @@ pub trait TransportFactory: fmt::Debug + Send + Sync + 'static {
     ///
     /// - `writeOnly: true`: a secret, never shown.
     /// - `format: "uri"`: an address, shown without its password.
-    /// - `x-without-effect: "…"`: accepted, and not heeded; whoever sets it is told this reason.
+    /// - `x-without-effect: "…"`: accepted, and not heeded; this reason is reported to whoever sets it.
     /// - `x-rust-only: true`: Python's Lightbus refuses a file that has it.
     fn options(&self, _kind: TransportKind) -> Option<serde_json::Value> {
         None

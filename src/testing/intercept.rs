@@ -3,7 +3,7 @@
 //! An intercepted subscription is a [`Source`] that takes from the subscription below and holds its
 //! acknowledgement handles as tokens. The driver above has credit of its own, but settlement and
 //! redelivery are decided below; this file only passes them on. Calls cannot be returned to a broker
-//! once they have been delivered, so one that nobody above has seen is sent again.
+//! once they have been delivered, so one that no layer above has seen is sent again.
 
 use std::sync::{
     Arc, Mutex, PoisonError,

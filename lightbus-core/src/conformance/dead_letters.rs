@@ -14,7 +14,7 @@ use crate::{
     transport::{DeadLetter, GroupSpec, ListenSpec},
 };
 
-/// A group that has set aside as many events as asked for.
+/// A group that has rejected as many events as asked for.
 struct Group {
     process: Process,
     spec: GroupSpec,
@@ -139,7 +139,7 @@ pub async fn dead_letters_are_removed_one_by_one(harness: &dyn Harness) {
     group.letters(2).await;
 }
 
-/// A dead letter that is given back comes again to the group that set it aside, the same and as if for
+/// A dead letter that is given back is redelivered to the group that set it aside, the same and as if for
 /// the first time, and to no other group.
 pub async fn a_retried_dead_letter_comes_again_to_its_group_alone(harness: &dyn Harness) {
     if !harness.capabilities().dead_letters {
@@ -168,7 +168,7 @@ pub async fn a_retried_dead_letter_comes_again_to_its_group_alone(harness: &dyn 
     };
     assert_eq!(none, 0);
     let all_ids = ids(&all);
-    assert_eq!(ok("giving back those of nobody", requeue(&unknown, &all_ids)).await, 0);
+    assert_eq!(ok("requeueing those of an unknown group", requeue(&unknown, &all_ids)).await, 0);
     let both = [Name::clone(&all[0].id), Name::clone(&all[2].id)];
     assert_eq!(ok("giving back", requeue(&mail, &both)).await, 2);
 
@@ -180,7 +180,7 @@ pub async fn a_retried_dead_letter_comes_again_to_its_group_alone(harness: &dyn 
         assert_eq!(delivery.message.id, sent[n].id);
         assert_eq!(delivery.message.fields, sent[n].fields);
         assert_eq!(delivery.message.native_id, all[n].event.native_id, "the broker's name for it");
-        assert!(delivery.message.attempt <= 1, "counted anew: {}", delivery.message.attempt);
+        assert!(delivery.message.attempt <= 1, "counted again: {}", delivery.message.attempt);
         done(delivery).await;
     }
     again.sort_unstable();

@@ -17,7 +17,7 @@ use crate::{
     transport::{DeadLetter, GroupSpec, Lag, ListenSpec},
 };
 
-/// A delivery that is dropped comes again, the same, until it is settled.
+/// A delivery that is dropped is redelivered, the same, until it is settled.
 pub async fn a_dropped_delivery_comes_again(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("orders");
@@ -38,7 +38,7 @@ pub async fn a_dropped_delivery_comes_again(harness: &dyn Harness) {
     nothing("it has been settled", &mut events).await;
 }
 
-/// What is settled as done never comes again: not to this process, nor the next, nor when the time
+/// What is settled as done is never redelivered: not to this process, nor the next, nor when the time
 /// for dead processes is over.
 pub async fn a_done_delivery_never_comes_again(harness: &dyn Harness) {
     let bus = Bus::new(harness);
@@ -61,7 +61,7 @@ async fn never_again(bus: &Bus<'_>, harness: &dyn Harness, api: &Name) {
     nothing_within("all have been settled", &mut events, long).await;
 }
 
-/// A rejected delivery never comes again, and is found among the dead letters.
+/// A rejected delivery is never redelivered, and is found among the dead letters.
 pub async fn a_rejected_delivery_never_comes_again(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("orders");
@@ -125,7 +125,7 @@ async fn dead_letters(
     .await
 }
 
-/// What cannot be read is set aside, and the listener goes on.
+/// What cannot be read is rejected, and the listener goes on.
 pub async fn a_malformed_event_is_set_aside(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("orders");
@@ -220,7 +220,7 @@ pub async fn a_cancelled_next_loses_nothing(harness: &dyn Harness) {
     nothing("each came once", &mut events).await;
 }
 
-/// What a process had fetched and nobody has seen goes back when it closes, in its order.
+/// What a process had fetched and no handler has seen goes back when it closes, in its order.
 pub async fn close_gives_back_what_nobody_has_seen(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("orders");
@@ -253,7 +253,7 @@ pub async fn close_waits_for_what_is_held(harness: &dyn Harness) {
     never_again(&bus, harness, &api).await;
 }
 
-/// A subscription that is dropped gives back what nobody has settled.
+/// A subscription that is dropped releases what is not settled.
 pub async fn a_dropped_subscription_gives_back(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("orders");

@@ -88,7 +88,7 @@ pub async fn two_apis_do_not_mix(harness: &dyn Harness) {
     nothing_left(&mut of_till);
 }
 
-/// One may listen to what nobody fires, and fire what nobody listens to.
+/// One may listen to what no process fires, and fire what no process listens to.
 pub async fn an_unknown_event_is_harmless(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let (api, unknown) = (bus.name("orders"), bus.name("unknown"));
@@ -100,7 +100,7 @@ pub async fn an_unknown_event_is_harmless(harness: &dyn Harness) {
     let mut events = process.listen(spec).await;
     process.send(&[bus.event(&api, 2)]).await;
     assert_numbers(harness, take(&mut events, 1).await, [2]);
-    nothing("nobody fires it", &mut never).await;
+    nothing("no process fires it", &mut never).await;
     ok("closing", never.close()).await;
 }
 

@@ -270,7 +270,7 @@ pub async fn sent_events_survive_the_sender(harness: &dyn Harness) {
     drop(dead);
 }
 
-/// A listener that was forgotten begins anew, without what waited for it; others go on.
+/// A listener that was forgotten begins again, without what waited for it; others go on.
 pub async fn a_forgotten_listener_begins_anew(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("orders");
@@ -327,7 +327,8 @@ pub async fn lag_counts(harness: &dyn Harness) {
 
     let unknown = GroupSpec::new(Name::clone(&group.service), "unknown");
     let events = [EventSelector::all(bus.name("unknown"))];
-    let lag = ok("asking for the lag of nobody", process.event.lag(&unknown, &events)).await;
+    let lag =
+        ok("asking for the lag of an unknown group", process.event.lag(&unknown, &events)).await;
     assert_eq!(lag, Lag::default(), "a group that does not exist");
     process.close().await;
     let lag = process.event.lag(&group, &asked);

@@ -34,7 +34,7 @@ pub(super) fn limit() -> Duration {
 /// How long to watch that nothing happens.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
 
-/// The bus of one case: a harness, and names that nobody else has.
+/// The bus of one case: a harness, and names that no other case has.
 pub(super) struct Bus<'a> {
     pub(super) harness: &'a dyn Harness,
     prefix: String,

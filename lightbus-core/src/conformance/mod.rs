@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The macro makes one `#[test]` of each case, under the case's own name, and evaluates the expression
-//! anew for each. A case that is added here reaches every transport unasked. Cases may run at the same
-//! time on one broker: each uses names that nobody else has.
+//! again for each. A case that is added here reaches every transport unasked. Cases may run at the same
+//! time on one broker: each uses names that no other case has.
 //!
 //! What a transport cannot do is declared, never skipped in silence: an absent
 //! [capability](crate::Capabilities) is tested to be absent, and an ability that the harness lacks
@@ -228,7 +228,7 @@ pub trait Breakable: Send + Sync {
     /// Ends all connections to the broker, which goes on serving.
     async fn break_connections(&self) -> Able;
 
-    /// Ends the broker. Nobody can connect when this returns.
+    /// Ends the broker. No client can connect when this returns.
     async fn stop(&self);
 
     /// Starts the broker again, at the same address, with all that it had confirmed if the capability
@@ -252,7 +252,7 @@ impl fmt::Debug for Case {
 }
 
 /// Makes a `#[test]` of each case of the suite, on the [`Harness`] that the expression gives. It is
-/// evaluated for each case anew, and may await.
+/// evaluated again for each case, and may await.
 #[macro_export]
 macro_rules! conformance {
     (@tests $harness:expr; $($case:ident)*) => {

@@ -57,7 +57,7 @@ async fn until_it_works<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<
 }
 
 /// A listener goes on by itself after the broker was restarted: it misses nothing that was confirmed,
-/// and what it held comes again or is settled.
+/// and what it held is redelivered or is settled.
 pub async fn a_listener_survives_a_broker_restart(harness: &dyn Harness) {
     listener_survives(harness, Break::Broker).await;
 }
@@ -84,7 +84,7 @@ async fn listener_survives(harness: &dyn Harness, how: Break) {
     if matches!(how, Break::Broker) && !harness.capabilities().durable {
         missing.clear();
     }
-    // Held over the break: settled, or it comes again.
+    // Held over the break: settled, or it is redelivered.
     let n = held.message.number();
     if held.ack.settle(crate::Outcome::Done).await.is_ok() {
         missing.remove(&n);

@@ -50,7 +50,7 @@ pub async fn a_thousand_calls_get_their_own_results(harness: &dyn Harness) {
     }
 }
 
-/// A result that comes when nobody waits any more is no error, and reaches nobody else; nor does a
+/// A result that comes when no caller waits any more is no error, and reaches no other caller; nor does a
 /// second result of the same call.
 pub async fn a_late_result_is_dropped(harness: &dyn Harness) {
     let bus = Bus::new(harness);
@@ -77,8 +77,8 @@ pub async fn a_late_result_is_dropped(harness: &dyn Harness) {
     assert_eq!(value(after).await, "3");
 }
 
-/// A result for a call that nobody knows, to a caller that lives or that is gone, is no error and
-/// disturbs nobody.
+/// A result for a call that no caller knows, to a caller that lives or that is gone, is no error and
+/// disturbs no process.
 pub async fn a_result_for_nobody_is_fine(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("auth");

@@ -83,7 +83,7 @@ pub async fn two_workers_share_the_calls(harness: &dyn Harness) {
     assert_eq!(value(second).await, "2");
 }
 
-/// A call that nobody serves yet waits for its worker.
+/// A call that no process serves yet waits for its worker.
 pub async fn a_call_waits_for_its_worker(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("auth");
@@ -212,7 +212,7 @@ pub async fn arguments_of_every_kind_survive(harness: &dyn Harness) {
     }
 }
 
-/// Calls that a worker had fetched and nobody has seen go to another when it closes.
+/// Calls that a worker had fetched and no handler has seen go to another when it closes.
 pub async fn a_stopped_worker_gives_back_unseen_calls(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api = bus.name("auth");
@@ -280,7 +280,7 @@ pub async fn a_worker_takes_no_more_than_asked(harness: &dyn Harness) {
     }
 }
 
-/// A call that cannot be read is set aside, and the worker goes on.
+/// A call that cannot be read is rejected, and the worker goes on.
 pub async fn a_malformed_call_is_set_aside(harness: &dyn Harness) {
     let bus = Bus::new(harness);
     let api: Name = bus.name("auth");

@@ -99,7 +99,7 @@ pub async fn a_ping_keeps_a_schema_alive(harness: &dyn Harness) {
     store(&one, &left, &schema("first"), ttl).await;
     assert!(ok("pinging", two.schema.ping(&pinged, LONG)).await, "any process may renew it");
     store(&two, &stored, &schema("second"), LONG).await;
-    eventually("the one that nobody renewed is gone", async || {
+    eventually("the one that no process renewed is gone", async || {
         loaded(&two, &[&left]).await.is_empty().then_some(())
     })
     .await;

@@ -92,7 +92,7 @@ pub struct Lag {
 /// Carries events to all listeners.
 #[async_trait]
 pub trait EventTransport: Transport {
-    /// Sends events, and gives back what the broker calls each, in the same order.
+    /// Sends events, and returns what the broker calls each, in the same order.
     ///
     /// # Delivery
     ///
@@ -128,13 +128,13 @@ pub trait EventTransport: Transport {
     ///
     /// # Ordering
     ///
-    /// Per stream, as sent, while nothing has to come again.
+    /// Per stream, as sent, while nothing is redelivered.
     ///
     /// # Errors
     ///
     /// [`Config`](crate::ErrorKind::Config) for an empty list of events;
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if the broker is away now. Once it stands it
-    /// reconnects by itself (case `a_listener_survives_a_broker_restart`). An event that nobody ever
+    /// reconnects by itself (case `a_listener_survives_a_broker_restart`). An event that no process ever
     /// fires is no error.
     ///
     /// # Cancel safety

@@ -14,7 +14,7 @@ pub trait ResultTransport: Transport {
     ///
     /// When it returns, a result sent to the [return path](PendingResult::return_path) will be
     /// seen (case `a_call_gets_its_result`). At most one result arrives for a call: a late one, a
-    /// second one, and one that nobody knows are counted and dropped (cases
+    /// second one, and one that no process knows are counted and dropped (cases
     /// `a_late_result_is_dropped`, `a_result_for_nobody_is_fine`).
     ///
     /// # Errors
@@ -37,7 +37,7 @@ pub trait ResultTransport: Transport {
     ///
     /// # Delivery
     ///
-    /// At most once. `Ok` means that the broker has it; that nobody waits any more is no error.
+    /// At most once. `Ok` means that the broker has it; that no caller waits any more is no error.
     /// An unread result is dropped after a time that the transport's configuration sets.
     ///
     /// # Errors

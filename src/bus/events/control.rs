@@ -7,7 +7,7 @@ use lightbus_core::{Error, ErrorKind, Result};
 use crate::bus::{Bus, shared::Listening};
 
 impl Bus {
-    /// Pauses a listener of this process: it takes nothing more, and gives back what it had taken and
+    /// Pauses a listener of this process: it takes nothing more, and releases what it had taken and
     /// not begun. What is at work may finish. Other processes that listen under the same name go on.
     /// A paused listener does not count as unhealthy.
     ///

@@ -12,7 +12,7 @@
 //!
 //! - Draining. Events not yet started are returned (`takes_no_more`), and so is an event that waits for
 //!   a retry; a handler that runs may finish.
-//! - `OnError::Shutdown`. `failed` is set before the process is told to stop, because the deliveries
+//! - `OnError::Shutdown`. `failed` is set before the process is asked to stop, because the deliveries
 //!   fetched together with the failed event are still in the consumer's hands, and handling those
 //!   would reorder the stream (test `after_a_failure_that_ends_the_process_nothing_more_is_handled`).
 

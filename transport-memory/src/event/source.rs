@@ -40,7 +40,7 @@ impl Source for EventSource {
                 return Ok(taken.into_iter().map(deliver).collect());
             }
             if more {
-                // Many that nobody asked for: others may work before the next ones are looked at.
+                // Many that no listener asked for: others may work before the next ones are looked at.
                 tokio::task::yield_now().await;
                 continue;
             }
