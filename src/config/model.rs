@@ -158,6 +158,11 @@ pub struct ApiConfig {
     #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
     #[schemars(schema_with = "seconds_schema")]
     pub rpc_timeout: Duration,
+    /// How long a procedure may run in this process, in seconds: until its caller's deadline. Then it is
+    /// cut off. Not known to Python.
+    #[serde(deserialize_with = "some_seconds")]
+    #[schemars(schema_with = "some_seconds_schema", extend("x-rust-only" = true))]
+    pub procedure_timeout: Option<Duration>,
     /// How long firing an event may take, in seconds: 5.
     #[serde(deserialize_with = "seconds", serialize_with = "in_seconds")]
     #[schemars(schema_with = "seconds_schema")]
@@ -199,6 +204,7 @@ impl Default for ApiConfig {
         let five = Duration::from_secs(5);
         Self {
             rpc_timeout: five,
+            procedure_timeout: None,
             event_fire_timeout: five,
             event_listener_setup_timeout: five,
             validate: Validate::default(),
@@ -245,6 +251,10 @@ pub struct RetryConfig {
     pub deliveries: NonZeroU32,
     /// Whether the listener waits while different events fail one after the other: true.
     pub breaker: bool,
+    /// How long an event may keep failing meanwhile before it is dead-lettered, in seconds: 600.
+    #[serde(deserialize_with = "seconds")]
+    #[schemars(schema_with = "seconds_schema")]
+    pub longest_outage: Duration,
 }
 
 impl Default for RetryConfig {
@@ -257,6 +267,7 @@ impl Default for RetryConfig {
             longest_wait: usual.longest_wait,
             deliveries: count(usual.deliveries),
             breaker: usual.breaker,
+            longest_outage: usual.longest_outage,
         }
     }
 }
@@ -267,13 +278,15 @@ impl ListenerConfig {
     }
 
     pub(crate) fn policy(&self) -> RetryPolicy {
-        let RetryConfig { attempts, first_wait, longest_wait, deliveries, breaker } = self.retry;
+        let RetryConfig { attempts, first_wait, longest_wait, deliveries, breaker, longest_outage } =
+            self.retry;
         RetryPolicy {
             attempts: attempts.get(),
             first_wait,
             longest_wait,
             deliveries: deliveries.get(),
             breaker,
+            longest_outage,
         }
     }
 }

@@ -138,7 +138,7 @@ fn what_is_wrong_is_said_with_its_path_its_file_and_what_is_nearest() {
     for (text, answer) in [
         (
             "apis: { shop.till: { rpc_timout: 3 } }",
-            "reading the configuration: there is no key `rpc_timout` here (at apis.shop.till.rpc_timout, known rpc_timeout, event_fire_timeout, event_listener_setup_timeout, validate, strict_validation, max_message_size, on_missing, cast_values, rpc_transport, result_transport, event_transport, file lightbus.yaml). Did you mean `rpc_timeout`?",
+            "reading the configuration: there is no key `rpc_timout` here (at apis.shop.till.rpc_timout, known rpc_timeout, procedure_timeout, event_fire_timeout, event_listener_setup_timeout, validate, strict_validation, max_message_size, on_missing, cast_values, rpc_transport, result_transport, event_transport, file lightbus.yaml). Did you mean `rpc_timeout`?",
         ),
         (
             "schema: { transport: { redis: {} } }",

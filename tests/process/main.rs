@@ -5,6 +5,7 @@
 
 mod blocking;
 mod ending;
+mod hangs;
 mod life;
 mod running;
 mod tasks;

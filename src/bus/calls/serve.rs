@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
     Backoff, Delivery, Error, ErrorKind, FlowControl, Headers, Name, Outcome, RemoteError, Result,
-    ResultMessage, RpcMessage, Subscription, transport::ServeSpec,
+    ResultMessage, RpcMessage, Subscription, time::deadline_after, transport::ServeSpec,
 };
 use tokio::{
     sync::watch,
@@ -38,12 +38,17 @@ use crate::{
 /// The most calls to fetch from the broker at once.
 const BATCH: usize = 128;
 
+/// How long plugins may take for a call whose procedure was cut off.
+const PLUGINS_AFTER: Duration = Duration::from_secs(1);
+
 /// An API to be served. Await it to start serving.
 #[must_use = "an API is served when this is awaited"]
 pub struct Serve {
     bus: Bus,
     service: Arc<dyn Service>,
     concurrency: usize,
+    timeout: Option<Duration>,
+    finish_late: bool,
     #[cfg(feature = "tower")]
     layers: Option<Procedures>,
 }
@@ -54,6 +59,28 @@ impl Serve {
     /// processes can take them. Zero counts as one.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// Sets how long a procedure of this API may run in this process, in place of the configuration's
+    /// `apis.<api>.procedure_timeout` (none). Without it, a procedure ends at its caller's deadline.
+    ///
+    /// A procedure that exceeds it is dropped at the await it is suspended in, and its caller, if it
+    /// still waits, receives an error that says so. Code that blocks its thread cannot be cut off:
+    /// [`Bus::health`] reports it as [`Stuck`](crate::health::Condition::Stuck).
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Lets procedures run on after their callers' deadlines, to finish what they have begun; only
+    /// [`timeout`](Self::timeout) then ends them. A result that comes late is discarded, and calls that
+    /// they make do not inherit their callers' deadlines.
+    ///
+    /// By default a procedure is cut off when its caller has given up: work whose result no one
+    /// receives would keep its place from calls that are still waited for.
+    pub fn finish_late(mut self) -> Self {
+        self.finish_late = true;
         self
     }
 
@@ -116,8 +143,10 @@ impl Bus {
     ///
     /// # Delivery
     ///
-    /// At most once: a call runs in a single process, and never after its caller's deadline. If a
-    /// procedure panics, the caller receives an error and the service continues.
+    /// At most once: a call runs in a single process, and never starts after its caller's deadline. If
+    /// a procedure panics, the caller receives an error and the service continues. A procedure that
+    /// still runs at its caller's deadline, or exceeds its [`timeout`](Serve::timeout), is dropped at
+    /// the await it is suspended in, unless it may [finish late](Serve::finish_late).
     ///
     /// # Errors
     ///
@@ -134,6 +163,8 @@ impl Bus {
             bus: self.clone(),
             service: Arc::new(service),
             concurrency,
+            timeout: None,
+            finish_late: false,
             #[cfg(feature = "tower")]
             layers: None,
         }
@@ -153,6 +184,8 @@ impl Serve {
         let worker = Arc::new(Worker {
             entry: Arc::clone(&entry),
             service: self.service,
+            timeout: self.timeout.or(entry.config.procedure_timeout),
+            finish_late: self.finish_late,
             flow: inner.flow(BATCH.min(self.concurrency), self.concurrency),
             ids: Arc::clone(&inner.ids),
             schema: std::sync::OnceLock::new(),
@@ -194,6 +227,8 @@ impl Serve {
 struct Worker {
     entry: Arc<ApiEntry>,
     service: Arc<dyn Service>,
+    timeout: Option<Duration>,
+    finish_late: bool,
     flow: FlowControl,
     ids: Arc<Ids>,
     schema: std::sync::OnceLock<Arc<ApiSchema>>,
@@ -236,25 +271,49 @@ impl Worker {
             delivery.ack.settle_later(Outcome::Done);
             return;
         }
-        let begun = self.progress.began();
-        let run = DEADLINE.scope(call.deadline, self.run(&call));
-        let Some(body) = handlers.run(catch_panic(run)).await else { return };
+        let limit = Limit::of(&call, self.timeout, self.finish_late);
+        let begun = match &limit {
+            Some(limit) => self.progress.began_until(limit.at),
+            None => self.progress.began(),
+        };
+        let run = catch_panic(self.run(&call, limit.as_ref()));
+        let Some(body) = handlers.run(run).await else { return };
         let body = body.unwrap_or_else(|panic| Err(panicked(&call, &panic)));
         // The broker's time, not the procedure's.
         begun.rests();
-        self.reply(&call, body).await;
+        // After the caller's deadline no one receives the result.
+        if Instant::now() < call.deadline
+            && let Err(panic) = catch_panic(self.reply(&call, body)).await
+        {
+            tracing::error!(
+                api = %call.api, procedure = %call.procedure, id = %call.id, panic,
+                "a result was not sent: the transport panicked"
+            );
+        }
         delivery.ack.settle_later(Outcome::Done);
     }
 
-    async fn run(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+    async fn run(&self, call: &RpcMessage, limit: Option<&Limit>) -> Result<Bytes, RemoteError> {
         if self.plugins.is_empty() {
-            return self.execute(call).await;
+            return self.execute(call, limit).await;
         }
         // Boxed: without plugins, the future stays small.
-        Box::pin(self.execute_with_plugins(call)).await
+        let run = Box::pin(self.execute_with_plugins(call, limit));
+        match limit {
+            // Plugins see a procedure that is cut off. One that hangs itself is cut off a little later.
+            Some(limit) => match timeout_at(limit.at + PLUGINS_AFTER, run).await {
+                Ok(done) => done,
+                Err(_) => Err(limit.exceeded(call)),
+            },
+            None => run.await,
+        }
     }
 
-    async fn execute(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+    async fn execute(
+        &self,
+        call: &RpcMessage,
+        limit: Option<&Limit>,
+    ) -> Result<Bytes, RemoteError> {
         self.entry.check_size(&call.fields).map_err(|error| refuse(call, error))?;
         let schema = self.schema.get();
         if let (true, Some(schema)) = (self.entry.config.validate.incoming, schema) {
@@ -262,7 +321,15 @@ impl Worker {
                 .check_call(&call.procedure, &call.fields)
                 .map_err(|error| refuse(call, error))?;
         }
-        let value = self.procedure(call).await?;
+        let value = match limit {
+            // The timer is set only if the procedure suspends.
+            Some(limit) => {
+                let procedure = DEADLINE.scope(limit.at, self.procedure(call));
+                let ended = timeout_at(limit.at, procedure).await;
+                ended.unwrap_or_else(|_| Err(limit.exceeded(call)))?
+            }
+            None => self.procedure(call).await?,
+        };
         self.entry.check_result_size(&value).map_err(|error| refuse(call, error))?;
         if let (true, Some(schema)) = (self.entry.config.validate.outgoing, schema) {
             schema.check_result(&call.procedure, &value).map_err(|error| refuse(call, error))?;
@@ -278,11 +345,15 @@ impl Worker {
         self.service.call(&call.procedure, &call.fields).await
     }
 
-    async fn execute_with_plugins(&self, call: &RpcMessage) -> Result<Bytes, RemoteError> {
+    async fn execute_with_plugins(
+        &self,
+        call: &RpcMessage,
+        limit: Option<&Limit>,
+    ) -> Result<Bytes, RemoteError> {
         let mut call = call.clone();
         let asked = self.plugins.before_rpc_execution(&mut call).await;
         asked.map_err(|error| refuse(&call, error))?;
-        let body = catch_panic(self.execute(&call)).await;
+        let body = catch_panic(self.execute(&call, limit)).await;
         let mut result = ResultMessage {
             id: self.ids.next(),
             rpc_id: Name::clone(&call.id),
@@ -326,6 +397,40 @@ impl Worker {
             let _ =
                 self.entry.result.reply(&call.return_path, ResultMessage { body, ..message }).await;
         }
+    }
+}
+
+/// When a procedure is cut off.
+struct Limit {
+    began: Instant,
+    at: Instant,
+    /// The service's time limit, unless the caller's deadline comes first.
+    own: Option<Duration>,
+}
+
+impl Limit {
+    /// The earlier of the service's time limit and the caller's deadline. `None` for a procedure that
+    /// may take any time.
+    fn of(call: &RpcMessage, own: Option<Duration>, finish_late: bool) -> Option<Self> {
+        let began = Instant::now();
+        let own = own.map(|limit| (deadline_after(limit), Some(limit)));
+        let callers = (!finish_late).then_some((call.deadline, None));
+        let (at, own) = own.into_iter().chain(callers).min_by_key(|(at, _)| *at)?;
+        Some(Self { began, at, own })
+    }
+
+    /// Logs that the procedure was cut off, and returns what its caller is told.
+    fn exceeded(&self, call: &RpcMessage) -> RemoteError {
+        let after = self.began.elapsed();
+        let why = match self.own {
+            Some(limit) => format!("the procedure did not return within {limit:?}"),
+            None => "the procedure did not return before its caller's deadline".to_owned(),
+        };
+        tracing::error!(
+            api = %call.api, procedure = %call.procedure, id = %call.id, ?after,
+            "a procedure was cut off: {why}"
+        );
+        RemoteError { message: why, ..RemoteError::default() }
     }
 }
 

@@ -54,6 +54,10 @@ pub struct RetryPolicy {
     /// another to compare with: four times as long as its attempts took, at most
     /// [`longest_wait`](Self::longest_wait).
     pub breaker: bool,
+    /// How long an event may keep failing while the listener is paused in this way. Then it is
+    /// dead-lettered at its next failure: if all that waits cannot be handled, no other event can show
+    /// that. Default: 10 minutes, so an outage of less dead-letters nothing.
+    pub longest_outage: Duration,
 }
 
 impl RetryPolicy {
@@ -66,6 +70,7 @@ impl RetryPolicy {
             longest_wait: Duration::from_secs(10),
             deliveries: 5,
             breaker: true,
+            longest_outage: Duration::from_secs(600),
         }
     }
 
@@ -88,6 +93,13 @@ impl RetryPolicy {
     #[must_use]
     pub const fn breaker(mut self, breaker: bool) -> Self {
         self.breaker = breaker;
+        self
+    }
+
+    /// Sets how long an event may keep failing while different events fail in a row.
+    #[must_use]
+    pub const fn longest_outage(mut self, limit: Duration) -> Self {
+        self.longest_outage = limit;
         self
     }
 }

@@ -28,10 +28,13 @@ use super::{
 };
 use crate::bus::shared::{Held, Phase, drained};
 
-/// How many events are compared at most: so many bad ones in a row keep a lane from going on.
-const MOST_COMPARED: usize = 5;
-/// One probe in so many is not of the oldest. After so many for each that is compared, another joins.
+/// How many events join those that are compared: so many more bad ones in a row keep a lane from going
+/// on, until the limit of the policy.
+const MOST_JOINING: usize = 3;
+/// One probe in so many is not of the oldest. After so many for each that is compared, another joins;
+/// a batch counts as a few.
 const PROBES_EACH: usize = 4;
+const MOST_COUNTED: usize = 5;
 /// A suspect waits so long at most until other suspects of the process are done.
 const SUSPECT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -42,9 +45,17 @@ pub(super) struct AtWork {
     suspect: Option<OwnedSemaphorePermit>,
     /// It failed while the breaker was open, and another event was handled since: now it is bad if its
     /// tries are used up once more, and its failures say nothing of others.
-    compared: bool,
+    pub(super) compared: bool,
+    failures: Failures,
     /// A listener that waits for a retry is not stalled.
     _held: Held,
+}
+
+/// The failures of an event in all its tries, also those that do not count.
+#[derive(Clone, Copy, Default)]
+struct Failures {
+    first: Option<Instant>,
+    count: u32,
 }
 
 /// How the tries of an event ended.
@@ -150,7 +161,13 @@ impl Listener {
             return None;
         }
         let delivery = delivery.begin().await?;
-        Some(AtWork { delivery, suspect, compared: false, _held: self.progress.hold() })
+        Some(AtWork {
+            delivery,
+            suspect,
+            compared: false,
+            failures: Failures::default(),
+            _held: self.progress.hold(),
+        })
     }
 
     fn dead_letter_unhandled(&self, delivery: Delivery<EventMessage>, before: u32) {
@@ -227,8 +244,13 @@ impl Listener {
             let exhausted = attempt >= policy.attempts.max(1);
             let open = !event.compared && self.breaker.failed(&message.id, &reason, exhausted);
             drop(pass);
+            event.failed();
             release(&mut event.delivery, permit);
             if open {
+                if event.outlasts(policy.longest_outage) {
+                    let attempts = event.failures.count;
+                    return Tried::Settled(self.give_up(&message, reason, attempts));
+                }
                 continue;
             }
             if exhausted {
@@ -310,7 +332,7 @@ impl Listener {
     }
 
     /// Tries events in turn, the oldest first, until one is handled. It is taken out.
-    async fn wait_out(
+    pub(super) async fn wait_out(
         &self,
         compared: &mut VecDeque<AtWork>,
         lane: &mut dyn Lane,
@@ -318,6 +340,7 @@ impl Listener {
         phase: &mut watch::Receiver<Phase>,
     ) {
         let mut probes = 0;
+        let most = compared.len().saturating_add(MOST_JOINING);
         while self.breaker.is_open() && !compared.is_empty() {
             // The oldest is overtaken only if it keeps failing: it gets most of the probes.
             let turn = probes / PROBES_EACH;
@@ -334,7 +357,8 @@ impl Listener {
                 Probe::Drained => return,
             }
             probes += 1;
-            let due = probes >= PROBES_EACH * compared.len() && compared.len() < MOST_COMPARED;
+            let each = PROBES_EACH * compared.len().min(MOST_COUNTED);
+            let due = probes >= each && compared.len() < most;
             if due && let Some(next) = lane.next_now() {
                 compared.extend(self.begin(next, permit, phase).await);
             }
@@ -371,7 +395,12 @@ impl Listener {
             Err(Failure::Passing(reason)) => {
                 tracing::warn!(listener = %self.name(), id = %message.id, reason, "a handler failed");
                 self.breaker.failed(&message.id, &reason, true);
-                Probe::Failed
+                event.failed();
+                if event.outlasts(self.policy().longest_outage) {
+                    Probe::Ended(self.give_up(&message, reason, event.failures.count))
+                } else {
+                    Probe::Failed
+                }
             }
         };
         drop(pass);
@@ -402,6 +431,17 @@ enum Probe {
 impl AtWork {
     pub(super) fn message(&self) -> &Arc<EventMessage> {
         &self.delivery.message
+    }
+
+    /// Notes a failed try.
+    pub(super) fn failed(&mut self) {
+        self.failures.first.get_or_insert_with(Instant::now);
+        self.failures.count = self.failures.count.saturating_add(1);
+    }
+
+    /// Whether it has kept failing for so long.
+    pub(super) fn outlasts(&self, limit: Duration) -> bool {
+        self.failures.first.is_some_and(|first| first.elapsed() >= limit)
     }
 
     /// Takes a place among those that work. `false` if the bus drains.

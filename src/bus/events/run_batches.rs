@@ -10,9 +10,11 @@
 //! (test `closing_gives_back_a_batch_that_waits`).
 //!
 //! A batch that fails is retried as the batch of those that failed; the last attempt handles each event
-//! alone, so that one bad event does not dead-letter the others.
+//! alone, so that one bad event does not dead-letter the others. If none of them can be handled, they are
+//! tried in turn, with some of those that come behind them, as events of a lane are (see
+//! [`retry`](super::retry)), until one is handled.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use lightbus_core::{Backoff, Delivery, EventMessage, Outcome, Subscription, time::deadline_after};
 use tokio::{
@@ -22,7 +24,7 @@ use tokio::{
 
 use super::{
     batches::{BatchFault, Batches},
-    lane::InOrder,
+    lane::{InOrder, Lane},
     listener::{End, Failure, Listener},
     retry::AtWork,
 };
@@ -82,7 +84,7 @@ impl Listener {
                     () = sleep_until(full_by) => break,
                 }
             }
-            self.handle_batch(batches, &mut batch, &mut phase).await;
+            self.handle_batch(batches, &mut batch, &mut lane, &mut phase).await;
             // What is left is given back.
             batch.drain(..).for_each(|event| self.end(event, End::Return));
         }
@@ -122,6 +124,27 @@ impl Listener {
         &self,
         batches: &Batches,
         batch: &mut Vec<AtWork>,
+        lane: &mut dyn Lane,
+        phase: &mut watch::Receiver<Phase>,
+    ) {
+        let mut later = Vec::new();
+        loop {
+            self.handle_up_to_most(batches, batch, &mut later, lane, phase).await;
+            let returned = !batch.is_empty();
+            batch.append(&mut later);
+            if returned || batch.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// As [`handle_batch`](Self::handle_batch), but moves those beyond the largest batch to `later`.
+    async fn handle_up_to_most(
+        &self,
+        batches: &Batches,
+        batch: &mut Vec<AtWork>,
+        later: &mut Vec<AtWork>,
+        lane: &mut dyn Lane,
         phase: &mut watch::Receiver<Phase>,
     ) {
         if self.takes_no_more(phase) {
@@ -145,11 +168,16 @@ impl Listener {
             }
             let last = waits.failures() + 1 >= policy.attempts.max(1);
             if last && waits.failures() > 0 && batch.len() > 1 {
+                // Each probe takes its turn.
+                drop(pass);
                 let attempt = waits.failures() + 1;
-                if !self.handle_singly(batch, attempt, phase).await {
+                if !self.breaker.is_open() && !self.handle_singly(batch, attempt, phase).await {
                     return;
                 }
+                self.wait_out_batch(batch, lane, phase).await;
+                later.extend(batch.drain(batches.most.min(batch.len())..));
                 waits.succeeded();
+                round = self.breaker.round();
                 continue;
             }
             let Some(failure) = self.try_batch(batches, batch).await else { continue };
@@ -161,11 +189,18 @@ impl Listener {
                 "the handler of a batch failed"
             );
             let mut open = false;
-            for (event, reason) in batch.iter().zip(&reasons) {
-                open |= self.breaker.failed(&event.message().id, reason, last);
+            for (event, reason) in batch.iter_mut().zip(&reasons) {
+                event.failed();
+                open |= !event.compared && self.breaker.failed(&event.message().id, reason, last);
             }
             drop(pass);
             if open {
+                if last {
+                    self.wait_out_batch(batch, lane, phase).await;
+                    later.extend(batch.drain(batches.most.min(batch.len())..));
+                    waits.succeeded();
+                    round = self.breaker.round();
+                }
                 continue;
             }
             if last || failure.is_permanent() {
@@ -186,14 +221,16 @@ impl Listener {
     async fn try_batch(&self, batches: &Batches, batch: &mut Vec<AtWork>) -> Option<HandlerError> {
         let messages: Vec<_> = batch.iter().map(|one| Arc::clone(one.message())).collect();
         let _begun = self.progress.began_many(messages.len());
-        // Within: reading the events and making the handler's future may panic too.
-        let tried = catch_panic(self.attempt_batch(batches, messages));
-        let tried = match self.timeout {
-            Some(limit) => timeout(limit, tried)
-                .await
-                .unwrap_or_else(|_| Err(format!("the handler did not return within {limit:?}"))),
-            None => tried.await.map_err(|panic| format!("the handler panicked: {panic}")),
-        };
+        // Reading the events, making the handler's future and dropping it may panic too.
+        let tried = catch_panic(async {
+            let attempt = self.attempt_batch(batches, messages);
+            let Some(limit) = self.timeout else { return attempt.await };
+            timeout(limit, attempt).await.unwrap_or_else(|_| {
+                let reason = format!("the handler did not return within {limit:?}");
+                Err(BatchFault::Failed(HandlerError::new(reason)))
+            })
+        });
+        let tried = tried.await.map_err(|panic| format!("the handler panicked: {panic}"));
         match tried {
             Ok(Ok(())) => {
                 self.breaker.succeeded();
@@ -229,22 +266,38 @@ impl Listener {
         reasons
     }
 
+    /// Tries the events in turn, and some that come behind them, until one is handled. Then the others
+    /// get all their tries again.
+    async fn wait_out_batch(
+        &self,
+        batch: &mut Vec<AtWork>,
+        lane: &mut dyn Lane,
+        phase: &mut watch::Receiver<Phase>,
+    ) {
+        let mut compared: VecDeque<_> = batch.drain(..).collect();
+        self.wait_out(&mut compared, lane, &mut None, phase).await;
+        batch.extend(compared);
+        batch.iter_mut().for_each(|event| event.compared = true);
+    }
+
     /// The last try: one by one, so that one event that cannot be handled takes no other with it. Where
-    /// none of them is handled, something behind the handler is away: all are kept. Returns whether
-    /// there is anything left to try.
+    /// none of them is handled, something behind the handler is away: all are kept, and so are those
+    /// that failed before it came back. Returns whether there is anything left to try.
     async fn handle_singly(
         &self,
         batch: &mut Vec<AtWork>,
         attempt: u32,
         phase: &watch::Receiver<Phase>,
     ) -> bool {
-        let before = self.breaker.successes();
+        let (before, round) = (self.breaker.successes(), self.breaker.round());
         let mut failed: Vec<(AtWork, String)> = Vec::new();
         let mut left = std::mem::take(batch).into_iter();
-        for event in left.by_ref() {
+        let mut stopped = false;
+        for mut event in left.by_ref() {
             // Those that are not begun are given back.
             if self.takes_no_more(phase) {
                 batch.push(event);
+                stopped = true;
                 break;
             }
             let message = Arc::clone(event.message());
@@ -258,22 +311,28 @@ impl Listener {
                     self.end(event, end);
                 }
                 Err(Failure::Passing(reason)) => {
-                    self.breaker.failed(&message.id, &reason, true);
+                    event.failed();
+                    if !event.compared {
+                        self.breaker.failed(&message.id, &reason, true);
+                    }
                     failed.push((event, reason));
                 }
             }
         }
-        let stopped = !batch.is_empty();
         batch.extend(left);
-        if !stopped && self.breaker.is_open() && self.breaker.successes() == before {
-            batch.extend(failed.into_iter().map(|(event, _)| event));
-            return true;
-        }
+        let is_away = self.breaker.is_open() && self.breaker.successes() == before;
+        let was_away = self.breaker.round() != round;
+        let mut kept = Vec::new();
         for (event, reason) in failed {
-            let end = self.give_up(event.message(), reason, attempt);
-            self.end(event, end);
+            if (is_away || was_away) && !event.compared {
+                kept.push(event);
+            } else {
+                let end = self.give_up(event.message(), reason, attempt);
+                self.end(event, end);
+            }
         }
-        false
+        batch.splice(..0, kept);
+        !stopped && !batch.is_empty()
     }
 
     /// Ends those of which `end` says how they ended, and keeps the others, in order.

@@ -30,7 +30,7 @@ struct Seen {
 
 /// Checks a listener periodically until the bus drains. A listener is stalled if several consecutive
 /// checks find that the broker has events for it while it takes none, holds none (one may wait for a
-/// retry), and is not waiting for the broker.
+/// retry), is not paused, and is not waiting for the broker.
 pub(super) async fn watch_over(
     listener: Weak<Listener>,
     inner: Weak<Inner>,
@@ -47,7 +47,7 @@ pub(super) async fn watch_over(
         let (began, busy) = progress.count();
         let moved = began != seen.began;
         seen.began = began;
-        if moved || busy || progress.is_interrupted() {
+        if moved || busy || progress.is_paused() || progress.is_interrupted() {
             seen.suspicious = 0;
             continue;
         }

@@ -206,12 +206,21 @@ impl Progress {
         self.began_many(1)
     }
 
+    /// As [`began`](Self::began), for work with a time limit of its own.
+    pub(crate) fn began_until(&self, limit: Instant) -> InProgress<'_> {
+        self.begin(Instant::now(), 1, limit.checked_add(CUTTING_OFF))
+    }
+
     /// Counts `count` as in progress together, as a batch, until the returned guard is dropped.
     pub(crate) fn began_many(&self, count: usize) -> InProgress<'_> {
         let now = Instant::now();
-        let count = count as u64;
-        let place = self.lock_work().begin(now, count);
-        self.touch(now);
+        let limit = *self.stuck_after.lock().unwrap_or_else(PoisonError::into_inner);
+        self.begin(now, count as u64, limit.and_then(|limit| now.checked_add(limit)))
+    }
+
+    fn begin(&self, began: Instant, count: u64, stuck_at: Option<Instant>) -> InProgress<'_> {
+        let place = self.lock_work().begin(Since { began, stuck_at }, count);
+        self.touch(began);
         InProgress { progress: self, place, count }
     }
 
@@ -264,6 +273,10 @@ impl Progress {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_listener(&self, name: &str) -> bool {
         self.kind == PartKind::Listener && &*self.name == name
     }
@@ -294,11 +307,11 @@ impl Progress {
         (self.taken.load(Ordering::Relaxed), busy)
     }
 
-    /// Returns the age of the oldest in progress if it counts as stuck.
-    pub(crate) fn stuck_for(&self) -> Option<Duration> {
-        let limit = *self.stuck_after.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = self.lock_work().oldest()?.elapsed();
-        limit.filter(|limit| oldest > *limit).map(|_| oldest)
+    /// Whether anything in progress has exceeded its time limit.
+    fn is_stuck(&self) -> bool {
+        let now = Instant::now();
+        let work = self.lock_work();
+        work.since.iter().flatten().filter_map(|since| since.stuck_at).any(|at| at < now)
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
@@ -322,7 +335,7 @@ impl Progress {
             Condition::Interrupted
         } else if self.stalled.load(Ordering::Relaxed) {
             Condition::Stalled
-        } else if self.stuck_for().is_some() {
+        } else if self.is_stuck() {
             Condition::Stuck
         } else if in_progress > 0 {
             Condition::Busy
@@ -346,27 +359,34 @@ impl Progress {
     }
 }
 
-/// What is in progress, each with its start. Places are reused.
+/// When work began, and when it counts as stuck: never if it may take any time.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    began: Instant,
+    stuck_at: Option<Instant>,
+}
+
+/// What is in progress. Work that rests has a place and no time. Places are reused.
 #[derive(Debug, Default)]
 struct AtWork {
-    since: Vec<Option<Instant>>,
+    since: Vec<Option<Since>>,
     free: Vec<usize>,
     count: u64,
 }
 
 impl AtWork {
-    fn begin(&mut self, now: Instant, count: u64) -> usize {
+    fn begin(&mut self, since: Since, count: u64) -> usize {
         self.count = self.count.saturating_add(count);
         if let Some(place) = self.free.pop() {
-            self.since[place] = Some(now);
+            self.since[place] = Some(since);
             return place;
         }
-        self.since.push(Some(now));
+        self.since.push(Some(since));
         self.since.len() - 1
     }
 
     fn oldest(&self) -> Option<Instant> {
-        self.since.iter().flatten().min().copied()
+        self.since.iter().flatten().map(|since| since.began).min()
     }
 }
 
@@ -382,19 +402,7 @@ pub(crate) struct InProgress<'a> {
 impl InProgress<'_> {
     /// Stops its age while it waits for something else, such as the next attempt.
     pub(crate) fn rests(&self) {
-        self.set(None);
-    }
-
-    /// Starts its age again, from zero.
-    #[allow(dead_code, reason = "for listeners that retry")]
-    pub(crate) fn goes_on(&self) {
-        let now = Instant::now();
-        self.set(Some(now));
-        self.progress.touch(now);
-    }
-
-    fn set(&self, since: Option<Instant>) {
-        self.progress.lock_work().since[self.place] = since;
+        self.progress.lock_work().since[self.place] = None;
     }
 }
 
@@ -439,9 +447,8 @@ mod tests {
         assert_eq!(progress.health().condition, Condition::Stuck);
         first.rests();
         assert_eq!(progress.health().oldest, Some(Duration::from_secs(4)));
-        first.goes_on();
         drop(batch);
-        assert_eq!(progress.health().oldest, Some(Duration::ZERO));
+        assert_eq!(progress.health().oldest, None, "what rests has no age");
         drop(first);
         let health = progress.health();
         assert_eq!((health.in_progress, health.finished, health.oldest), (0, 21, None));
@@ -451,5 +458,10 @@ mod tests {
         let _forever = progress.began();
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(progress.health().condition, Condition::Busy);
+        let _limited = progress.began_until(Instant::now() + Duration::from_secs(3));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(progress.health().condition, Condition::Busy, "cutting off takes a moment");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(progress.health().condition, Condition::Stuck, "by a limit of its own");
     }
 }

@@ -288,11 +288,114 @@ async fn a_listener_in_an_outage_is_not_restarted_as_stalled() {
     for number in 0..1000 {
         order(&bus, "anna", number).await;
     }
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    tokio::time::sleep(Duration::from_secs(540)).await;
     let health = bus.health();
     assert_eq!(health.parts[0].condition, Condition::Failing, "{health:?}");
     assert_eq!(health.parts[0].restarts, 0, "{health:?}");
     database.come_back();
     eventually("all are handled", async || notes.all().len() == 1000).await;
     assert_eq!(letters(&bus).await, []);
+}
+
+/// Nothing waits for a broker here: the time that passes is that of the bus.
+async fn poison(batches: bool, numbers: &[u32]) -> (Bus, Arc<AtomicUsize>) {
+    let bus = Place::memory().unwrap().bus("shop").await;
+    register(&bus).await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    let fails = move |bad: bool| {
+        count.fetch_add(usize::from(bad), Ordering::SeqCst);
+        if bad { Err(HandlerError::new("bad")) } else { Ok(()) }
+    };
+    let is_bad = |event: &Ordered| event.number.is_multiple_of(10);
+    if batches {
+        bus.listen_in_batches("watch", move |events: Vec<Ordered>| {
+            let failed = fails(events.iter().any(is_bad));
+            async { failed }
+        })
+        .await
+        .unwrap();
+    } else {
+        bus.listen("watch", move |event: Ordered| {
+            let failed = fails(is_bad(&event));
+            async { failed }
+        })
+        .await
+        .unwrap();
+    }
+    for number in numbers {
+        order(&bus, "anna", *number).await;
+    }
+    (bus, runs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_events_with_nothing_behind_them_are_dead_lettered_after_the_longest_outage() {
+    for batches in [false, true] {
+        for numbers in [&[10, 20][..], &[10, 20, 30, 40, 50, 60, 70]] {
+            let (bus, _) = poison(batches, numbers).await;
+            tokio::time::sleep(Duration::from_secs(590)).await;
+            assert_eq!(letters(&bus).await, [], "an outage of less dead-letters nothing");
+            assert_eq!(bus.health().parts[0].condition, Condition::Failing);
+            // Those that joined late have their own time.
+            tokio::time::sleep(Duration::from_secs(1900)).await;
+            let mut bad: Vec<u64> = letters(&bus).await.into_iter().map(|(n, ..)| n).collect();
+            bad.sort_unstable();
+            assert_eq!(
+                bad,
+                numbers.iter().map(|n| u64::from(*n)).collect::<Vec<_>>(),
+                "{batches} {:?}",
+                bus.health()
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_events_of_a_batch_are_dead_lettered_once_a_good_one_comes() {
+    let (bus, _) = poison(true, &[10, 20]).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(letters(&bus).await, []);
+    order(&bus, "anna", 1).await;
+    tokio::time::sleep(Duration::from_secs(240)).await;
+    assert_eq!(letters(&bus).await.len(), 2);
+    order(&bus, "anna", 2).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(bus.health().healthy, "{:?}", bus.health());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_two_minutes_dead_letters_nothing_with_default_settings() {
+    for batches in [false, true] {
+        let bus = Place::memory().unwrap().bus("shop").await;
+        register(&bus).await;
+        let (away, notes) = (Arc::new(AtomicBool::new(true)), Notes::default());
+        let (is_away, noted) = (Arc::clone(&away), notes.clone());
+        let handle = move |events: Vec<Ordered>| {
+            if is_away.load(Ordering::SeqCst) {
+                return Err(HandlerError::new("the database is away"));
+            }
+            events.iter().for_each(|event| noted.add(event.number.to_string()));
+            Ok(())
+        };
+        if batches {
+            let listen = bus.listen_in_batches("watch", move |events: Vec<Ordered>| {
+                std::future::ready(handle(events))
+            });
+            listen.batch(30, Duration::from_millis(20)).await.unwrap();
+        } else {
+            let listen =
+                bus.listen("watch", move |event: Ordered| std::future::ready(handle(vec![event])));
+            listen.await.unwrap();
+        }
+        for number in 0..100 {
+            order(&bus, "anna", number).await;
+        }
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        away.store(false, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(notes.sorted(), (0..100).collect::<Vec<_>>(), "{batches}");
+        assert_eq!(letters(&bus).await, []);
+        assert!(bus.health().healthy);
+    }
 }

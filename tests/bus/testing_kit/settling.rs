@@ -102,7 +102,7 @@ async fn calls_of_other_tasks_and_their_workers_are_waited_for() {
     }
     let test = TestBus::start().await.unwrap();
     let (count, ended) = counter();
-    test.serve(AuthApi(Slow(count))).await.unwrap();
+    test.serve(AuthApi(Slow(count))).finish_late().await.unwrap();
     let auth = AuthClient::new(&test);
     // One is given up early: its procedure runs on.
     let given_up = auth.slow().timeout(Duration::from_millis(25)).await.unwrap_err();

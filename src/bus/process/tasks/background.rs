@@ -58,7 +58,7 @@ impl RunningTask {
                 self.progress.succeeded();
                 tracing::info!(task = %Name::clone(&self.name), "background task finished");
             }
-            Ok(Err(error)) => self.failed(error.to_string(), true),
+            Ok(Err(error)) => self.failed(error.reason(), true),
             Err(panic) => self.failed(format!("it panicked: {panic}"), true),
         }
     }

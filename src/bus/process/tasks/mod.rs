@@ -9,6 +9,7 @@ use std::{
     fmt,
     future::IntoFuture,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -33,6 +34,7 @@ pub struct Task {
     work: Result<Work>,
     at_once: bool,
     shut_down: bool,
+    timeout: Option<Duration>,
 }
 
 /// A task that has been added and not started.
@@ -41,6 +43,7 @@ struct Added {
     work: Work,
     at_once: bool,
     shut_down: bool,
+    timeout: Option<Duration>,
     progress: Arc<Progress>,
 }
 
@@ -86,9 +89,27 @@ impl Task {
         self
     }
 
+    /// Sets how long one run of a scheduled task may take. A run that exceeds it is dropped at the await
+    /// it is suspended in, which is a failure like any other. There is no limit by default, and a run of
+    /// more than five minutes is reported as [`Stuck`](crate::health::Condition::Stuck): set a limit for
+    /// runs that take longer by design. Code that blocks its thread cannot be cut off.
+    ///
+    /// Awaiting fails with [`Config`](ErrorKind::Config) for a background task, which may take any time.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
     fn add(self) -> Result<()> {
         let inner = Arc::clone(self.bus.inner());
         let work = self.work?;
+        if matches!((&work, self.timeout), (Work::Background(_), Some(_))) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a background task may take any time: it has no time limit",
+            )
+            .hint("Limit what it does with `tokio::time::timeout` within it"));
+        }
         inner.ensure_taking()?;
         let mut state = inner.state();
         if state.tasks.contains_key(&self.name) {
@@ -103,12 +124,16 @@ impl Task {
         }
         state.tasks.insert(Name::clone(&self.name), work.describe(&self.name));
         let progress = Progress::task(&self.name);
+        if let Some(limit) = self.timeout {
+            progress.limit(Some(limit));
+        }
         state.progress.push(Arc::clone(&progress));
         let added = Added {
             name: self.name,
             work,
             at_once: self.at_once,
             shut_down: self.shut_down,
+            timeout: self.timeout,
             progress,
         };
         let work = added.run(Arc::downgrade(&inner), inner.watch());
@@ -124,8 +149,8 @@ impl Task {
 impl Added {
     /// Runs the task until the bus drains.
     async fn run(self, inner: Weak<Inner>, phase: watch::Receiver<Phase>) {
-        let Self { name, work, at_once, shut_down, progress } = self;
-        let task = RunningTask { name, inner, progress };
+        let Self { name, work, at_once, shut_down, timeout, progress } = self;
+        let task = RunningTask { name, inner, timeout, progress };
         match work {
             Work::Repeated(schedule, job) => {
                 task.repeat(schedule, job, phase, at_once, shut_down).await
@@ -139,6 +164,8 @@ impl Added {
 struct RunningTask {
     name: Name,
     inner: Weak<Inner>,
+    /// How long a run may take.
+    timeout: Option<Duration>,
     progress: Arc<Progress>,
 }
 
@@ -160,7 +187,14 @@ impl Bus {
             true => Err(Error::new(ErrorKind::Config, "a task needs a name")),
             false => work,
         };
-        Task { bus: self.clone(), name: name.into(), work, at_once: false, shut_down: false }
+        Task {
+            bus: self.clone(),
+            name: name.into(),
+            work,
+            at_once: false,
+            shut_down: false,
+            timeout: None,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lightbus_core::{Error, ErrorKind};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{Job, RunningTask, Schedule, Task, Work, job};
@@ -99,15 +99,22 @@ impl RunningTask {
                 let Some(inner) = self.inner.upgrade() else { return };
                 let bus = Bus { inner };
                 let begun = self.progress.began();
+                // Dropping the run may panic too.
+                let run = catch_panic(async {
+                    let Some(limit) = self.timeout else { return job(bus).await };
+                    timeout(limit, job(bus)).await.unwrap_or_else(|_| {
+                        Err(format!("it did not return within {limit:?}").into())
+                    })
+                });
                 let done = tokio::select! {
                     biased;
-                    done = catch_panic(async { job(bus).await }) => done,
+                    done = run => done,
                     () = cut_off(&mut phase) => return,
                 };
                 drop(begun);
                 match done {
                     Ok(Ok(())) => self.progress.succeeded(),
-                    Ok(Err(error)) => self.failed(error.to_string(), shut_down),
+                    Ok(Err(error)) => self.failed(error.reason(), shut_down),
                     Err(panic) => self.failed(format!("it panicked: {panic}"), shut_down),
                 }
             }
