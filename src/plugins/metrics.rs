@@ -1,7 +1,7 @@
 //! Publishes what is called, fired and handled.
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, OnceLock, Weak,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -108,7 +108,14 @@ impl MetricsPlugin {
         put(&mut fields, "process_name", bus.process_name())?;
         let sender = self.sender.get_or_init(|| {
             let (sender, jobs) = mpsc::channel(QUEUE);
-            tokio::spawn(send_all(Arc::downgrade(bus.inner()), jobs, Arc::clone(&self.left_out)));
+            let (weak, left_out) = (Arc::downgrade(bus.inner()), Arc::clone(&self.left_out));
+            // Shared with the task that takes its place if it panics.
+            let jobs = Arc::new(tokio::sync::Mutex::new(jobs));
+            bus.inner().spawn_detached("events of internal_metrics", move || {
+                let (weak, left_out) = (Weak::clone(&weak), Arc::clone(&left_out));
+                let jobs = Arc::clone(&jobs);
+                async move { send_all(weak, &mut *jobs.lock().await, left_out).await }
+            });
             sender
         });
         let mut event = message(bus, &Name::from(API), event, fields);
@@ -184,8 +191,8 @@ fn object(arguments: &Arguments) -> Result<Vec<u8>> {
 }
 
 async fn send_all(
-    bus: std::sync::Weak<crate::bus::Inner>,
-    mut jobs: mpsc::Receiver<Job>,
+    bus: Weak<crate::bus::Inner>,
+    jobs: &mut mpsc::Receiver<Job>,
     left_out: Arc<AtomicU64>,
 ) {
     let mut batch = Vec::with_capacity(BATCH);

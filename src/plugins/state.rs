@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -96,12 +96,15 @@ impl Plugin for StatePlugin {
         self.told.store(true, Ordering::Relaxed);
         if let Some(interval) = self.ping_interval {
             let weak = Arc::downgrade(bus.inner());
-            let pings = tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(interval).await;
-                    let Some(bus) = weak.upgrade().map(Bus::from_inner) else { return };
-                    if let Err(error) = alive.fire(&bus, "worker_ping").await {
-                        tracing::warn!(%error, "could not fire `worker_ping`");
+            let pings = bus.inner().spawn_detached("pings of internal_state", move || {
+                let weak = Weak::clone(&weak);
+                async move {
+                    loop {
+                        tokio::time::sleep(interval).await;
+                        let Some(bus) = weak.upgrade().map(Bus::from_inner) else { return };
+                        if let Err(error) = alive.fire(&bus, "worker_ping").await {
+                            tracing::warn!(%error, "could not fire `worker_ping`");
+                        }
                     }
                 }
             });

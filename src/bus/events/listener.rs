@@ -114,16 +114,16 @@ impl Listener {
     /// Makes one attempt. Returns how the event ends, or why the attempt failed.
     pub(super) async fn try_once(&self, message: &Arc<EventMessage>) -> Result<End, Failure> {
         let _begun = self.progress.began();
-        // Decoding the event and creating the handler's future may panic too.
-        let tried = catch_panic(self.attempt(message));
-        let tried = match self.timeout {
-            Some(limit) => tokio::time::timeout(limit, tried).await.unwrap_or_else(|_| {
-                Ok(Err(Fault::Failed(HandlerError::new(format!(
-                    "the handler did not return within {limit:?}"
-                )))))
-            }),
-            None => tried.await,
-        };
+        // Decoding the event, creating the handler's future and dropping it may panic too.
+        let tried = catch_panic(async {
+            let attempt = self.attempt(message);
+            let Some(limit) = self.timeout else { return attempt.await };
+            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+                let reason = format!("the handler did not return within {limit:?}");
+                Err(Fault::Failed(HandlerError::new(reason)))
+            })
+        });
+        let tried = tried.await;
         match tried {
             Ok(Ok(())) => Ok(End::Settle(Outcome::Done)),
             Ok(Err(Fault::Unreadable(error))) => Ok(self.unreadable(message, &error)),

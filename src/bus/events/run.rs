@@ -23,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use lightbus_core::{Backoff, Delivery, EventMessage, Subscription};
+use lightbus_core::{Backoff, Delivery, EventMessage, Name, Subscription};
 use tokio::{
     sync::{Mutex, Semaphore, mpsc, watch},
     task::JoinSet,
@@ -34,7 +34,7 @@ use super::{
     lane::{Alone, InOrder, Lane, OfKey},
     listener::{Control, Listener},
 };
-use crate::bus::shared::{Phase, consume, cut_off, drained, until_cut_off};
+use crate::bus::shared::{Phase, catch_panic, consume, cut_off, drained, until_cut_off};
 
 type Deliveries = Vec<Delivery<EventMessage>>;
 /// Returns the emptied batch once its deliveries are taken.
@@ -209,7 +209,15 @@ impl Listener {
         };
         let mut next = Some(delivery);
         while let Some(delivery) = next.take() {
-            self.handle(delivery, &mut *lane, &mut permit, &mut watch).await;
+            let id = Name::clone(&delivery.message.id);
+            let handled = self.handle(delivery, &mut *lane, &mut permit, &mut watch);
+            // A bug of the bus or of a transport: the event is returned, and those of its key go on.
+            if let Err(panic) = catch_panic(handled).await {
+                tracing::error!(
+                    listener = %self.name(), %id, panic,
+                    "a task of the bus panicked: the event is redelivered"
+                );
+            }
             // Given up between two events: a busy key must not hold its permit for ever.
             if let Some(permit) = &mut permit {
                 permit.release();

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use lightbus_core::{Error, FlowControl, Name, Result, ReturnPath};
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 
 use super::{Apis, Features, HandlerResult, Ids, Listening, PluginChain, Progress, supervise};
@@ -178,6 +178,19 @@ impl Inner {
         self.state().internal.push(Arc::clone(&progress));
         let phase = self.watch();
         self.state().consumers.spawn(async move { supervise(&progress, phase, begin).await });
+    }
+
+    /// As [`spawn_internal`](Self::spawn_internal), for a task that outlives the drain: closing does not
+    /// wait for it.
+    pub(crate) fn spawn_detached<Begin, Task>(&self, name: &str, begin: Begin) -> JoinHandle<()>
+    where
+        Begin: FnMut() -> Task + Send + 'static,
+        Task: Future<Output = ()> + Send,
+    {
+        let progress = Progress::internal(&name.into());
+        self.state().internal.push(Arc::clone(&progress));
+        let phase = self.watch();
+        tokio::spawn(async move { supervise(&progress, phase, begin).await })
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Phase> {
