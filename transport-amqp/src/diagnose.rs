@@ -103,20 +103,31 @@ fn check_node(uri: &AMQPUri, properties: &ServerProperties) -> Finding {
     Finding::good(what)
 }
 
-/// Publishes a message to no queue: RabbitMQ reports an alarm only to clients that publish.
+/// Publishes two messages to no queue.
+///
+/// RabbitMQ reports an alarm only to clients that publish: one process of the broker reads the first
+/// message, reports the alarm and reads no further, while another confirms that message. The
+/// confirmation may thus arrive before the report; that of a second message cannot.
 async fn takes_messages(client: &Client, publisher: &Publisher) -> Result<Vec<Finding>> {
     let out = publisher.channel().await?;
     let missing =
         format!("lightbus.doctor.{}.{:?}", std::process::id(), std::thread::current().id());
-    let message = Message {
-        exchange: "".into(),
-        key: topology::short("the name of a queue", &missing)?,
-        mandatory: true,
-        properties: BasicProperties::default(),
-        body: bytes::Bytes::new(),
-    };
+    let key = topology::short("the name of a queue", &missing)?;
     let deadline = Instant::now() + client.response_timeout().min(CONFIRM_LIMIT);
-    let published = publisher.publish(&out, message, deadline).await;
+    let publish = || {
+        let message = Message {
+            exchange: "".into(),
+            key: key.clone(),
+            mandatory: true,
+            properties: BasicProperties::default(),
+            body: bytes::Bytes::new(),
+        };
+        publisher.publish(&out, message, deadline)
+    };
+    let published = match publish().await {
+        Ok(_) => publish().await,
+        refused => refused,
+    };
     let blocked = out.link.blocked_reason();
     Ok(vec![match (published, blocked) {
         (_, Some(reason)) => Finding::problem(

@@ -141,7 +141,6 @@ impl Process {
         Self(transports)
     }
 
-    /// For cases that run with the capability `dead_letters` only.
     pub(super) async fn listen(&self, spec: ListenSpec) -> Subscription<EventMessage> {
         ok("listening", self.event.listen(spec)).await
     }
