@@ -242,7 +242,8 @@ pub struct EventMessage {
     pub native_id: Option<Name>,
     /// When the broker took the event, where the broker tells.
     pub time: Option<SystemTime>,
-    /// Which delivery to this listener it is, counted from 1; 0 where the broker does not count.
+    /// Which delivery to this listener it is, counted from 1; 0 where the broker does not count. Kafka
+    /// counts only earlier deliveries to processes that died.
     pub attempt: u32,
 }
 

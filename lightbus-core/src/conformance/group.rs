@@ -241,7 +241,7 @@ pub async fn a_slow_handler_keeps_its_event(harness: &dyn Harness) {
     let (one, two) = (bus.process().await, bus.process().await);
     let mut slow = one.listen(bus.listener(&api, "mail")).await;
     one.send(&[bus.event(&api, 1)]).await;
-    let held = next(&mut slow).await;
+    let held = next(&mut slow).await.begin().await.expect("it has not been taken back");
     let mut other = two.listen(bus.listener(&api, "mail")).await;
     let long = harness.taken_over_after().mul_f64(2.5) + Duration::from_millis(100);
     nothing_within("the event is in the hands of a process that lives", &mut other, long).await;

@@ -103,7 +103,7 @@ pub(super) fn read<M: Message>(
         key: key(record),
         native_id: origin.or_else(|| Some(native_id(record.topic(), placed))),
         time: Some(time_of(record)),
-        // Kafka does not count deliveries.
+        // Kafka does not count deliveries; a member of a group does, when it hands the event over.
         attempt: 0,
     }))
 }

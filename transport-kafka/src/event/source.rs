@@ -7,7 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Closing, Error, EventMessage, Name, Outcome, Result, Source, json, transport::EventSelector,
+    Closing, Error, EventMessage, Name, Outcome, Result, Session, Source, json,
+    transport::EventSelector,
 };
 use rdkafka::Message;
 
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     client::{Client, User},
-    group::{Handoff, Member, MemberSpec, Reading, RecordPosition},
+    group::{Handoff, Kept, Member, MemberSpec, Reading, RecordPosition},
     topic::TopicSpec,
 };
 
@@ -26,6 +27,14 @@ use crate::{
 pub(super) enum Taken {
     Event(RecordPosition, Box<EventMessage>),
     Malformed(RecordPosition, String, Raw),
+}
+
+impl Taken {
+    fn position(&self) -> RecordPosition {
+        match self {
+            Self::Event(position, _) | Self::Malformed(position, ..) => *position,
+        }
+    }
 }
 
 /// Reads the events that the listener selects.
@@ -57,6 +66,12 @@ impl Reading for Events {
                 );
                 Some(Taken::Malformed(position, reason, raw))
             }
+        }
+    }
+
+    fn count(item: &mut Taken, delivery: u32) {
+        if let Taken::Event(_, event) = item {
+            event.attempt = delivery;
         }
     }
 }
@@ -133,21 +148,22 @@ impl EventSource {
         }
     }
 
-    /// Dead-letters what the listener rejected, once.
-    async fn dead_letter_rejected(&self, settled: &[(Token, Outcome)]) -> Result<()> {
-        let rejected: Vec<_> = {
-            let dead_lettered = self.dead_lettered.lock().unwrap_or_else(PoisonError::into_inner);
-            settled
-                .iter()
-                .filter_map(|(token, outcome)| match outcome {
-                    Outcome::Reject(reason) => Some((token, reason)),
-                    _ => None,
-                })
-                .filter(|(token, _)| !dead_lettered.contains(&token.key()))
-                .collect()
-        };
+    /// Dead-letters what the listener rejected, once. What another member has by now is left to it. No
+    /// partition is given up between the dead letter and the settlement, until the guards are dropped.
+    async fn dead_letter_rejected(&self, settled: &[(Token, Outcome)]) -> Result<Vec<Kept>> {
+        let mut kept = Vec::new();
+        let mut rejected = Vec::new();
+        for (token, outcome) in settled {
+            if let Outcome::Reject(reason) = outcome
+                && !self.dead_lettered().contains(&token.key())
+                && let Some(keeps) = self.member.assignments().keep(token.position)
+            {
+                kept.push(keeps);
+                rejected.push((token, reason));
+            }
+        }
         if rejected.is_empty() {
-            return Ok(());
+            return Ok(kept);
         }
         let records = rejected
             .iter()
@@ -155,9 +171,12 @@ impl EventSource {
             .collect();
         self.client.topic(&self.dead.topic, &self.dead.spec).await?;
         self.client.send(records).await?;
-        let mut dead_lettered = self.dead_lettered.lock().unwrap_or_else(PoisonError::into_inner);
-        dead_lettered.extend(rejected.iter().map(|(token, _)| token.key()));
-        Ok(())
+        self.dead_lettered().extend(rejected.iter().map(|(token, _)| token.key()));
+        Ok(kept)
+    }
+
+    fn dead_lettered(&self) -> std::sync::MutexGuard<'_, HashSet<(u64, i64)>> {
+        self.dead_lettered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn malformed(&self) -> std::sync::MutexGuard<'_, Vec<(RecordPosition, String, Raw)>> {
@@ -169,6 +188,7 @@ impl EventSource {
 pub(super) struct Token {
     position: RecordPosition,
     event: Arc<EventMessage>,
+    session: Session,
 }
 
 impl Token {
@@ -190,11 +210,12 @@ impl Source for EventSource {
             () = self.closing.closed() => return Err(Error::closed(WHAT)),
         };
         let mut events = Vec::with_capacity(taken.len());
-        for taken in taken {
+        let sessions = self.member.assignments().sessions(taken.iter().map(Taken::position));
+        for (taken, session) in taken.into_iter().zip(sessions) {
             match taken {
                 Taken::Event(position, event) => {
                     let event: Arc<EventMessage> = event.into();
-                    events.push((Arc::clone(&event), Token { position, event }));
+                    events.push((Arc::clone(&event), Token { position, event, session }));
                 }
                 Taken::Malformed(position, reason, raw) => {
                     self.malformed().push((position, reason, raw))
@@ -205,7 +226,7 @@ impl Source for EventSource {
     }
 
     async fn settle(&self, settled: &[(Token, Outcome)]) -> Result<()> {
-        self.dead_letter_rejected(settled).await?;
+        let _kept = self.dead_letter_rejected(settled).await?;
         let done = settled.iter().filter(|(_, outcome)| *outcome != Outcome::Retry);
         let mut any = false;
         self.member
@@ -216,11 +237,27 @@ impl Source for EventSource {
             return Ok(());
         }
         self.member.assignments().commit().await?;
-        let mut dead_lettered = self.dead_lettered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dead_lettered = self.dead_lettered();
         for (token, _) in settled {
             dead_lettered.remove(&token.key());
         }
         Ok(())
+    }
+
+    fn is_suspect(&self, message: &EventMessage, _: &Token) -> bool {
+        message.attempt > 2
+    }
+
+    async fn begin(&self, token: &Token) -> Result<bool> {
+        self.member.assignments().begin(token.position).await
+    }
+
+    fn session(&self, token: &Token) -> Option<Session> {
+        Some(token.session.clone())
+    }
+
+    fn resize(&self, window: usize) {
+        self.member.assignments().resize(window);
     }
 
     fn size(&self, message: &EventMessage) -> usize {

@@ -2,17 +2,25 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::Thread,
     time::Duration,
 };
 
-use lightbus_core::{Name, Result};
+use lightbus_core::{Name, Result, Session};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use tokio::sync::oneshot;
 
 use super::{commits::CommitWaiter, offset_tracker::OffsetTracker};
 use crate::error::{Sent, from_kafka};
+
+/// With a window of at most this many records, exactly what is taken is committed before it is handed
+/// over. A larger one means quick handlers: as many records as it holds are committed in advance, along
+/// with what is settled, so that none waits for a commit of its own.
+const EXACT: usize = 32;
 
 /// Which record it is: the assignment of its partition, and its offset. An assignment that has ended
 /// means nothing any more: the record belongs to another member.
@@ -27,6 +35,8 @@ pub(crate) struct RecordPosition {
 pub(crate) struct Assignments {
     partitions: Mutex<HashMap<u64, Partition>>,
     requests: Mutex<CommitRequests>,
+    /// How many records the driver holds at most.
+    window: AtomicUsize,
     limit: Duration,
     broker: String,
 }
@@ -35,6 +45,24 @@ pub(crate) struct Partition {
     pub(crate) topic: Name,
     pub(crate) partition: i32,
     pub(crate) tracker: OffsetTracker,
+    /// What is handled of this assignment. Revoked with it.
+    pub(crate) session: Session,
+    /// How many of its records are being dead-lettered.
+    pub(super) kept: usize,
+}
+
+/// Keeps a partition from being given up.
+pub(crate) struct Kept {
+    assignments: Arc<Assignments>,
+    assignment: u64,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(partition) = self.assignments.partitions().get_mut(&self.assignment) {
+            partition.kept = partition.kept.saturating_sub(1);
+        }
+    }
 }
 
 /// Commits that were asked for, and that the member's thread has not begun.
@@ -51,6 +79,7 @@ impl Assignments {
         Self {
             partitions: Mutex::default(),
             requests: Mutex::default(),
+            window: AtomicUsize::new(1),
             limit,
             broker: broker.to_owned(),
         }
@@ -71,13 +100,78 @@ impl Assignments {
         }
     }
 
-    /// Whether a record of these partitions was handed over and is not settled.
+    /// Sets how many records the driver holds at most.
+    pub(crate) fn resize(&self, window: usize) {
+        self.window.store(window, Ordering::Relaxed);
+    }
+
+    /// Returns how many records of a partition are committed before they are taken.
+    pub(super) fn ahead(&self) -> i64 {
+        let window = self.window.load(Ordering::Relaxed);
+        if window > EXACT { i64::try_from(window).unwrap_or(i64::MAX) } else { 0 }
+    }
+
+    /// Whether all of these may be handed over. Those of assignments that have ended hold up none.
+    pub(super) fn are_covered(&self, positions: impl IntoIterator<Item = RecordPosition>) -> bool {
+        let partitions = self.partitions();
+        positions.into_iter().all(|position| {
+            let partition = partitions.get(&position.assignment);
+            partition.is_none_or(|partition| partition.tracker.is_covered(position.offset))
+        })
+    }
+
+    /// Counts a suspect that is about to be handled, and waits until the group knows. Returns `false` if
+    /// another member has it.
+    pub(crate) async fn begin(&self, position: RecordPosition) -> Result<bool> {
+        let begun = |partition: &mut Partition| partition.tracker.begin(position.offset);
+        if !self.partitions().get_mut(&position.assignment).is_some_and(begun) {
+            return Ok(false);
+        }
+        self.commit().await?;
+        Ok(true)
+    }
+
+    /// The session of each of these; a revoked one where the assignment has ended.
+    pub(crate) fn sessions(
+        &self,
+        positions: impl IntoIterator<Item = RecordPosition>,
+    ) -> Vec<Session> {
+        let partitions = self.partitions();
+        let session = |position: RecordPosition| match partitions.get(&position.assignment) {
+            Some(partition) => partition.session.clone(),
+            None => {
+                let ended = Session::new();
+                ended.revoke();
+                ended
+            }
+        };
+        positions.into_iter().map(session).collect()
+    }
+
+    /// From now on nothing of these partitions begins.
+    pub(super) fn revoke(&self, assignments: &[u64]) {
+        let partitions = self.partitions();
+        assignments
+            .iter()
+            .filter_map(|id| partitions.get(id))
+            .for_each(|partition| partition.session.revoke());
+    }
+
+    /// Whether a record of these partitions is being handled or dead-lettered.
     pub(crate) fn is_held(&self, assignments: &[u64]) -> bool {
         let partitions = self.partitions();
         assignments
             .iter()
             .filter_map(|id| partitions.get(id))
-            .any(|partition| partition.tracker.held() > 0)
+            .any(|partition| partition.session.at_work() > 0 || partition.kept > 0)
+    }
+
+    /// Keeps the partition of a record until the guard is dropped, as far as `revoke_timeout` allows.
+    /// `None` if another member has it.
+    pub(crate) fn keep(self: &Arc<Self>, position: RecordPosition) -> Option<Kept> {
+        let mut partitions = self.partitions();
+        partitions.get_mut(&position.assignment)?.kept += 1;
+        Some(Kept { assignments: Arc::clone(self), assignment: position.assignment })
     }
 
     /// Commits what is settled by now, and waits for the group's answer, at most the limit.

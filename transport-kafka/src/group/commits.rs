@@ -85,11 +85,12 @@ impl Commits {
         if !anyway && waiters.is_empty() {
             return;
         }
+        let ahead = self.assignments.ahead();
         let due: Vec<_> = {
             let partitions = self.assignments.partitions();
             partitions
                 .iter()
-                .filter_map(|(id, partition)| Some((*id, partition.tracker.uncommitted()?)))
+                .filter_map(|(id, partition)| Some((*id, partition.tracker.uncommitted(ahead)?)))
                 .collect()
         };
         self.begin(due, waiters);

@@ -1,10 +1,14 @@
 //! Records from the partitions' queues to the driver.
 //!
 //! Records are taken only with credit: the driver asks [`Handoff`](super::Handoff) for some, a worker
-//! claims that credit once it has a record in its hands, and puts what it took there. Of events, that
-//! is all. Of calls, which run at most once, the offset is committed in between: what was taken is
-//! staged until the commit is answered, and a partition that is revoked meanwhile takes its staged
-//! calls with it.
+//! claims that credit once it has a record in its hands, and puts what it took there. In between a commit
+//! may have to be answered; what was taken is staged until then, and a partition that is revoked
+//! meanwhile takes its staged records with it.
+//!
+//! - Of calls, which run at most once, the offset behind them is committed.
+//! - Of events, it is committed that they may have begun: if the process vanishes, the next owner counts
+//!   them as delivered in vain (`deliveries.rs`). With quick handlers earlier commits usually
+//!   cover what is taken, and nothing waits ([`Assignments::ahead`](super::Assignments)).
 
 use std::{
     sync::Arc,
@@ -68,7 +72,8 @@ impl<R: Reading> Worker<R> {
             return Ok(false);
         }
         let (taken, failed) = self.take(claim);
-        if R::COMMITS_FIRST {
+        let covered = || self.assignments.are_covered(taken.iter().map(|(position, _)| *position));
+        if R::COMMITS_FIRST || !covered() {
             self.staged = taken;
             self.claim = claim;
             self.hand_over_staged();
@@ -109,10 +114,14 @@ impl<R: Reading> Worker<R> {
             if !partition.tracker.take(position.offset) {
                 return;
             }
+            let delivery = partition.tracker.deliveries(position.offset).saturating_add(1);
             if R::COMMITS_FIRST || item.is_none() {
                 partition.tracker.settle(position.offset);
             }
-            taken.extend(item.map(|item| (position, item)));
+            taken.extend(item.map(|mut item| {
+                R::count(&mut item, delivery);
+                (position, item)
+            }));
         };
         while taken.len() < claim
             && let Some(read) = self.buffered.pop_front()
@@ -155,7 +164,7 @@ impl<R: Reading> Worker<R> {
         };
         self.staged_commit = None;
         if let Some(error) = failed {
-            tracing::debug!(error, "calls wait for their offsets to be committed");
+            tracing::debug!(error, "records wait for their offsets to be committed");
             self.schedule.retry_at(Instant::now() + 5 * BUSY);
             return false;
         }

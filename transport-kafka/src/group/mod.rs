@@ -3,12 +3,13 @@
 //!
 //! `worker` is that thread's loop, with `rebalance`, `fetch` and `tick` as its parts; `commits` decides
 //! what to commit and `committer` does it. `assignments` and `handoff` are what the thread shares with
-//! the driver. `offset_tracker` knows how far one partition is settled, `start` where a new group
-//! begins, and `membership` is called by librdkafka.
+//! the driver. `offset_tracker` knows how far one partition is settled, `deliveries` what was delivered
+//! in vain, `start` where a new group begins, and `membership` is called by librdkafka.
 
 mod assignments;
 mod commits;
 mod committer;
+mod deliveries;
 mod fetch;
 mod handoff;
 mod membership;
@@ -27,7 +28,7 @@ use lightbus_core::{Error, ErrorKind, Name, Result, transport::Start};
 use rdkafka::{ClientConfig, Message, message::BorrowedHeaders};
 use tokio::sync::oneshot;
 
-pub(crate) use assignments::{Assignments, RecordPosition};
+pub(crate) use assignments::{Assignments, Kept, RecordPosition};
 pub(crate) use handoff::Handoff;
 pub(crate) use offset_tracker::Committed;
 
@@ -49,6 +50,11 @@ pub(crate) trait Reading: Send + 'static {
         record: &M,
         position: RecordPosition,
     ) -> Option<Self::Item>;
+
+    /// Notes how often a record was delivered, counted from 1, before it is handed over.
+    fn count(item: &mut Self::Item, delivery: u32) {
+        let _ = (item, delivery);
+    }
 }
 
 /// How a member joins its group, and what it reads.

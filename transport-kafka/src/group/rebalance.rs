@@ -5,8 +5,9 @@
 //!
 //! - Assigned partitions are read from the group's committed offsets, asked for again until the
 //!   group answers.
-//! - Revoked partitions are read no more. Events that handlers still hold are waited for,
-//!   at most `revoke_timeout`; then what is settled is committed, and only then is the partition
+//! - Revoked partitions are read no more. Events that are being handled are waited for, at most
+//!   `revoke_timeout`; those that wait to be handled are dropped, by the session of the
+//!   assignment: the next owner has them. Then what is settled is committed, and only then is the partition
 //!   given up. Of calls, a commit in flight is waited for instead: what it covers is handed over, and
 //!   what it does not is left to the next owner.
 //! - Lost partitions have another owner already: they are given up at once, without a commit.
@@ -17,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lightbus_core::{Name, Result};
+use lightbus_core::{Name, Result, Session};
 use rdkafka::{Offset, TopicPartitionList, consumer::Consumer as _};
 use tokio::sync::oneshot;
 
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::error::{Sent, from_kafka};
 
-/// Partitions to be given up when no handler holds an event of them any more.
+/// Partitions to be given up when no event of them is being handled any more.
 pub(super) struct Revoking {
     pub(super) partitions: TopicPartitionList,
     assignments: Vec<u64>,
@@ -94,7 +95,7 @@ impl<R: Reading> Worker<R> {
         if held && !lost {
             tracing::warn!(
                 group = self.spec.group,
-                "handlers take longer than `revoke_timeout`: the events they hold are redelivered to another process"
+                "handlers take longer than `revoke_timeout`: their events are redelivered to another process"
             );
         }
         if let Some(Revoking { partitions, assignments, .. }) = self.revoking.take() {
@@ -114,16 +115,16 @@ impl<R: Reading> Worker<R> {
     /// Begins to read partitions, each where the group left off.
     fn assign(&mut self, partitions: &TopicPartitionList) -> Result<()> {
         let mut committed = self.committed(partitions)?;
+        let ends = self.ends_of_those_left_behind(&committed);
         let mut list = TopicPartitionList::new();
         for element in partitions.elements() {
             let key = (Name::from(element.topic()), element.partition());
             let tracker = match committed.remove(&key) {
-                Some(committed) => OffsetTracker::new(committed, true),
+                Some(committed) => OffsetTracker::new(committed, true, ends.get(&key).copied()),
                 None => {
                     // A partition that was added since is read from its beginning.
                     let position = self.positions.get(&key).copied().unwrap_or(0);
-                    let none = Committed { position, taken: position, done: Vec::new() };
-                    OffsetTracker::new(none, false)
+                    OffsetTracker::new(Committed::at(position), false, None)
                 }
             };
             let (topic, partition) = key;
@@ -132,9 +133,9 @@ impl<R: Reading> Worker<R> {
             let _ = list.add_partition_offset(&topic, partition, position);
             let assignment = self.next_assignment;
             self.next_assignment += 1;
-            self.assignments
-                .partitions()
-                .insert(assignment, Partition { topic: Name::clone(&topic), partition, tracker });
+            let (known, session) = (Name::clone(&topic), Session::new());
+            let added = Partition { topic: known, partition, tracker, session, kept: 0 };
+            self.assignments.partitions().insert(assignment, added);
             match self.consumer.split_partition_queue(&topic, partition) {
                 Some(mut queue) => {
                     let thread = thread::current();
@@ -180,7 +181,40 @@ impl<R: Reading> Worker<R> {
         Ok(known)
     }
 
-    /// Reads nothing more of these partitions, and returns their assignments.
+    /// Returns the ends of partitions whose last owner vanished; none if Kafka does not say them.
+    fn ends_of_those_left_behind(
+        &self,
+        committed: &HashMap<(Name, i32), Committed>,
+    ) -> HashMap<(Name, i32), i64> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in
+            committed.iter().filter(|(_, one)| one.is_left_behind()).map(|(key, _)| key)
+        {
+            // Never refused: an end is no position.
+            let _ = list.add_partition_offset(topic, *partition, Offset::End);
+        }
+        if list.count() == 0 {
+            return HashMap::new();
+        }
+        match self.consumer.offsets_for_times(list, self.spec.timeout) {
+            Ok(found) => found
+                .elements()
+                .iter()
+                .filter_map(|element| match (element.error(), element.offset()) {
+                    (Ok(()), Offset::Offset(end)) => {
+                        Some(((Name::from(element.topic()), element.partition()), end))
+                    }
+                    _ => None,
+                })
+                .collect(),
+            Err(error) => {
+                tracing::debug!(%error, "the ends of partitions could not be read");
+                HashMap::new()
+            }
+        }
+    }
+
+    /// Reads nothing more of these partitions, begins nothing of them, and returns their assignments.
     fn close_queues(&mut self, partitions: &TopicPartitionList) -> Vec<u64> {
         let mut assignments = Vec::new();
         for element in partitions.elements() {
@@ -191,6 +225,7 @@ impl<R: Reading> Worker<R> {
                 assignments.push(self.queues.swap_remove(index).assignment);
             }
         }
+        self.assignments.revoke(&assignments);
         self.buffered.retain(|(position, _)| !assignments.contains(&position.assignment));
         // Not committed, so the next owner reads them.
         self.staged.retain(|(position, _)| !assignments.contains(&position.assignment));

@@ -152,7 +152,7 @@ pub(super) struct Worker<R: Reading> {
     pub(super) cursor: usize,
     /// Read before the driver asked for it: at most one record of each partition.
     pub(super) buffered: VecDeque<(RecordPosition, Option<R::Item>)>,
-    /// Where a commit precedes handing over: records that wait for it.
+    /// Records that wait for a commit before they are handed over.
     pub(super) staged: Vec<(RecordPosition, R::Item)>,
     /// The credit with which they were taken.
     pub(super) claim: usize,

@@ -3,5 +3,6 @@
 
 mod conformance;
 mod faults;
+mod rebalance;
 mod security;
 mod support;
