@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "contracts of tests")]
 
 mod blocking;
+mod crashes;
 mod ending;
 mod hangs;
 mod life;

@@ -13,7 +13,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use lightbus_test_brokers::{Fault, LIMIT, Proxy, RedisServer, eventually, free_port, soon};
+pub use lightbus_test_brokers::{
+    Fault, LIMIT, Proxy, RedisServer, eventually, free_port, soon, unique,
+};
 pub use place::{Place, kafka_yaml, redis_bus, redis_yaml};
 pub use program::Program;
 

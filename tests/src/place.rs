@@ -72,9 +72,14 @@ impl Place {
         shared_kafka().map(|brokers| Self::Kafka { brokers, prefix: unique("") })
     }
 
-    /// Whether the broker tells how often an event was delivered. Kafka does not count.
+    /// Whether each delivery of an event counts. On Kafka only those to processes that died do.
     pub fn counts_deliveries(&self) -> bool {
         !matches!(self, Self::Kafka { .. })
+    }
+
+    /// Whether a listener takes only what it handles in about a second. RabbitMQ pushes events.
+    pub fn shares_a_backlog(&self) -> bool {
+        !matches!(self, Self::Amqp { .. })
     }
 
     /// Whether events without a key keep their order. Kafka spreads them over partitions.
