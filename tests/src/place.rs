@@ -77,11 +77,6 @@ impl Place {
         !matches!(self, Self::Kafka { .. })
     }
 
-    /// Whether a listener takes only what it handles in about a second. RabbitMQ pushes events.
-    pub fn shares_a_backlog(&self) -> bool {
-        !matches!(self, Self::Amqp { .. })
-    }
-
     /// Whether events without a key keep their order. Kafka spreads them over partitions.
     pub fn orders_without_keys(&self) -> bool {
         self.counts_deliveries()

@@ -5,6 +5,7 @@ mod dead_letters;
 mod group;
 mod history;
 mod lag;
+mod prefetch;
 mod send;
 mod source;
 
@@ -90,9 +91,7 @@ impl EventTransport for AmqpEventTransport {
             &spec,
         );
         source.start().await?;
-        // RabbitMQ pushes as many events as the prefetch count allows, and fixes that count when a
-        // consumer starts: what it has pushed is taken, so that it counts as in flight.
-        Ok(Subscription::spawn(source, spec.flow.fixed()))
+        Ok(Subscription::spawn(source, spec.flow))
     }
 
     async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {

@@ -1,8 +1,9 @@
 //! Takes events from the queue of a listener's group.
 //!
-//! A channel consumes, with as many unacknowledged deliveries as the driver has slots ([`Session`]). The
-//! driver calls `fetch` one at a time, which holds the lock of [`Active`] and reads the channel's inbox;
-//! `settle` may run at the same time. Each token has the session of its delivery, and is settled on that
+//! A channel consumes, with as many unacknowledged deliveries as the driver's window allows: RabbitMQ
+//! pushes, so the window is the prefetch count, and [`super::prefetch`] replaces the consumer when the
+//! window has changed. The driver calls `fetch` one at a time, which holds the lock of [`Active`] and reads
+//! the channel's inbox; `settle` may run at the same time. Each token has the session of its delivery, and is settled on that
 //! one: after a lost connection there is another session, whose delivery tags mean other messages. A
 //! session whose channel is closed ignores acknowledgements, because the broker has requeued what it had.
 //! If a fetch is dropped, what it had read stays unacknowledged, and is redelivered when the channel
@@ -13,22 +14,18 @@
 //! settlement that is tried again from publishing it twice.
 //!
 //! The race is between giving back and consuming: a message that is requeued while the consumer runs is
-//! delivered here again, behind newer ones. So [`EventSource::retire`] cancels the consumer first, and
+//! delivered here again, behind newer ones. So [`Active::retire`] cancels the consumer first, and
 //! requeues what is in the inbox together with what was given back, in the order of the deliveries. Held
 //! by `close_gives_back_what_nobody_has_seen` (conformance); lost connections by
 //! `connections_that_the_broker_closes_are_made_anew` (tests/transport/faults.rs).
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
-use lapin::{message::Delivery, options::BasicQosOptions, types::ShortString};
+use lapin::message::Delivery;
 use lightbus_core::{
     Closing, Error, EventMessage, Name, Outcome, Result, Source, json,
     transport::{EventSelector, ListenSpec},
@@ -38,13 +35,10 @@ use super::{
     WHAT,
     codec::{Raw, Read, wanted},
     dead_letters, group,
+    prefetch::{Active, Ended, Gate, Held, Prefetch},
 };
 use crate::{
-    EventConfig, QueueType,
-    client::Client,
-    error::Sent,
-    publisher::Publisher,
-    session::{Inbox, Session, try_next},
+    EventConfig, QueueType, client::Client, error::Sent, publisher::Publisher, session::Session,
     topology::queue_of,
 };
 
@@ -54,23 +48,7 @@ pub(super) struct EventToken {
     tag: u64,
     raw: Raw,
     attempt: u32,
-    _in_flight: InFlightGuard,
-}
-
-/// Counts as in flight until it is dropped.
-struct InFlightGuard(Arc<AtomicU64>);
-
-impl InFlightGuard {
-    fn new(in_flight: &Arc<AtomicU64>) -> Self {
-        in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(in_flight))
-    }
-}
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    held: Held,
 }
 
 /// A message that cannot be read, to be dead-lettered.
@@ -78,6 +56,7 @@ struct Rejected {
     session: Arc<Session>,
     tag: u64,
     raw: Raw,
+    held: Held,
     reason: String,
 }
 
@@ -90,17 +69,12 @@ pub(super) struct EventSource {
     config: Arc<EventConfig>,
     spec: ListenSpec,
     group: Name,
-    prefetch: u16,
+    prefetch: Arc<Prefetch>,
+    gate: Arc<Gate>,
     in_flight: Arc<AtomicU64>,
     active: tokio::sync::Mutex<Option<Active>>,
     /// Messages that cannot be read, and are not dead-lettered yet.
     rejected: Mutex<VecDeque<Rejected>>,
-}
-
-struct Active {
-    session: Arc<Session>,
-    inbox: Inbox,
-    consumer: Option<ShortString>,
 }
 
 impl EventSource {
@@ -120,8 +94,8 @@ impl EventSource {
             dead_letter_publisher: Arc::clone(dead_letter_publisher),
             config: Arc::clone(config),
             group: spec.group.name(),
-            // 0 would be no limit.
-            prefetch: u16::try_from(spec.flow.max_in_flight).unwrap_or(u16::MAX).max(1),
+            prefetch: Arc::new(Prefetch::new(&spec.flow)),
+            gate: Arc::default(),
             spec: spec.clone(),
             in_flight,
             active: tokio::sync::Mutex::new(None),
@@ -139,13 +113,13 @@ impl EventSource {
     async fn begin(&self) -> Result<Active> {
         let link = self.client.consumes().await?;
         let channel = link.channel().await?;
-        let limit = channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
-        link.request(limit, Sent::Harmless).await?;
         let session = Arc::new(Session::new(link, channel));
-        let mut inbox = Inbox::new();
         let queue = queue_of(&self.config, &self.group);
-        let consumer = session.consume(&queue, Name::clone(&self.group), &mut inbox).await?;
-        Ok(Active { session, inbox, consumer: Some(consumer) })
+        let (prefetch, gate) = (Arc::clone(&self.prefetch), Arc::clone(&self.gate));
+        let in_flight = Arc::clone(&self.in_flight);
+        let mut active = Active::new(session, queue, prefetch, gate, in_flight);
+        active.start().await?;
+        Ok(active)
     }
 
     /// Starts again after the connection was lost, and declares what may be gone.
@@ -161,18 +135,19 @@ impl EventSource {
     /// Decodes a delivery. The tag of a skipped one goes to `done`.
     fn read(
         &self,
-        session: &Arc<Session>,
-        delivery: Delivery,
+        active: &Active,
+        (delivery, held): (Delivery, Held),
         done: &mut Vec<u64>,
     ) -> Option<(Arc<EventMessage>, EventToken)> {
+        let session = &active.session;
         let tag = delivery.delivery_tag;
         let raw = Raw::new(delivery);
         let attempt = raw.attempt(self.config.queue_type == QueueType::Quorum);
         match raw.read(attempt, |api, event| wanted(self.events(), api, event)) {
             Read::Event(event) => {
                 let session = Arc::clone(session);
-                let _in_flight = InFlightGuard::new(&self.in_flight);
-                Some((Arc::from(event), EventToken { session, tag, raw, attempt, _in_flight }))
+                let token = EventToken { session, tag, raw, attempt, held };
+                Some((Arc::from(event), token))
             }
             // Bound by an earlier version of the listener, which selected more.
             Read::Other => {
@@ -190,6 +165,7 @@ impl EventSource {
                     session: Arc::clone(session),
                     tag,
                     raw,
+                    held,
                     reason,
                 });
                 None
@@ -203,23 +179,19 @@ impl EventSource {
         active: &mut Active,
         max: usize,
     ) -> Result<Vec<(Arc<EventMessage>, EventToken)>> {
-        let Active { session, inbox, .. } = active;
         let mut events = Vec::with_capacity(max.min(256));
         let mut done = Vec::new();
-        let mut next = inbox.next().await;
+        let mut next = active.next().await?;
         let ended = loop {
             match next {
-                Some((_, Some(Ok(delivery)))) => {
-                    events.extend(self.read(session, delivery, &mut done));
-                }
-                Some((_, Some(Err(error)))) => break Some(session.ended(Some(error))),
-                Some((_, None)) | None => break Some(session.ended(None)),
+                Ok(delivery) => events.extend(self.read(active, delivery, &mut done)),
+                Err(Ended(error)) => break Some(active.session.ended(error)),
             }
             if events.len() + done.len() >= max {
                 break None;
             }
-            next = match try_next(inbox) {
-                Some(next) => Some(next),
+            next = match active.try_next() {
+                Some(next) => next,
                 None => break None,
             };
         };
@@ -228,7 +200,7 @@ impl EventSource {
             Some(error) => Err(error),
             None => {
                 if !done.is_empty() {
-                    session.acknowledge(done.into_iter()).await;
+                    active.session.acknowledge(done.into_iter()).await;
                 }
                 Ok(events)
             }
@@ -256,6 +228,7 @@ impl EventSource {
                 self.rejected().push_front(rejected);
                 return Err(error);
             }
+            rejected.held.release();
             rejected.session.acknowledge(std::iter::once(rejected.tag)).await;
         }
     }
@@ -265,20 +238,13 @@ impl EventSource {
         self.rejected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Cancels the consumer, so that requeued messages are not delivered here again. Returns the tags of
-    /// the deliveries in the inbox.
+    /// Cancels the consumer. Returns the tags of the deliveries that were not handed out.
     async fn retire(&self) -> Vec<(Arc<Session>, u64)> {
         let mut active = self.active.lock().await;
         let Some(active) = active.as_mut() else { return Vec::new() };
-        let Some(consumer) = active.consumer.take() else { return Vec::new() };
-        active.session.cancel(&[consumer]).await;
-        let mut unseen = Vec::new();
-        while let Some((_, delivery)) = try_next(&mut active.inbox) {
-            if let Some(Ok(delivery)) = delivery {
-                unseen.push((Arc::clone(&active.session), delivery.delivery_tag));
-            }
-        }
-        unseen
+        let session = Arc::clone(&active.session);
+        let tags = active.retire().await;
+        tags.into_iter().map(|tag| (Arc::clone(&session), tag)).collect()
     }
 }
 
@@ -332,12 +298,23 @@ impl Source for EventSource {
     }
 
     async fn settle(&self, settled: &[(EventToken, Outcome)]) -> Result<()> {
+        // Before anything is acknowledged, for which the broker would push more. A fetch under way does
+        // it by itself.
+        if let Ok(mut active) = self.active.try_lock()
+            && let Some(active) = active.as_mut()
+        {
+            active.shrink().await;
+        }
         let mut done = BySession::default();
         let mut back = BySession::default();
+        let mut released = Vec::with_capacity(settled.len());
         let mut failed = None;
         for (token, outcome) in settled {
             match outcome {
-                Outcome::Done => done.push(&token.session, token.tag),
+                Outcome::Done => {
+                    done.push(&token.session, token.tag);
+                    released.push(&token.held);
+                }
                 Outcome::Retry => back.push(&token.session, token.tag),
                 // The broker has requeued it: it is redelivered, and rejected then.
                 Outcome::Reject(_) if !token.session.is_alive() => {}
@@ -353,15 +330,23 @@ impl Source for EventSource {
                     );
                     match set.await {
                         // At once: if settling is tried again, it must not be published twice.
-                        Ok(()) => token.session.acknowledge(std::iter::once(token.tag)).await,
+                        Ok(()) => {
+                            let _no_cancel = self.gate.lock().await;
+                            token.held.release();
+                            token.session.acknowledge(std::iter::once(token.tag)).await;
+                        }
                         Err(error) => failed = Some(error),
                     }
                 }
                 Outcome::Reject(_) => {}
             }
         }
-        for (session, tags) in done.0 {
-            session.acknowledge(tags.into_iter()).await;
+        if !done.0.is_empty() {
+            let _no_cancel = self.gate.lock().await;
+            released.into_iter().for_each(Held::release);
+            for (session, tags) in done.0 {
+                session.acknowledge(tags.into_iter()).await;
+            }
         }
         if !back.0.is_empty() {
             for (session, tag) in self.retire().await {
@@ -380,6 +365,10 @@ impl Source for EventSource {
 
     fn session(&self, token: &EventToken) -> Option<lightbus_core::Session> {
         Some(token.session.deliveries().clone())
+    }
+
+    fn resize(&self, window: usize) {
+        self.prefetch.resize(window);
     }
 
     fn size(&self, message: &EventMessage) -> usize {
