@@ -100,6 +100,7 @@ on_every_transport!(
     a_call_that_finds_no_place_says_so_and_sends_nothing,
     no_more_calls_run_at_once_than_configured,
     a_timeout_of_an_api_and_of_a_call,
+    procedures_call_their_own_process_with_all_slots_taken,
 );
 
 async fn a_nested_call_waits_no_longer_than_the_outermost_caller(place: Place) {
@@ -267,4 +268,49 @@ async fn a_call_that_expired_behind_another_is_not_run_on_redis() {
     if let Some(place) = Place::redis() {
         a_call_that_expired_behind_another_is_not_run(place).await;
     }
+}
+
+#[lightbus::api(name = "chain")]
+pub trait Chain {
+    /// Calls itself until `links` are left, and returns how many there were.
+    async fn link(&self, links: u32) -> Result<u32, String>;
+}
+
+struct Links {
+    bus: Bus,
+    most: Arc<AtomicUsize>,
+    now: Arc<AtomicUsize>,
+}
+
+impl Chain for Links {
+    async fn link(&self, links: u32) -> Result<u32, String> {
+        if links == 0 {
+            return Ok(0);
+        }
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        let rest =
+            ChainClient::new(&self.bus).link(links - 1).timeout(Duration::from_secs(50)).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        rest.map(|rest| rest + 1).map_err(|error| error.to_string())
+    }
+}
+
+/// 100 callers want 4 slots, and each procedure in a slot calls its own API twice over.
+async fn procedures_call_their_own_process_with_all_slots_taken(place: Place) {
+    let (server, caller) = (place.bus("chain").await, place.bus("web").await);
+    let (most, now) = (Arc::default(), Arc::default());
+    let links = Links { bus: server.clone(), most: Arc::clone(&most), now };
+    server.serve(ChainApi(links)).concurrency(4).await.unwrap();
+    let client = ChainClient::new(&caller);
+    let calls = (0..100).map(|_| client.link(2).timeout(Duration::from_secs(50)).into_future());
+    let all = soon("all calls", futures_util::future::join_all(calls)).await;
+    assert!(all.iter().all(|links| matches!(links, Ok(2))), "{all:?}");
+    assert!(most.load(Ordering::SeqCst) <= 8, "4 slots, of two links each");
+    // Without an end there is an error, not a full stack.
+    let endless = client.link(10_000).timeout(Duration::from_secs(50)).into_future();
+    let error = soon("the endless chain", endless).await.unwrap_err();
+    assert!(error.to_string().contains("wait for each other already"), "{error}");
+    soon("closing", server.close()).await.unwrap();
+    soon("closing", caller.close()).await.unwrap();
 }

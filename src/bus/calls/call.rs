@@ -5,7 +5,8 @@ use std::{fmt, future::IntoFuture, marker::PhantomData, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Args, Arguments, Error, ErrorKind, Headers, Name, Result, Retry, RpcMessage, codec, name,
+    Args, Arguments, Error, ErrorKind, Headers, Name, Result, ResultMessage, Retry, RpcMessage,
+    codec, name,
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -13,15 +14,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::nested::{Current, InPlace};
 use crate::{
     bus::shared::{ApiEntry, Bus, Inner, at},
     contract::{ApiError, CallError},
 };
-
-tokio::task_local! {
-    /// The deadline of the call that this task handles. Calls made from within it inherit it.
-    pub(super) static DEADLINE: Instant;
-}
 
 /// A call that has been prepared. Await it to send it and receive the result.
 ///
@@ -182,14 +179,18 @@ impl Inner {
         let entry = self.apis.entry(api);
         let limit = timeout.unwrap_or(entry.config.rpc_timeout);
         let mut deadline = Instant::now() + limit;
-        if let Ok(outer) = DEADLINE.try_with(|outer| *outer) {
+        let current = Current::get();
+        if let Some(outer) = current.and_then(|current| current.deadline) {
             deadline = deadline.min(outer);
         }
-        let _permit = match self.calls.try_acquire() {
-            Ok(permit) => permit,
-            Err(_) => self.wait_for_permit(limit, deadline).await?,
+        let permit = self.calls.try_acquire().ok();
+        let in_place = InPlace::of(self, api, current)
+            .filter(|in_place| permit.is_none() || in_place.is_needed());
+        let _permit = match permit {
+            None if in_place.is_none() => Some(self.wait_for_permit(limit, deadline).await?),
+            permit => permit,
         };
-        let call = self.exchange(&entry, procedure, fields, headers, deadline);
+        let call = self.exchange(&entry, procedure, fields, headers, deadline, in_place);
         match timeout_at(deadline, call).await {
             Ok(result) => result.map_err(|error| match error.kind() {
                 ErrorKind::Unavailable | ErrorKind::Unexpected => at(&*entry.rpc, error),
@@ -222,6 +223,7 @@ impl Inner {
         fields: Arguments,
         headers: Headers,
         deadline: Instant,
+        in_place: Option<InPlace>,
     ) -> Result<Bytes> {
         let mut call = RpcMessage {
             id: self.ids.next(),
@@ -245,21 +247,15 @@ impl Inner {
         if let (true, Some(schema)) = (entry.config.validate.outgoing, &schema) {
             schema.check_call(procedure, &call.fields)?;
         }
-        let mut result = entry.result.expect(&call.id).await?;
-        call.return_path = result.return_path().clone();
         let kept = (!self.plugins.is_empty()).then(|| Box::new(call.clone()));
-        let mut sending = entry.rpc.call(call);
-        let mut sent = false;
-        // The result may arrive before the broker has confirmed the call.
-        let mut message = loop {
-            tokio::select! {
-                biased;
-                message = &mut result => break message?,
-                confirmed = &mut sending, if !sent => {
-                    confirmed?;
-                    sent = true;
-                }
-            }
+        let mut message = match in_place {
+            None => self.send(entry, call).await?,
+            Some(in_place) => ResultMessage {
+                id: self.ids.next(),
+                rpc_id: Name::clone(&call.id),
+                headers: Headers::new(),
+                body: in_place.run(call).await?,
+            },
         };
         if let Some(call) = kept {
             Box::pin(self.plugins.after_rpc_call(&call, &mut message)).await?;
@@ -270,6 +266,25 @@ impl Inner {
             schema.check_result(procedure, &value)?;
         }
         Ok(value)
+    }
+
+    /// Sends a call, and waits for its result.
+    async fn send(&self, entry: &ApiEntry, mut call: RpcMessage) -> Result<ResultMessage> {
+        let mut result = entry.result.expect(&call.id).await?;
+        call.return_path = result.return_path().clone();
+        let mut sending = entry.rpc.call(call);
+        let mut sent = false;
+        // The result may arrive before the broker has confirmed the call.
+        loop {
+            tokio::select! {
+                biased;
+                message = &mut result => return message,
+                confirmed = &mut sending, if !sent => {
+                    confirmed?;
+                    sent = true;
+                }
+            }
+        }
     }
 
     /// The schema to validate messages of an API against. An API without one has not been served for

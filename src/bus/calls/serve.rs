@@ -24,12 +24,13 @@ use tokio::{
 #[cfg(feature = "tower")]
 use super::layer::{self, Procedures};
 use super::{
-    call::DEADLINE,
     handlers::{CancelFlag, Handlers},
+    nested::{Current, LocalWorker},
 };
 use crate::{
     bus::shared::{
-        ApiEntry, Bus, Ids, Phase, PluginChain, Progress, at, catch_panic, consume, until_cut_off,
+        ApiEntry, Bus, Ids, InProgress, Phase, PluginChain, Progress, at, catch_panic, consume,
+        until_cut_off,
     },
     contract::Service,
     schema::ApiSchema,
@@ -209,7 +210,12 @@ impl Serve {
             return Ok(());
         };
         let phase = inner.watch();
-        inner.state().progress.push(Arc::clone(&worker.progress));
+        {
+            let local: Arc<dyn LocalWorker> = Arc::clone(&worker) as _;
+            let mut state = inner.state();
+            state.progress.push(Arc::clone(&worker.progress));
+            state.workers.insert(api, Arc::downgrade(&local));
+        }
         let opener = Arc::clone(&worker);
         inner.spawn_consumer(
             Arc::clone(&worker.progress),
@@ -272,10 +278,7 @@ impl Worker {
             return;
         }
         let limit = Limit::of(&call, self.timeout, self.finish_late);
-        let begun = match &limit {
-            Some(limit) => self.progress.began_until(limit.at),
-            None => self.progress.began(),
-        };
+        let begun = self.begin(limit.as_ref());
         let run = catch_panic(self.run(&call, limit.as_ref()));
         let Some(body) = handlers.run(run).await else { return };
         let body = body.unwrap_or_else(|panic| Err(panicked(&call, &panic)));
@@ -291,6 +294,13 @@ impl Worker {
             );
         }
         delivery.ack.settle_later(Outcome::Done);
+    }
+
+    fn begin(&self, limit: Option<&Limit>) -> InProgress<'_> {
+        match limit {
+            Some(limit) => self.progress.began_until(limit.at),
+            None => self.progress.began(),
+        }
     }
 
     async fn run(&self, call: &RpcMessage, limit: Option<&Limit>) -> Result<Bytes, RemoteError> {
@@ -324,11 +334,15 @@ impl Worker {
         let value = match limit {
             // The timer is set only if the procedure suspends.
             Some(limit) => {
-                let procedure = DEADLINE.scope(limit.at, self.procedure(call));
+                let current = Current::get().unwrap_or_default();
+                let procedure = current.handle(Some(limit.at), self.procedure(call));
                 let ended = timeout_at(limit.at, procedure).await;
                 ended.unwrap_or_else(|_| Err(limit.exceeded(call)))?
             }
-            None => self.procedure(call).await?,
+            None => {
+                let current = Current::get().unwrap_or_default();
+                current.handle(None, self.procedure(call)).await?
+            }
         };
         self.entry.check_result_size(&value).map_err(|error| refuse(call, error))?;
         if let (true, Some(schema)) = (self.entry.config.validate.outgoing, schema) {
@@ -397,6 +411,24 @@ impl Worker {
             let _ =
                 self.entry.result.reply(&call.return_path, ResultMessage { body, ..message }).await;
         }
+    }
+}
+
+impl LocalWorker for Worker {
+    fn is_full(&self) -> bool {
+        self.progress.in_progress() >= self.flow.max_in_flight as u64
+    }
+
+    fn run_in_place(
+        self: Arc<Self>,
+        call: RpcMessage,
+    ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
+        Box::pin(async move {
+            let limit = Limit::of(&call, self.timeout, self.finish_late);
+            let _begun = self.begin(limit.as_ref());
+            let body = catch_panic(self.run(&call, limit.as_ref())).await;
+            body.unwrap_or_else(|panic| Err(panicked(&call, &panic)))
+        })
     }
 }
 

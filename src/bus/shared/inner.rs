@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{Apis, Features, HandlerResult, Ids, Listening, PluginChain, Progress, supervise};
 use crate::{
+    bus::calls::LocalWorker,
     config::{Config, Names},
     contract::Contract,
     schema::SchemaStore,
@@ -67,6 +68,8 @@ pub(crate) type Hook = Box<dyn FnOnce(Bus) -> BoxFuture<'static, HandlerResult> 
 pub(crate) struct State {
     pub(crate) registered: HashMap<Name, &'static Contract>,
     pub(crate) served: HashSet<Name>,
+    /// By API, while they work.
+    pub(crate) workers: HashMap<Name, Weak<dyn LocalWorker>>,
     pub(crate) listeners: Vec<Arc<dyn Listening>>,
     pub(crate) listener_names: HashSet<Name>,
     pub(crate) consumers: JoinSet<()>,

@@ -28,5 +28,5 @@ pub(crate) use inner::TestProbe;
 pub(crate) use inner::{GRACE, Hook, Inner, Phase, State};
 pub(crate) use listening::Listening;
 pub(crate) use plugin_chain::PluginChain;
-pub(crate) use progress::{Held, Progress};
+pub(crate) use progress::{Held, InProgress, Progress};
 pub(crate) use supervise::supervise;

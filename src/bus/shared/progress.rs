@@ -307,6 +307,11 @@ impl Progress {
         (self.taken.load(Ordering::Relaxed), busy)
     }
 
+    /// Returns how many are in progress.
+    pub(crate) fn in_progress(&self) -> u64 {
+        self.lock_work().count
+    }
+
     /// Whether anything in progress has exceeded its time limit.
     fn is_stuck(&self) -> bool {
         let now = Instant::now();
