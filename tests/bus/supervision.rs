@@ -1,6 +1,12 @@
 //! A consumer that ended, or is stalled, is restarted; health shows it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use lightbus::{
     Error, ErrorKind, EventMessage, Registry, Result,
@@ -13,7 +19,7 @@ use lightbus::{
     },
 };
 use lightbus_tests::scripted::{Act, Scripted};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 #[lightbus::api(name = "clock", events(Struck))]
 pub trait Clock {}
@@ -72,6 +78,93 @@ async fn a_listener_whose_transport_gave_up_is_restarted() {
     let health = bus.health();
     assert!(health.healthy && health.parts[0].restarts == 1, "{health:?}");
     assert_eq!(health.parts[0].last_error, None);
+    bus.close().await.unwrap();
+}
+
+#[lightbus::api(name = "bell", events(Rung))]
+pub trait Bell {
+    async fn ring(&self) -> bool;
+}
+
+#[derive(Clone, Debug, lightbus::Event)]
+pub struct Rung {}
+
+/// What runs at once, and what lets one end.
+#[derive(Clone)]
+struct Gate {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    go: Arc<Semaphore>,
+}
+
+impl Gate {
+    fn new() -> Self {
+        Self { now: Arc::default(), most: Arc::default(), go: Arc::new(Semaphore::new(0)) }
+    }
+
+    async fn pass(&self) {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        self.go.acquire().await.unwrap().forget();
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Loses the subscription while two run, and lets all go on once there is another one.
+    async fn outlives(&self, scripted: &Scripted, subscribed: impl Fn() -> usize) {
+        while self.now.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        scripted.script.lose.notify_one();
+        while subscribed() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.go.add_permits(1000);
+    }
+}
+
+impl Bell for Gate {
+    async fn ring(&self) -> bool {
+        self.pass().await;
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_run_at_once_after_a_subscription_was_replaced() {
+    let scripted = Scripted::default();
+    scripted.script.serve.will([Act::EndLater]);
+    scripted.script.listen.will([Act::EndLater]);
+    let bus = scripted.bus().await;
+    let gate = Gate::new();
+    bus.serve(BellApi(gate.clone())).concurrency(2).await.unwrap();
+    let client = BellClient::new(&bus);
+    let calls = (0..8).map(|_| client.ring().timeout(Duration::from_secs(60)).into_future());
+    let calls = tokio::spawn(futures_util::future::join_all(calls));
+    gate.outlives(&scripted, || scripted.script.serve.count()).await;
+    let rung = calls.await.unwrap();
+    assert!(rung.iter().all(|rung| matches!(rung, Ok(true))), "{rung:?}");
+    assert_eq!(gate.most.load(Ordering::SeqCst), 2, "calls");
+
+    let (gate, handled) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
+    let (passes, count) = (gate.clone(), Arc::clone(&handled));
+    let listen = bus.listen("rings", move |_: Rung| {
+        let (passes, count) = (passes.clone(), Arc::clone(&count));
+        async move {
+            passes.pass().await;
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    });
+    listen.concurrency(2).await.unwrap();
+    for _ in 0..8 {
+        bus.fire(Rung {}).await.unwrap();
+    }
+    gate.outlives(&scripted, || scripted.script.listen.count()).await;
+    while handled.load(Ordering::SeqCst) < 8 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(gate.most.load(Ordering::SeqCst), 2, "events");
     bus.close().await.unwrap();
 }
 

@@ -13,14 +13,15 @@ use std::{
 use async_trait::async_trait;
 use lightbus::{Bus, BusBuilder, config::Config, transport::memory::MemoryFactory};
 use lightbus_core::{
-    Capabilities, ConfigSection, Error, ErrorKind, EventMessage, FlowControl, Name, Outcome,
-    Registry, Result, RpcMessage, Source, Subscription, Transport, TransportFactory,
+    AckHandle, Capabilities, ConfigSection, Error, ErrorKind, EventMessage, FlowControl, Name,
+    Outcome, Registry, Result, RpcMessage, Source, Subscription, Transport, TransportFactory,
     transport::{
         EventSelector, EventTransport, GroupSpec, HistorySpec, Lag, ListenSpec, ResultTransport,
         RpcTransport, SchemaTransport, ServeSpec,
     },
 };
 use serde_json::value::RawValue;
+use tokio::sync::Notify;
 
 /// What one use of an operation does instead of passing on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub enum Act {
     Silence,
     /// Subscribes, and ends with an error that does not pass.
     End,
+    /// Passes on, and ends in that way after [`Script::lose`].
+    EndLater,
 }
 
 /// What the uses of an operation do, one after the other; then all pass.
@@ -78,6 +81,8 @@ pub struct Script {
     pub store: Uses,
     pub load: Uses,
     pub close: Uses,
+    /// Notified to end a subscription that [ends later](Act::EndLater).
+    pub lose: Notify,
 }
 
 /// Memory, and the script that it follows.
@@ -170,8 +175,12 @@ impl RpcTransport for Calls {
     }
 
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
-        self.1.serve.next().await?;
-        self.0.serve(spec).await
+        let act = self.1.serve.next().await?;
+        let subscription = self.0.serve(spec).await?;
+        Ok(match act {
+            Act::EndLater => Relay::spawn(subscription, &self.1),
+            _ => subscription,
+        })
     }
 }
 
@@ -184,8 +193,10 @@ impl EventTransport for Events {
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
         let act = self.1.listen.next().await?;
         let subscription = self.0.listen(spec).await?;
-        if act == Act::Pass {
-            return Ok(subscription);
+        match act {
+            Act::Pass => return Ok(subscription),
+            Act::EndLater => return Ok(Relay::spawn(subscription, &self.1)),
+            _ => {}
         }
         // The group is there, and nothing reads for it.
         subscription.close().await?;
@@ -221,6 +232,59 @@ impl SchemaTransport for Schemas {
     }
 }
 
+fn nonsense() -> Error {
+    Error::new(ErrorKind::Unexpected, "the broker said nonsense")
+}
+
+/// Passes on what a subscription has, until it is lost.
+struct Relay<M> {
+    from: tokio::sync::Mutex<Option<Subscription<M>>>,
+    script: Arc<Script>,
+}
+
+impl<M: Send + Sync + 'static> Relay<M> {
+    /// The limit is that of the subscription: this one always waits for more, so that it sees when it is
+    /// lost.
+    fn spawn(from: Subscription<M>, script: &Arc<Script>) -> Subscription<M> {
+        let relay = Self { from: tokio::sync::Mutex::new(Some(from)), script: Arc::clone(script) };
+        Subscription::spawn(relay, FlowControl::new(8, 512))
+    }
+}
+
+#[async_trait]
+impl<M: Send + Sync + 'static> Source for Relay<M> {
+    type Message = M;
+    type Token = Mutex<Option<AckHandle>>;
+
+    async fn fetch(&self, max: usize) -> Result<Vec<(Arc<M>, Self::Token)>> {
+        let mut from = self.from.lock().await;
+        let mut taken = Vec::new();
+        let Some(subscription) = from.as_mut() else { return Err(nonsense()) };
+        tokio::select! {
+            _ = subscription.next_batch(&mut taken, max) => {}
+            () = self.script.lose.notified() => {
+                // What it has and nothing has taken is given back.
+                from.take();
+                return Err(nonsense());
+            }
+        }
+        let passed = taken.into_iter().map(|delivery| {
+            delivery.map(|delivery| (delivery.message, Mutex::new(Some(delivery.ack))))
+        });
+        passed.collect()
+    }
+
+    async fn settle(&self, settled: &[(Self::Token, Outcome)]) -> Result<()> {
+        for (ack, outcome) in settled {
+            let ack = ack.lock().unwrap().take();
+            if let Some(ack) = ack {
+                ack.settle(outcome.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 struct Broken(Act);
 
 #[async_trait]
@@ -230,7 +294,7 @@ impl Source for Broken {
 
     async fn fetch(&self, _: usize) -> Result<Vec<(Arc<EventMessage>, ())>> {
         match self.0 {
-            Act::End => Err(Error::new(ErrorKind::Unexpected, "the broker said nonsense")),
+            Act::End => Err(nonsense()),
             _ => std::future::pending().await,
         }
     }

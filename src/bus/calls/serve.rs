@@ -1,7 +1,8 @@
 //! Serving an API: calls in, results out.
 //!
 //! One consumer task for each served API takes calls from the subscription and spawns a task for each.
-//! The subscription's credit bounds how many run: a call is only taken when there is a slot for it.
+//! The subscription's credit bounds how many are taken, and a semaphore how many run: after a lost
+//! subscription was replaced, calls of both may be there.
 //! Each handler task owns its delivery and acknowledges it after the result has been sent, so a worker
 //! that dies leaves its calls to their deadlines; they are never run twice.
 //!
@@ -17,7 +18,7 @@ use lightbus_core::{
     ResultMessage, RpcMessage, Subscription, time::deadline_after, transport::ServeSpec,
 };
 use tokio::{
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep, timeout_at},
 };
 
@@ -253,23 +254,37 @@ impl Worker {
     /// Takes calls and runs each in a task of its own, until the bus drains.
     async fn work(self: Arc<Self>, first: Subscription<RpcMessage>, phase: watch::Receiver<Phase>) {
         let handlers = Handlers::default();
+        let slots = Arc::new(Semaphore::new(self.flow.max_in_flight));
         let consumer = consume(
             first,
             phase.clone(),
             &self.progress,
             || self.subscribe(),
             |mut deliveries| {
-                for delivery in deliveries.drain(..) {
-                    // Bounded by the flow's credit: a call is only taken for a free place.
-                    tokio::spawn(Arc::clone(&self).handle(delivery, handlers.flag()));
+                let (worker, slots, handlers) = (&self, &slots, &handlers);
+                async move {
+                    for delivery in deliveries.drain(..) {
+                        let slot = match Arc::clone(slots).try_acquire_owned() {
+                            Ok(slot) => Ok(slot),
+                            Err(_) => Arc::clone(slots).acquire_owned().await,
+                        };
+                        // Never closed.
+                        let Ok(slot) = slot else { break };
+                        tokio::spawn(Arc::clone(worker).handle(delivery, handlers.flag(), slot));
+                    }
+                    deliveries
                 }
-                std::future::ready(deliveries)
             },
         );
         until_cut_off(consumer, phase, async || handlers.end()).await;
     }
 
-    async fn handle(self: Arc<Self>, delivery: Delivery<RpcMessage>, handlers: Arc<CancelFlag>) {
+    async fn handle(
+        self: Arc<Self>,
+        delivery: Delivery<RpcMessage>,
+        handlers: Arc<CancelFlag>,
+        _slot: OwnedSemaphorePermit,
+    ) {
         let call = delivery.message;
         // The deadline passed while the call waited for this task to run: its caller has given up.
         if Instant::now() >= call.deadline {
