@@ -156,7 +156,7 @@ fn as_json(bus: &Bus, letter: &DeadLetter) -> Value {
     json!({
         "id": &*letter.id,
         "time": output::timestamp(letter.time),
-        "group": &*letter.group,
+        "group": &*letter.group.name(),
         "reason": letter.reason,
         "attempts": letter.attempts,
         "event": output::event_as_json(bus, &letter.event),

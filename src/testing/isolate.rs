@@ -228,7 +228,7 @@ impl DeadLetters for Events {
 impl Events {
     fn take_letter(&self, letter: DeadLetter) -> DeadLetter {
         DeadLetter {
-            group: self.names.take(&letter.group),
+            group: GroupSpec::new(self.names.take(&letter.group.service), letter.group.listener),
             event: self.names.take_event(letter.event),
             ..letter
         }

@@ -229,7 +229,7 @@ async fn whatever_fails_in_a_transport_the_bus_names_the_operation() {
     let letter = lightbus::DeadLetter {
         id: "1".into(),
         event: EventMessage::new("e", "clock", "struck", 1, lightbus::Arguments::new()),
-        group: "clock-hours".into(),
+        group: lightbus::admin::GroupSpec::new("clock", "hours"),
         reason: "no".into(),
         attempts: 1,
         time: std::time::SystemTime::now(),

@@ -14,8 +14,8 @@ pub struct DeadLetter {
     pub id: Name,
     /// The event as it was sent, as far as it could be read.
     pub event: EventMessage,
-    /// The name of the consumer group that rejected it.
-    pub group: Name,
+    /// The consumer group that rejected it, as it was asked for.
+    pub group: GroupSpec,
     /// Why it was rejected.
     pub reason: String,
     /// How often it was tried: within the last delivery as often as the listener reports

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::Name;
+use crate::{Error, ErrorKind, Name};
 
 /// A consumer group: all processes that listen under the same service and listener name. They share
 /// the events.
@@ -27,6 +27,25 @@ impl GroupSpec {
     #[must_use]
     pub fn name(&self) -> Name {
         self.to_string().into()
+    }
+
+    /// The error that refuses this group because another one, of another service and listener, has the
+    /// same joined name: `mail-order` with `confirm`, and `mail` with `order-confirm`. The broker knows
+    /// them as one group, so each would receive only a part of the events.
+    #[must_use]
+    pub fn same_name_as(&self, other: &Self) -> Error {
+        let described = |group: &Self| {
+            format!("the service `{}` with the listener `{}`", group.service, group.listener)
+        };
+        Error::new(
+            ErrorKind::Config,
+            format!(
+                "the consumer group `{self}` of {} is already that of {}: they would share its events",
+                described(self),
+                described(other)
+            ),
+        )
+        .hint("Rename the listener, or the service")
     }
 }
 

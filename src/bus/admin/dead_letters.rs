@@ -195,15 +195,14 @@ impl Admin {
             let listeners = self.listeners(listener)?;
             let event = &letter.event;
             let owner = listeners.iter().find(|owner| {
-                letter.group.ends_with(&*owner.spec().group.name())
-                    && owner.spec().wants(&event.api, &event.event)
+                letter.group == owner.spec().group && owner.spec().wants(&event.api, &event.event)
             });
             let Some(owner) = owner else {
                 return Err(Error::new(
                     ErrorKind::Config,
                     "the dead letter is not one of this listener",
                 )
-                .with("group", &letter.group)
+                .with("group", letter.group.to_string())
                 .with("event", format!("{}.{}", event.api, event.event)));
             };
             // Checked first: a dead letter that cannot be removed would be handled again and again.

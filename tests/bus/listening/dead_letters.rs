@@ -19,6 +19,7 @@ on_every_transport!(
     a_batch_listener_replays_too,
     they_go_back_to_their_listener_from_another_process,
     what_cannot_be_replayed_is_said,
+    a_group_has_only_its_own_though_another_s_name_ends_like_it,
 );
 
 /// A bus whose listeners `watch` and `other` fail while it is broken, with as many dead letters each.
@@ -207,4 +208,42 @@ async fn what_cannot_be_replayed_is_said(place: Place) {
     let wrong = DeadLetter { id: "what?".into(), ..letters[0].clone() };
     let error = bus.admin().dead_letters_after("shop", "watch", &wrong, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+}
+
+async fn a_group_has_only_its_own_though_another_s_name_ends_like_it(place: Place) {
+    let shop = place.bus("shop").await;
+    register(&shop).await;
+    let mut buses = Vec::new();
+    for (service, customer) in [("mail", "anna"), ("hot-mail", "ben")] {
+        let bus = place.bus(service).await;
+        bus.listen("welcome", move |event: Ordered| async move {
+            if event.customer == customer {
+                return Err(HandlerError::permanent("not yet"));
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+        buses.push(bus);
+    }
+    for (number, customer) in ["anna", "ben", "ben"].into_iter().enumerate() {
+        order(&shop, customer, u32::try_from(number).unwrap()).await;
+    }
+    let [mail, hot_mail] = &buses[..] else { panic!() };
+    mail.wait_until_idle().await.unwrap();
+    hot_mail.wait_until_idle().await.unwrap();
+    let count = async |service: &str| {
+        let letters = shop.admin().dead_letters(service, "welcome", 10).await.unwrap();
+        for letter in &letters {
+            assert_eq!(letter.group, lightbus::admin::GroupSpec::new(service, "welcome"));
+        }
+        letters.len()
+    };
+    assert_eq!((count("mail").await, count("hot-mail").await), (1, 2));
+    // The other's letters are neither handled here nor removed, although the names end alike.
+    let theirs = shop.admin().dead_letters("hot-mail", "welcome", 1).await.unwrap();
+    let error = mail.admin().handle_dead_letter("welcome", &theirs[0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("hot-mail-welcome"), "{error}");
+    assert_eq!((count("mail").await, count("hot-mail").await), (1, 2));
 }

@@ -123,7 +123,7 @@ async fn a_dead_letter_says_what_why_how_often_and_whose(place: Place) {
         let [letter] = &letters[..] else { panic!("{letters:?}") };
         assert_eq!(letter.attempts, 4);
         assert_eq!(letter.reason, "no such customer");
-        assert_eq!(*letter.group, *format!("shop-{listener}"));
+        assert_eq!(letter.group, lightbus::admin::GroupSpec::new("shop", listener));
         assert_eq!((&*letter.event.api, &*letter.event.event), ("shop", "ordered"));
         assert_eq!(letter.event.id, fired.id);
         assert_eq!(letter.event.native_id.as_ref(), Some(&fired.native_id));

@@ -63,7 +63,7 @@ impl Group {
         DeadLetter {
             id: number.to_string().into(),
             event: EventMessage::clone(&taken.message()),
-            group: Name::clone(&self.name),
+            group: self.spec.clone(),
             reason: rejection.reason().to_owned(),
             attempts: rejection.attempts(taken.attempt),
             time,
@@ -120,17 +120,17 @@ impl DeadLetters for MemoryEventTransport {
                     .with("id", after.unwrap_or_default()));
             }
         };
-        let group = events.known_group(&group.name());
+        let group = events.known_group(group);
         Ok(group.map(|group| group.letters_after(after, limit)).unwrap_or_default())
     }
 
     async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        let group = self.handle.client()?.events.known_group(&group.name());
+        let group = self.handle.client()?.events.known_group(group);
         Ok(group.map_or(0, |group| group.remove_letters(ids).len()))
     }
 
     async fn requeue(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
-        let group = self.handle.client()?.events.known_group(&group.name());
+        let group = self.handle.client()?.events.known_group(group);
         Ok(group.map_or(0, |group| group.requeue(ids)))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use lightbus_core::{
     EventMessage, Name, Outcome, Rejection,
-    transport::{EventSelector, Lag, ListenSpec},
+    transport::{EventSelector, GroupSpec, Lag, ListenSpec},
 };
 use tokio::sync::Notify;
 
@@ -25,7 +25,8 @@ const LOOK_AT: usize = 1024;
 
 /// A consumer group. It outlives its consumers.
 pub(super) struct Group {
-    pub(super) name: Name,
+    pub(super) spec: GroupSpec,
+    name: Name,
     pub(super) state: Mutex<GroupState>,
     /// Wakes all consumers: they may want different events, and one that does not want the new one
     /// must not be the only one to wake.
@@ -107,9 +108,10 @@ impl Taken {
 }
 
 impl Group {
-    pub(super) fn new(name: &Name) -> Self {
+    pub(super) fn new(spec: &GroupSpec) -> Self {
         Self {
-            name: Name::clone(name),
+            spec: spec.clone(),
+            name: spec.name(),
             state: Mutex::default(),
             bell: Arc::default(),
             dead: Mutex::default(),

@@ -67,18 +67,24 @@ impl Events {
         lock(&self.streams).get(api).cloned()
     }
 
-    fn group(&self, name: &Name) -> Arc<Group> {
+    /// Returns the group, which is created if it does not exist. Fails if another listener of another
+    /// service has a group of the same joined name: the two would share its events.
+    fn group(&self, spec: &GroupSpec) -> Result<Arc<Group>> {
         let mut groups = lock(&self.groups);
-        let new = || Arc::new(Group::new(name));
-        Arc::clone(groups.entry(Name::clone(name)).or_insert_with(new))
+        let group = groups.entry(spec.name()).or_insert_with(|| Arc::new(Group::new(spec)));
+        if group.spec != *spec {
+            return Err(spec.same_name_as(&group.spec));
+        }
+        Ok(Arc::clone(group))
     }
 
-    fn known_group(&self, name: &str) -> Option<Arc<Group>> {
-        lock(&self.groups).get(name).cloned()
+    fn known_group(&self, spec: &GroupSpec) -> Option<Arc<Group>> {
+        lock(&self.groups).get(&spec.name()).filter(|group| group.spec == *spec).cloned()
     }
 
-    fn forget(&self, name: &str) {
-        let Some(group) = lock(&self.groups).remove(name) else { return };
+    fn forget(&self, spec: &GroupSpec) {
+        let Some(group) = self.known_group(spec) else { return };
+        lock(&self.groups).remove(&spec.name());
         for stream in lock(&self.streams).values() {
             lock(&stream.0).bells.retain(|bell| !Arc::ptr_eq(bell, &group.bell));
         }
@@ -138,7 +144,7 @@ impl EventTransport for MemoryEventTransport {
             return Err(Error::new(ErrorKind::Config, "there is no event to listen to")
                 .with("listener", &spec.group.listener));
         }
-        let group = broker.events.group(&spec.group.name());
+        let group = broker.events.group(&spec.group)?;
         let flow = spec.flow;
         let source = EventSource {
             consumer: group.join(&broker.events, &spec),
@@ -172,12 +178,12 @@ impl EventTransport for MemoryEventTransport {
     }
 
     async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
-        let group = self.handle.client()?.events.known_group(&group.name());
+        let group = self.handle.client()?.events.known_group(group);
         Ok(group.map(|group| group.lag(events)).unwrap_or_default())
     }
 
     async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
-        self.handle.client()?.events.forget(&group.name());
+        self.handle.client()?.events.forget(group);
         Ok(())
     }
 

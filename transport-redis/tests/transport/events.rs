@@ -140,7 +140,7 @@ async fn a_rejected_event_is_kept_as_it_was() {
     let letters = process.dead_letters().list(&greeter(), None, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(
-        (&*letters[0].reason, &*letters[0].group, &*letters[0].event.id),
+        (&*letters[0].reason, &*letters[0].group.name(), &*letters[0].event.id),
         ("it broke", GROUP, "e1")
     );
     assert_eq!(letters[0].event.fields, event("e1", "opened").fields);

@@ -111,7 +111,7 @@ fn text(text: &str) -> Result<Box<RawValue>> {
 }
 
 impl LetterForm {
-    fn into_letter(self, id: Name, group: Name) -> DeadLetter {
+    fn into_letter(self, id: Name, group: GroupSpec) -> DeadLetter {
         let payload = Bytes::from(String::from(Box::<str>::from(self.payload)));
         let mut event = match wire::decode_event(&payload) {
             Ok((event, _)) => event,
@@ -142,7 +142,7 @@ async fn get<B: Broker>(
     let found = shared.values(&Store::DeadLetters(safe_name(&group.name())), keys).await?;
     let letters =
         found.into_iter().filter_map(|(key, value)| match codec::decode::<LetterForm>(&value) {
-            Ok(form) => Some(form.into_letter(key, group.name())),
+            Ok(form) => Some(form.into_letter(key, group.clone())),
             Err(error) => {
                 tracing::warn!(%error, id = &*key, "a dead letter cannot be read");
                 None

@@ -9,7 +9,10 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, ShortString},
 };
-use lightbus_core::{Arguments, Error, EventMessage, Name, Result, transport::DeadLetter};
+use lightbus_core::{
+    Arguments, Error, EventMessage, Name, Result,
+    transport::{DeadLetter, GroupSpec},
+};
 
 use super::super::codec::{Raw, Read, event_names};
 use crate::{
@@ -148,7 +151,7 @@ fn fired_with(raw: &Raw) -> Option<ShortString> {
 }
 
 /// Decodes a dead letter.
-pub(super) fn read(mut raw: Raw, group: &str) -> DeadLetter {
+pub(super) fn read(mut raw: Raw, group: &GroupSpec) -> DeadLetter {
     let id = id(&raw);
     if let Some(key) = fired_with(&raw) {
         raw.key = key;
@@ -175,7 +178,7 @@ pub(super) fn read(mut raw: Raw, group: &str) -> DeadLetter {
     DeadLetter {
         id,
         event,
-        group: group.into(),
+        group: group.clone(),
         reason,
         attempts,
         time: time.unwrap_or(UNIX_EPOCH),

@@ -28,14 +28,14 @@ use drain::QueueDrain;
 async fn list(
     client: &Client,
     config: &EventConfig,
-    group: &str,
+    group: &GroupSpec,
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<DeadLetter>> {
     if limit == 0 {
         return Ok(Vec::new());
     }
-    let mut drain = QueueDrain::on(client, config, group).await?;
+    let mut drain = QueueDrain::on(client, config, &group.name()).await?;
     let order = |id: &str| (codec::sequence(id).unwrap_or(0), Name::from(id));
     let last = after.map(order);
     let mut is_known = after.is_none_or(|after| codec::sequence(after).is_some());
@@ -94,7 +94,7 @@ impl DeadLetters for AmqpEventTransport {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         let client = self.handle.client()?;
-        list(client, &self.config, &group.name(), after, limit).await
+        list(client, &self.config, group, after, limit).await
     }
 
     async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {

@@ -1,6 +1,9 @@
 //! Dead letters as records: the record as it was, with the reason in headers.
 
-use lightbus_core::{EventMessage, Name, Rejection, transport::DeadLetter};
+use lightbus_core::{
+    EventMessage, Name, Rejection,
+    transport::{DeadLetter, GroupSpec},
+};
 use rdkafka::{Message, message::OwnedHeaders};
 
 use crate::{
@@ -87,7 +90,7 @@ pub(super) fn parts(id: &str) -> Option<(&str, i32, i64)> {
     Some((parts.next()?, partition, offset))
 }
 
-pub(super) fn read<M: Message>(record: &M, group: &Name) -> DeadLetter {
+pub(super) fn read<M: Message>(record: &M, group: &GroupSpec) -> DeadLetter {
     let found = Found::read(record, OWN);
     let mut event = codec::unreadable(record);
     event.headers = found.others.clone();
@@ -97,7 +100,7 @@ pub(super) fn read<M: Message>(record: &M, group: &Name) -> DeadLetter {
     DeadLetter {
         id: codec::native_id(record.topic(), placed(record)),
         event,
-        group: Name::clone(group),
+        group: group.clone(),
         reason: found.get(header::REASON).unwrap_or_default().to_owned(),
         attempts,
         time: time_of(record),

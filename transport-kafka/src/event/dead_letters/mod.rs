@@ -40,7 +40,12 @@ pub(super) struct Letters {
 
 impl Letters {
     /// Returns the dead letters after this one, oldest first, at most `limit`.
-    pub(super) async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>> {
+    pub(super) async fn list(
+        &self,
+        group: &GroupSpec,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
         let after = match after {
             Some(id) => self.offset(id).ok_or_else(|| self.unknown(id))?,
             None => -1,
@@ -48,10 +53,9 @@ impl Letters {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let group = Name::clone(&self.group);
         let records = self.records().await?;
         let later = records.iter().filter(|record| record.offset() > after);
-        Ok(later.take(limit).map(|record| read(record, &group)).collect())
+        Ok(later.take(limit).map(|record| read(record, group)).collect())
     }
 
     /// Removes dead letters, and returns how many there were.
@@ -146,7 +150,7 @@ impl DeadLetters for KafkaEventTransport {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.letters(group)?.list(after, limit).await
+        self.letters(group)?.list(group, after, limit).await
     }
 
     async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {

@@ -1,6 +1,9 @@
 //! Dead letters as entries: four fields of their own, then those of the event as it was.
 
-use lightbus_core::{Arguments, EventMessage, Headers, Name, transport::DeadLetter};
+use lightbus_core::{
+    Arguments, EventMessage, Headers, Name,
+    transport::{DeadLetter, GroupSpec},
+};
 use redis::{Cmd, Value};
 
 use crate::{
@@ -48,7 +51,7 @@ pub(super) fn origin(fields: Vec<Value>) -> Option<(String, EntryId)> {
 }
 
 /// Reads a dead letter; `None` for an entry without fields.
-pub(super) fn read(raw: RawEntry, group: &str) -> Option<DeadLetter> {
+pub(super) fn read(raw: RawEntry, group: &GroupSpec) -> Option<DeadLetter> {
     let mut own = raw.fields?;
     let original = own.split_off(own.len().min(2 * OWN_FIELDS));
     let own = value::pairs(Value::Array(own))?;
@@ -65,7 +68,7 @@ pub(super) fn read(raw: RawEntry, group: &str) -> Option<DeadLetter> {
     Some(DeadLetter {
         id: raw.id.to_string().into(),
         event,
-        group: group.into(),
+        group: group.clone(),
         reason: text(REASON).unwrap_or_default().to_owned(),
         attempts,
         time: raw.id.time(),

@@ -96,7 +96,7 @@ async fn remove(client: &Client, group: &str, ids: &[EntryId]) -> Result<usize> 
 /// Returns the dead letters of a group, oldest first.
 async fn list(
     client: &Client,
-    group: &str,
+    (spec, group): (&GroupSpec, &str),
     after: Option<EntryId>,
     limit: usize,
 ) -> Result<Vec<DeadLetter>> {
@@ -113,7 +113,7 @@ async fn list(
     Ok(entries
         .into_iter()
         .filter_map(RawEntry::new)
-        .filter_map(|raw| codec::read(raw, group))
+        .filter_map(|raw| codec::read(raw, spec))
         .collect())
 }
 
@@ -132,7 +132,7 @@ impl DeadLetters for RedisEventTransport {
             })?),
             None => None,
         };
-        list(client, &self.group(group), after, limit).await
+        list(client, (group, &self.group(group)), after, limit).await
     }
 
     async fn remove(&self, group: &GroupSpec, ids: &[Name]) -> Result<usize> {
