@@ -8,6 +8,7 @@ mod guarantees;
 mod layers;
 mod limits;
 mod listening;
+mod log;
 mod plugins;
 mod schema_compare;
 mod schema_files;

@@ -1,11 +1,6 @@
 //! What a new version of an API breaks, for whom, and in which words; and what a process does about it
 //! when it starts.
 
-use std::{
-    io::Write,
-    sync::{Mutex, Once, PoisonError},
-};
-
 use lightbus::{
     ErrorKind, JsonSchema,
     config::OnIncompatible,
@@ -14,6 +9,8 @@ use lightbus::{
 use lightbus_tests::{Place, on_every_transport};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::log::log;
 
 /// An API `a` with the procedure `p`, or the event `e`.
 fn procedure(parameters: Value, response: Value) -> Value {
@@ -483,27 +480,4 @@ async fn nothing_is_said_if_so_configured(place: Place) {
     new.serve(v2::TillApi(Service)).await.unwrap();
     let schema = place.bus("web").await.schema("shop.till").await.unwrap().unwrap();
     assert!(schema["rpcs"].get("close").is_none(), "the newer one is on the bus");
-}
-
-static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-
-/// What this program has logged so far; the first call begins it.
-fn log() -> impl Fn() -> String {
-    struct Into;
-    impl Write for Into {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            LOG.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(|| Into);
-        log.with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
-    });
-    || String::from_utf8_lossy(&LOG.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
 }

@@ -3,10 +3,7 @@
 use lightbus_core::{Result, transport::GroupSpec};
 
 use super::Admin;
-use crate::bus::{
-    events::{by_transport, selector},
-    shared::at,
-};
+use crate::bus::{events::by_transport, shared::at};
 
 impl Admin {
     /// Deletes a listener's consumer group from the broker, with its position and its backlog. `events`
@@ -27,10 +24,12 @@ impl Admin {
         listener: &str,
         events: impl IntoIterator<Item = &'a str>,
     ) -> Result<()> {
-        self.bus.inner().ensure_open()?;
-        let events: Vec<_> = events.into_iter().map(selector).collect::<Result<_>>()?;
+        let inner = self.bus.inner();
+        inner.ensure_open()?;
+        let events: Vec<_> =
+            events.into_iter().map(|path| inner.selector(path)).collect::<Result<_>>()?;
         let group = GroupSpec::new(service, listener);
-        for (entry, events) in by_transport(self.bus.inner(), events) {
+        for (entry, events) in by_transport(inner, events) {
             let forgotten = async {
                 entry.open().await?;
                 entry.event.forget(&group, &events).await

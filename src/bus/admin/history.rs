@@ -2,7 +2,7 @@
 
 use futures_util::stream::BoxStream;
 use lightbus_core::{
-    EventMessage, Name, Result, name,
+    EventMessage, Name, Result,
     transport::{EventSelector, EventTransport, GroupSpec, HistorySpec, Lag},
 };
 use std::{sync::Arc, time::SystemTime};
@@ -24,10 +24,8 @@ impl Admin {
         from: Option<SystemTime>,
         until: Option<SystemTime>,
     ) -> Result<BoxStream<'static, Result<EventMessage>>> {
-        let (api, event) = name::split(events)?;
-        let selector =
-            if event == "*" { EventSelector::all(api) } else { EventSelector::one(api, event) };
-        let transport = self.event_transport(api)?;
+        let selector = self.bus.inner().selector(events)?;
+        let transport = self.event_transport(&selector.api)?;
         let history = async {
             transport.open().await?;
             transport.history(HistorySpec { events: selector, from, until }).await

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use lightbus_core::{
-    Error, ErrorKind, EventMessage, Name, Result, name,
+    Error, ErrorKind, EventMessage, Name, Result,
     transport::{EventSelector, GroupSpec, ListenSpec, Start},
 };
 use tokio::sync::watch;
@@ -293,6 +293,10 @@ impl Bus {
     /// Listens to events by name, without types: `auth.user_registered`, or `auth.*` for all events of
     /// an API. One listener receives all of them. Delivery and errors are those of
     /// [`listen`](Self::listen).
+    ///
+    /// There are no other patterns: `*.placed`, `shop.pl*` and `*.*` fail with
+    /// [`Config`](ErrorKind::Config) and the events that they may mean. A name that the schemas on the
+    /// bus lack is logged as a warning, with the nearest one: its API may be published later.
     pub fn listen_to<'a, F, Fut>(
         &self,
         name: &str,
@@ -303,7 +307,7 @@ impl Bus {
         F: Fn(Arc<EventMessage>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        let events = events.into_iter().map(selector).collect();
+        let events = events.into_iter().map(|path| self.inner().selector(path)).collect();
         let handler = move |message| -> BoxFuture<'static, Result<(), Fault>> {
             let handled = handler(message);
             Box::pin(async move { handled.await.map_err(Fault::Failed) })
@@ -328,11 +332,6 @@ impl Bus {
             timeout: None,
         }
     }
-}
-
-pub(crate) fn selector(path: &str) -> Result<EventSelector> {
-    let (api, event) = name::split(path)?;
-    Ok(if event == "*" { EventSelector::all(api) } else { EventSelector::one(api, event) })
 }
 
 impl Listen {
@@ -381,6 +380,7 @@ impl Listen {
             OnError::Acknowledge | OnError::Shutdown => None,
         };
         let mut subscribed = Vec::new();
+        let named = events.clone();
         for (entry, events) in by_transport(&inner, events) {
             let progress = Progress::listener(&self.name);
             if let Some(limit) = self.timeout.or(settings.timeout) {
@@ -449,6 +449,7 @@ impl Listen {
             );
         }
         name.keep();
+        inner.warn_of_unknown(&self.name, named);
         Ok(())
     }
 }

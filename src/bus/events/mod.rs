@@ -16,6 +16,7 @@ mod received;
 mod retry;
 mod run;
 mod run_batches;
+mod selection;
 mod watchdog;
 
 pub use fire::Fired;
@@ -25,4 +26,4 @@ pub use listen::Listen;
 pub use on_error::{OnError, RetryPolicy};
 pub use received::{FromEvent, Received};
 
-pub(crate) use listen::{by_transport, selector};
+pub(crate) use listen::by_transport;

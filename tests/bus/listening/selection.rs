@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use lightbus::{ErrorKind, EventMessage, FromEvent, prelude::*};
 
-use lightbus_tests::{Place, on_every_transport};
+use lightbus_tests::{Place, eventually, on_every_transport};
+
+use crate::log::log;
 
 use super::contracts::{Notes, Ordered, Paid, Shipped, order, register};
 
@@ -13,6 +15,8 @@ on_every_transport!(
     several_events_by_name_and_no_others,
     an_event_without_types_becomes_typed,
     what_cannot_be_listened_to_is_said,
+    patterns_are_refused_with_the_events_that_they_may_mean,
+    a_name_that_the_schemas_lack_is_a_warning_with_the_nearest,
     a_name_that_is_taken_is_free_again_after_a_failure,
     a_new_listener_begins_where_it_is_told,
     a_listener_that_is_forgotten_begins_anew,
@@ -102,6 +106,57 @@ async fn what_cannot_be_listened_to_is_said(place: Place) {
     assert!(error.to_string().contains("listening as watch"), "{error}");
     let error = bus.listen_to("", ["shop.*"], |_| async { Ok(()) }).await.unwrap_err();
     assert!(error.to_string().contains("a listener needs a name"), "{error}");
+}
+
+async fn patterns_are_refused_with_the_events_that_they_may_mean(place: Place) {
+    let bus = place.bus("shop").await;
+    register(&bus).await;
+    for (pattern, meant) in [
+        ("*.paid", "Did you mean `till.paid`?"),
+        ("shop.ord*", "Did you mean `shop.ordered`?"),
+        ("*.*", "Did you mean `shop.ordered` or `shop.shipped` or `till.paid`?"),
+        ("shop.*ed", "Did you mean `shop.ordered` or `shop.shipped`?"),
+        ("till.piad*", "Did you mean `till.paid`?"),
+        ("**.x", "name each API, or each event"),
+    ] {
+        let listen = bus.listen_to("watch", [pattern], |_| async { Ok(()) });
+        let error = listen.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        let text = error.to_string();
+        assert!(text.contains("all events of one API, as in `auth.*`"), "{text}");
+        assert!(text.contains(pattern) && text.contains(meant), "{text}");
+    }
+    // So for operators, who would otherwise forget, or read, nothing at all.
+    let admin = bus.admin();
+    let error = admin.forget_listener("shop", "watch", ["*.paid"]).await.unwrap_err();
+    assert!(error.to_string().contains("Did you mean `till.paid`?"), "{error}");
+    let error = admin.history("shop.ord*", None, None).await.err().unwrap();
+    assert!(error.to_string().contains("Did you mean `shop.ordered`?"), "{error}");
+    for bad in ["shop.or dered", "sh op.ordered", "shop:x.ordered", "default.x"] {
+        let error = bus.listen_to("watch", [bad], |_| async { Ok(()) }).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{bad}: {error}");
+    }
+}
+
+async fn a_name_that_the_schemas_lack_is_a_warning_with_the_nearest(place: Place) {
+    let log = log();
+    let (shop, mail) = (place.bus("shop").await, place.bus("mail").await);
+    register(&shop).await;
+    // A name of its own in the log, which the tests share.
+    let listener = lightbus_tests::unique("watch");
+    let names = ["shop.orderd", "shopp.ordered", "till.paid", "shop.*", "unheard.of"];
+    mail.listen_to(&listener, names, |_| async { Ok(()) }).await.unwrap();
+    for (wrong, near) in [("shop.orderd", "shop.ordered"), ("shopp.ordered", "shop.ordered")] {
+        eventually(wrong, async || {
+            log().lines().any(|line| {
+                line.contains(&listener)
+                    && line.contains(&format!("`{wrong}`. Did you mean `{near}`?"))
+            })
+        })
+        .await;
+    }
+    let (log, listener) = (log(), format!("\"{listener}\""));
+    assert_eq!(log.lines().filter(|line| line.contains(&listener)).count(), 2, "{log}");
 }
 
 async fn a_name_that_is_taken_is_free_again_after_a_failure(place: Place) {
