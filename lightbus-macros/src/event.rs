@@ -191,22 +191,13 @@ fn write(event: &Event, decode: &TokenStream) -> TokenStream {
         }
     };
     let keyed = key.as_ref().and_then(|key| fields.iter().find(|field| field.ident == *key));
-    let key_name = keyed.map(|Parameter { name, .. }| {
-        quote!(const KEY: ::core::option::Option<&'static str> = ::core::option::Option::Some(#name);)
-    });
-    let key = match key {
+    let with_key = keyed.map(|Parameter { name, .. }| quote!(.with_key(#name)));
+    let key = match keyed {
         None => quote!(::core::option::Option::None),
-        Some(field) => quote! {
-            match #root::__private::serde_json::to_value(&self.#field) {
-                ::core::result::Result::Ok(#root::__private::serde_json::Value::String(text)) => {
-                    ::core::option::Option::Some(#root::Name::from(text))
-                }
-                ::core::result::Result::Ok(#root::__private::serde_json::Value::Null)
-                | ::core::result::Result::Err(_) => ::core::option::Option::None,
-                ::core::result::Result::Ok(other) => {
-                    ::core::option::Option::Some(#root::Name::from(other.to_string()))
-                }
-            }
+        Some(Parameter { ident, ty, .. }) => quote! {
+            #root::__private::codec::encode::<#ty>(&self.#ident)
+                .ok()
+                .and_then(|value| #root::contract::key_of(&value))
         },
     };
     let quiet = quiet();
@@ -219,8 +210,8 @@ fn write(event: &Event, decode: &TokenStream) -> TokenStream {
                 const CONTRACT: #root::contract::EventContract =
                     #root::contract::EventContract::new(#name)
                         .with_description(#description)
-                        .with_parameters(&[#(#parameters),*]);
-                #key_name
+                        .with_parameters(&[#(#parameters),*])
+                        #with_key;
 
                 fn encode(&self) -> #root::Result<#root::Arguments> {
                     #encode

@@ -1,6 +1,7 @@
 //! Types of events.
 
 use lightbus_core::{Arguments, Name, Result};
+use serde_json::Value;
 
 use super::{Contract, EventContract};
 
@@ -11,11 +12,8 @@ use super::{Contract, EventContract};
     note = "derive it with `#[derive(lightbus::Event)]`"
 )]
 pub trait EventFields: Sized + Send + 'static {
-    /// The event's name, description and fields.
+    /// The event's name, description, fields and key.
     const CONTRACT: EventContract;
-
-    /// The name on the bus of the field that `#[event(key = "…")]` names.
-    const KEY: Option<&'static str> = None;
 
     /// Encodes the fields.
     ///
@@ -36,6 +34,29 @@ pub trait EventFields: Sized + Send + 'static {
 
     /// Returns the ordering key: the value, as text, of the field that `#[event(key = "…")]` names.
     fn key(&self) -> Option<Name>;
+}
+
+/// Returns the ordering key that an encoded value is: text as it is, `null` is no key, and any other
+/// value is written as JSON. However an event is fired, its key is made here.
+#[must_use]
+pub fn key_of(value: &[u8]) -> Option<Name> {
+    match serde_json::from_slice(value).ok()? {
+        Value::Null => None,
+        Value::String(text) => Some(text.into()),
+        other => Some(other.to_string().into()),
+    }
+}
+
+impl EventContract {
+    /// Returns the ordering key of an event with these fields.
+    pub(crate) fn key_in(&self, fields: &Arguments) -> Option<Name> {
+        let field = self.key?;
+        if let Some(value) = fields.get(field) {
+            return key_of(value);
+        }
+        let left_out = self.parameters.iter().find(|parameter| parameter.name == field)?;
+        key_of(left_out.default?().to_string().as_bytes())
+    }
 }
 
 /// An event of an API. `#[api(events(…))]` implements it for each event that it lists.

@@ -10,7 +10,7 @@ mod service;
 use schemars::{Schema, SchemaGenerator};
 
 pub use error::{ApiError, CallError};
-pub use event::{Event, EventFields};
+pub use event::{Event, EventFields, key_of};
 pub use service::Service;
 
 /// An API: its procedures and events under one name.
@@ -133,13 +133,16 @@ pub struct EventContract {
     pub description: &'static str,
     /// Its fields, in order.
     pub parameters: &'static [Parameter],
+    /// The name on the bus of the field whose value is the ordering key: the one that
+    /// `#[event(key = "…")]` names.
+    pub key: Option<&'static str>,
 }
 
 impl EventContract {
     /// Creates an event without fields.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        Self { name, description: "", parameters: &[] }
+        Self { name, description: "", parameters: &[], key: None }
     }
 
     /// Sets the description.
@@ -153,6 +156,13 @@ impl EventContract {
     #[must_use]
     pub const fn with_parameters(mut self, parameters: &'static [Parameter]) -> Self {
         self.parameters = parameters;
+        self
+    }
+
+    /// Sets the field whose value is the ordering key.
+    #[must_use]
+    pub const fn with_key(mut self, field: &'static str) -> Self {
+        self.key = Some(field);
         self
     }
 }

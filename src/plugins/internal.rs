@@ -25,7 +25,7 @@ pub(super) const fn event(
     description: &'static str,
     parameters: &'static [Parameter],
 ) -> EventContract {
-    EventContract { name, description, parameters }
+    EventContract { name, description, parameters, key: None }
 }
 
 /// Adds an argument.

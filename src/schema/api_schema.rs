@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use lightbus_core::{Arguments, Error, ErrorKind, Result};
+use lightbus_core::{Arguments, Error, ErrorKind, Name, Result};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::check::Checks;
-use crate::sensitive;
+use super::{check::Checks, document};
+use crate::{contract::key_of, sensitive};
 
 /// The schema of one API, with its checks compiled when they are first needed.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct ApiSchema {
 struct Member {
     parameters: Value,
     response: Value,
+    /// Of an event: the field that is its ordering key.
+    key: Option<Box<str>>,
     checks: Checks,
 }
 
@@ -46,7 +48,8 @@ impl ApiSchema {
                     let mut part =
                         |key: &str| member.get_mut(key).map_or(Value::Bool(true), Value::take);
                     let (parameters, response) = (part("parameters"), part("response"));
-                    (name, Member { parameters, response, checks: Checks::default() })
+                    let key = member.get(document::KEY).and_then(Value::as_str).map(Box::from);
+                    (name, Member { parameters, response, key, checks: Checks::default() })
                 })
                 .collect()
         };
@@ -67,6 +70,16 @@ impl ApiSchema {
     /// Returns the version of the API's events.
     pub(crate) fn version(&self) -> u32 {
         self.version
+    }
+
+    /// Returns the ordering key of an event with these fields. Python's documents declare none.
+    pub(crate) fn key_in(&self, event: &str, fields: &Arguments) -> Option<Name> {
+        let Member { parameters, key, .. } = self.events.get(event)?;
+        let field = key.as_deref()?;
+        match fields.get(field) {
+            Some(value) => key_of(value),
+            None => key_of(parameters["properties"][field].get("default")?.to_string().as_bytes()),
+        }
     }
 
     pub(crate) fn procedures(&self) -> impl Iterator<Item = &str> {

@@ -9,6 +9,9 @@ use crate::{
     contract::{Contract, Parameter},
 };
 
+/// Names the field that is an event's ordering key. Python ignores it, as any key that it does not know.
+pub(super) const KEY: &str = "x-key";
+
 const DRAFT: &str = "http://json-schema.org/draft-07/schema#";
 
 /// Returns the document that describes an API on the bus, in the form of Python's Lightbus: JSON Schema
@@ -32,7 +35,11 @@ pub fn document(contract: &Contract) -> Value {
         let name = event.name;
         let title = format!("Event {api}.{name} parameters");
         let parameters = parameters(event.parameters, &title, event.description);
-        events.insert(name.to_owned(), json!({ "parameters": parameters }));
+        let mut described = json!({ "parameters": parameters });
+        if let Some(field) = event.key {
+            described[KEY] = field.into();
+        }
+        events.insert(name.to_owned(), described);
     }
     json!({ "rpcs": rpcs, "events": events, "x-version": contract.version })
 }

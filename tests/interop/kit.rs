@@ -78,6 +78,7 @@ pub struct OrderPlaced {
 }
 
 #[derive(Clone, Debug, PartialEq, lightbus::Event)]
+#[event(key = "sku")]
 pub struct StockChanged {
     pub sku: String,
     pub left: i64,

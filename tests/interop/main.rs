@@ -512,6 +512,7 @@ async fn both_read_and_use_the_other_s_schema() {
     assert_eq!(code, Some(0), "{lines:?}");
     let schema = &lines[0]["schema"];
     assert!(schema["rpcs"]["customer"]["response"].is_object(), "{schema}");
+    assert_eq!(schema["events"]["stock_changed"]["x-key"], "sku", "{schema}");
     let check = |name: &str, arguments: &str| {
         python::run(python, "schema.py", &server.url(), &["--name", name, "--validate", arguments])
     };

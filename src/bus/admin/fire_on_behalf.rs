@@ -16,9 +16,9 @@ impl Admin {
     /// For tools that stand in for a service in an emergency or a test. A service
     /// [registers](crate::Bus::register) its API and uses [`fire_event`](crate::Bus::fire_event).
     ///
-    /// The event is always validated against the schema. It has the version that the schema names, or 1
-    /// if the schema names none, as those of Python: then set it with
-    /// [`version`](FireOnBehalf::version).
+    /// The event is always validated against the schema. It has the ordering key that the schema names,
+    /// and the version that the schema names, or 1 if the schema names none, as those of Python: then set
+    /// it with [`version`](FireOnBehalf::version).
     ///
     /// # Delivery
     ///
@@ -66,7 +66,8 @@ impl FireOnBehalf {
         let schema = schema.ok_or_else(|| inner.no_schema(api))?;
         schema.check_event(name, &fields)?;
         let version = self.version.unwrap_or_else(|| schema.version());
-        inner.send_event(api, name, version, fields, None).await
+        let key = schema.key_in(name, &fields);
+        inner.send_event(api, name, version, fields, key).await
     }
 }
 

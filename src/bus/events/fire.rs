@@ -5,7 +5,7 @@ use tokio::time::timeout;
 
 use crate::{
     bus::shared::{Bus, Inner, at},
-    contract::{Contract, Event},
+    contract::{Event, EventContract},
 };
 
 /// The receipt for an event that the broker has confirmed.
@@ -42,12 +42,12 @@ impl Bus {
         // Dropped before the await, so that the event need not be `Sync`.
         let (fields, key) = (event.encode(), event.key());
         drop(event);
-        let fired = async { self.inner().fire(api.name, name, fields?, key).await };
+        let fired = async { self.inner().fire(api.name, name, fields?, Some(key)).await };
         fired.await.map_err(|error| error.during(format!("firing {}.{name}", api.name)))
     }
 
-    /// Fires an event by name, such as `auth.user_registered`, without its type. Delivery, errors and
-    /// cancellation are those of [`fire`](Self::fire).
+    /// Fires an event by name, such as `auth.user_registered`, without its type. Its ordering key,
+    /// delivery, errors and cancellation are those of [`fire`](Self::fire).
     ///
     /// # Errors
     ///
@@ -63,15 +63,17 @@ impl Bus {
 }
 
 impl Inner {
+    /// Fires an event with this key, or with the one that its contract says.
     async fn fire(
         &self,
         api: &str,
         event: &str,
         fields: Arguments,
-        key: Option<Name>,
+        key: Option<Option<Name>>,
     ) -> Result<Fired> {
         self.ensure_open()?;
-        let version = self.authority(api, event)?.version;
+        let (version, declared) = self.authority(api, event)?;
+        let key = key.unwrap_or_else(|| declared.key_in(&fields));
         self.send_event(api, event, version, fields, key).await
     }
 
@@ -115,8 +117,8 @@ impl Inner {
         Ok(Fired { native_id: native_id.unwrap_or_else(|| Name::clone(&id)), id })
     }
 
-    /// Returns the contract of an API whose events this process may fire.
-    fn authority(&self, api: &str, event: &str) -> Result<&'static Contract> {
+    /// Returns the version of an API whose events this process may fire, and the event's contract.
+    fn authority(&self, api: &str, event: &str) -> Result<(u32, &'static EventContract)> {
         let Some(contract) = self.state().registered.get(api).copied() else {
             return Err(Error::new(
                 ErrorKind::Unknown,
@@ -126,8 +128,8 @@ impl Inner {
             )
             .hint("Serve the API, or call `bus.register(…Client::contract())` first"));
         };
-        if contract.event(event).is_some() {
-            return Ok(contract);
+        if let Some(declared) = contract.event(event) {
+            return Ok((contract.version, declared));
         }
         let names: Vec<_> = contract.events.iter().map(|event| event.name).collect();
         Err(Error::new(ErrorKind::Unknown, format!("the API has no event `{event}`"))

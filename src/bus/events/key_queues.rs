@@ -10,6 +10,7 @@ use bytes::Bytes;
 use lightbus_core::{Delivery, EventMessage, Name};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+type Declared = Box<dyn Fn(&EventMessage) -> Option<Name> + Send + Sync>;
 type Queue = VecDeque<Delivery<EventMessage>>;
 
 /// The keys of which an event is being handled, each with the events that wait behind it.
@@ -18,20 +19,27 @@ type Queue = VecDeque<Delivery<EventMessage>>;
 pub(super) struct KeyQueues {
     /// The field whose value is the key.
     field: Option<Name>,
+    /// Returns the key that an event's API declares, for events that carry none: not every transport
+    /// has a place for it, and no event of Python has one.
+    declared: Declared,
     busy: Mutex<HashMap<Bytes, Queue>>,
 }
 
 impl KeyQueues {
-    pub(super) fn new(field: Option<Name>) -> Self {
-        Self { field, busy: Mutex::default() }
+    pub(super) fn new(field: Option<Name>, declared: Declared) -> Self {
+        Self { field, declared, busy: Mutex::default() }
     }
 
-    /// Returns the key of an event: the value of the field, or the key that was sent with it.
+    /// Returns the key of an event: the value of the field, the key that was sent with it, or the one
+    /// that its API declares.
     pub(super) fn key(&self, message: &EventMessage) -> Option<Bytes> {
         let value = self.field.as_deref().and_then(|field| message.fields.get(field));
         match value {
             Some(value) => canonical(value),
-            None => message.key.as_ref().map(|key| Bytes::copy_from_slice(key.as_bytes())),
+            None => {
+                let key = message.key.clone().or_else(|| (self.declared)(message));
+                key.map(|key| Bytes::copy_from_slice(key.as_bytes()))
+            }
         }
     }
 

@@ -35,7 +35,7 @@ impl<E: Event> FromEvent for E {
     }
 
     fn key() -> Option<&'static str> {
-        E::KEY
+        E::CONTRACT.key
     }
 
     fn from_message(message: &Arc<EventMessage>) -> Result<Self> {

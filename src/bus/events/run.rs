@@ -19,7 +19,10 @@
 //! by the same task, so neither starves the other. Queued and running deliveries are dropped with their
 //! tasks, and returned (test `what_is_waiting_behind_a_key_comes_again_after_closing`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -164,7 +167,12 @@ impl Listener {
     ) {
         let permits = Arc::new(Semaphore::new(self.concurrency));
         let all = u32::try_from(self.concurrency).unwrap_or(u32::MAX);
-        let queues = Arc::new(KeyQueues::new(self.order.clone()));
+        let inner = Weak::clone(&self.inner);
+        let declared = move |message: &EventMessage| {
+            let schema = inner.upgrade()?.schema.get(&message.api)?;
+            schema.key_in(&message.event, &message.fields)
+        };
+        let queues = Arc::new(KeyQueues::new(self.order.clone(), Box::new(declared)));
         let running = Mutex::new(JoinSet::new());
         let watch = phase.clone();
         let take = |mut deliveries: Vec<Delivery<EventMessage>>| {

@@ -6,6 +6,7 @@ mod contracts;
 mod control;
 mod dead_letters;
 mod failures;
+mod keys;
 mod order;
 mod outages;
 mod panics;
