@@ -166,7 +166,8 @@ fn guarantees(kind: &str, can: Capabilities) -> Vec<&'static str> {
         "events" => [
             (true, "at least once per listener name"),
             (can.durable, "stored when confirmed"),
-            (can.ordered, "in order"),
+            (can.ordered, "in order for one process"),
+            (can.ordered_by_key, "in order by key across processes"),
             (can.replay, "new listeners may start in the past"),
             (can.dead_letters, "events that cannot be handled are dead-lettered"),
         ]

@@ -31,7 +31,17 @@ impl Ledger for Service {
 
 #[lightbus::api(
     name = "everything",
-    requires(durable, ordered, replay, history, lag, dead_letters, shared, resumes)
+    requires(
+        durable,
+        ordered,
+        ordered_by_key,
+        replay,
+        history,
+        lag,
+        dead_letters,
+        shared,
+        resumes
+    )
 )]
 pub trait Everything {}
 
@@ -42,17 +52,92 @@ fn an_api_may_require_every_capability_by_its_name() {
     assert_eq!(OrdersClient::contract().requires, ["ordered", "history", "dead_letters"]);
 }
 
-on_every_transport!(what_the_transport_can_do_is_served);
+on_every_transport!(what_the_transport_can_do_is_served, order_by_key_needs_a_key_in_each_event);
 
 async fn what_the_transport_can_do_is_served(place: Place) {
-    // RabbitMQ keeps the past only if it is told to.
-    let history = !place.yaml("").contains("amqp");
+    // RabbitMQ keeps the past only if it is told to, and Kafka orders only events that have a key.
+    let can = matches!(place, Place::Memory(_) | Place::Redis(_));
     let bus = place.bus("orders").await;
-    assert_eq!(bus.register(OrdersClient::contract()).await.is_ok(), history);
+    assert_eq!(bus.register(OrdersClient::contract()).await.is_ok(), can);
     let shared = !matches!(place, Place::Memory(_));
     let served = bus.serve(LedgerApi(Service)).await;
     assert_eq!(served.is_ok(), shared, "{served:?}");
     bus.close().await.unwrap();
+}
+
+/// Events that all have a key.
+#[lightbus::api(name = "parcels", events(Sent), requires(ordered))]
+pub trait Parcels {}
+
+#[lightbus::api(name = "parcels.across", events(Carried), requires(ordered_by_key))]
+pub trait Across {}
+
+/// Events of which one has no key.
+#[lightbus::api(name = "letters", events(Posted, Stamped), requires(ordered))]
+pub trait Letters {}
+
+#[derive(Debug, lightbus::Event)]
+#[event(key = "to")]
+pub struct Sent {
+    pub to: String,
+}
+
+#[derive(Debug, lightbus::Event)]
+#[event(key = "to")]
+pub struct Carried {
+    pub to: String,
+}
+
+#[derive(Debug, lightbus::Event)]
+#[event(key = "to")]
+pub struct Posted {
+    pub to: String,
+}
+
+#[derive(Debug, lightbus::Event)]
+pub struct Stamped {}
+
+async fn order_by_key_needs_a_key_in_each_event(place: Place) {
+    let bus = place.bus("post").await;
+    bus.register(ParcelsClient::contract()).await.unwrap();
+    let letters = bus.register(LettersClient::contract()).await;
+    let across = bus.register(AcrossClient::contract()).await;
+    if !matches!(place, Place::Kafka { .. }) {
+        letters.unwrap();
+        // With several processes, none of these keeps order, whatever the keys.
+        let error = across.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("cannot do: ordered_by_key"), "{error}");
+        return;
+    }
+    across.unwrap();
+    let error = letters.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let text = error.to_string();
+    for part in [
+        "`letters` requires what the transport `kafka` cannot do: ordered",
+        "events without a key stamped",
+        "events that share a key: declare one with `#[event(key = \"…\")]`",
+        "at apis.default.event_transport",
+        "`apis.default.on_missing: warn`",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+/// One process of a listener consumes while the others stand by: order needs no key then.
+#[cfg(feature = "amqp")]
+#[tokio::test]
+async fn a_single_active_consumer_keeps_order_across_processes() {
+    let Some(place) = Place::amqp() else { return };
+    let yaml = place.yaml("").replace("prefix:", "single_active_consumer: true, prefix:");
+    // Only events know the option.
+    let (before, events) = yaml.split_at(yaml.find("event_transport").unwrap());
+    let yaml = format!("{}{events}", before.replace("single_active_consumer: true, ", ""));
+    let config = Config::from_yaml(&yaml).unwrap();
+    let bus = Bus::builder().config(config).service_name("post").connect().await.unwrap();
+    bus.register(AcrossClient::contract()).await.unwrap();
+    bus.register(LettersClient::contract()).await.unwrap();
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub const NAME: &str = "kafka";
 /// The capabilities of all four transports.
 const CAPABILITIES: Capabilities = Capabilities::new()
     .durable(true)
-    .ordered(true)
+    .ordered_by_key(true)
     .replay(true)
     .history(true)
     .lag(true)

@@ -50,8 +50,13 @@ use crate::Result;
 pub struct Capabilities {
     /// Events, once confirmed, outlive the process that sent them.
     pub durable: bool,
-    /// Events of one stream reach a listener in the order in which they were confirmed.
+    /// Events of one stream reach a listener that one process runs in the order in which they were
+    /// confirmed. Several processes of a listener share its events, and handle them side by side.
     pub ordered: bool,
+    /// Events with one key reach a listener in the order in which they were confirmed, also across its
+    /// processes: never two of them at once. Together with [`ordered`](Self::ordered), so do events
+    /// without a key: one process consumes at a time.
+    pub ordered_by_key: bool,
     /// A new listener can start before now: [`Start::Earliest`] and [`Start::Since`].
     pub replay: bool,
     /// [`EventTransport::history`] answers.
@@ -76,6 +81,7 @@ impl Capabilities {
         Self {
             durable: false,
             ordered: false,
+            ordered_by_key: false,
             replay: false,
             history: false,
             lag: false,
@@ -96,6 +102,13 @@ impl Capabilities {
     #[must_use]
     pub const fn ordered(mut self, has: bool) -> Self {
         self.ordered = has;
+        self
+    }
+
+    /// Sets [`ordered_by_key`](Self#structfield.ordered_by_key).
+    #[must_use]
+    pub const fn ordered_by_key(mut self, has: bool) -> Self {
+        self.ordered_by_key = has;
         self
     }
 
@@ -148,6 +161,7 @@ impl Capabilities {
         [
             ("durable", self.durable),
             ("ordered", self.ordered),
+            ("ordered_by_key", self.ordered_by_key),
             ("replay", self.replay),
             ("history", self.history),
             ("lag", self.lag),

@@ -28,8 +28,17 @@ const API: Syntax = Syntax {
 };
 
 /// What an API may require: the names of `lightbus_core::Capabilities`.
-const CAPABILITIES: [&str; 8] =
-    ["durable", "ordered", "replay", "history", "lag", "dead_letters", "shared", "resumes"];
+const CAPABILITIES: [&str; 9] = [
+    "durable",
+    "ordered",
+    "ordered_by_key",
+    "replay",
+    "history",
+    "lag",
+    "dead_letters",
+    "shared",
+    "resumes",
+];
 
 const RPC: Syntax =
     Syntax { attribute: "`#[rpc]`", keys: &[("name", "name = \"check_password\"")] };

@@ -5,6 +5,9 @@ use lightbus_core::{Capabilities, Error, ErrorKind, Result};
 use super::{ApiEntry, Inner};
 use crate::{config::OnMissing, contract::Contract};
 
+/// The capabilities that depend on the keys of an API's events.
+const OF_ORDER: [&str; 2] = ["ordered", "ordered_by_key"];
+
 /// The capability that concerns calls too, not only events.
 const OF_CALLS: &str = "shared";
 
@@ -25,7 +28,11 @@ impl Inner {
             }
         }
         for (kind, missing) in &lacks {
-            let error = self.cannot(contract, &entry, kind, missing);
+            let mut error = self.cannot(contract, &entry, kind, missing);
+            let of_order = missing.iter().any(|name| OF_ORDER.contains(name));
+            if of_order && entry.event.capabilities().ordered_by_key {
+                error = self.lacks_keys(contract, error);
+            }
             match entry.config.on_missing {
                 OnMissing::Refuse => return Err(error),
                 OnMissing::Warn => {
@@ -34,6 +41,17 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Explains that a transport keeps order by key, and which events have none.
+    fn lacks_keys(&self, contract: &Contract, error: Error) -> Error {
+        let keyless: Vec<_> = without_key(contract).collect();
+        error
+            .with("events without a key", keyless.join(", "))
+            .hint(format!(
+                "It keeps the order of events that share a key: declare one with `#[event(key = \"…\")]`, choose another transport, or accept it with `apis.{}.on_missing: warn`",
+                self.config.section_of(contract.name),
+            ))
     }
 
     fn cannot(&self, contract: &Contract, entry: &ApiEntry, kind: &str, missing: &[&str]) -> Error {
@@ -57,8 +75,19 @@ impl Inner {
     }
 }
 
-/// Returns what a contract requires and these capabilities lack.
+/// Returns the names of the events that have no ordering key.
+fn without_key(contract: &Contract) -> impl Iterator<Item = &'static str> {
+    contract.events.iter().filter(|event| event.key.is_none()).map(|event| event.name)
+}
+
+/// Returns what a contract requires and these capabilities lack. Order by key is order for an API whose
+/// events all have a key.
 fn missing(contract: &Contract, has: Capabilities) -> impl Iterator<Item = &'static str> {
-    let required = contract.requires.iter().copied();
-    required.filter(move |name| !has.iter().any(|(known, is)| known == *name && is))
+    let all_keyed = without_key(contract).next().is_none();
+    let has_it = move |name: &str| match name {
+        "ordered" => has.ordered || (has.ordered_by_key && all_keyed),
+        "ordered_by_key" => has.ordered_by_key && (has.ordered || all_keyed),
+        name => has.iter().any(|(known, is)| known == name && is),
+    };
+    contract.requires.iter().copied().filter(move |name| !has_it(name))
 }

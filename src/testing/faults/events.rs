@@ -53,7 +53,9 @@ impl EventTransport for Events {
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
         let (flow, group) = (spec.flow, spec.group.name());
         let subscription = self.inner.listen(spec).await?;
-        let ordered = self.inner.capabilities().ordered;
+        let can = self.inner.capabilities();
+        // More than order by key, where that is all there is: never less.
+        let ordered = can.ordered || can.ordered_by_key;
         let source = FaultyListener::new(subscription, self.faults.clone(), group, ordered);
         Ok(Subscription::spawn(source, flow.fixed()))
     }

@@ -117,7 +117,8 @@ impl EventTransport for AmqpEventTransport {
 }
 
 lightbus_core::impl_transport!(AmqpEventTransport {
-    capabilities: |transport| crate::capabilities(transport.config.history.is_some()),
+    capabilities: |transport| crate::capabilities(transport.config.history.is_some())
+        .ordered_by_key(transport.config.single_active_consumer),
     inspect: |transport| transport,
     on_close: |transport| {
         transport.publisher.close();

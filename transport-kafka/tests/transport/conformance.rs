@@ -35,7 +35,7 @@ impl Harness for KafkaHarness {
     fn capabilities(&self) -> Capabilities {
         let mut all = Capabilities::default();
         all.durable = true;
-        all.ordered = true;
+        all.ordered_by_key = true;
         all.replay = true;
         all.history = true;
         all.lag = true;
