@@ -19,6 +19,7 @@ use super::layer::{self, Handling};
 use super::{
     batches::Batches,
     breaker::Breaker,
+    claims::Claim,
     handler::{Fault, Handler},
     listener::{Control, Listener},
     on_error::OnError,
@@ -386,12 +387,11 @@ impl Listen {
             if let Some(limit) = self.timeout.or(settings.timeout) {
                 progress.limit(Some(limit));
             }
+            let group = GroupSpec::new(Name::clone(&inner.names.service), Name::clone(&self.name));
             let listener = Arc::new(Listener {
+                _claim: Claim::new(&inner, &entry, &group)?,
                 spec: ListenSpec {
-                    group: GroupSpec::new(
-                        Name::clone(&inner.names.service),
-                        Name::clone(&self.name),
-                    ),
+                    group,
                     process: Name::clone(&inner.names.process),
                     events,
                     start: self.start,

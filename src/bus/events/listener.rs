@@ -34,6 +34,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     batches::Batches,
     breaker::Breaker,
+    claims::Claim,
     handler::{Fault, Handler},
     on_error::{OnError, RetryPolicy},
 };
@@ -64,6 +65,8 @@ pub(super) struct Listener {
     /// How long a handler may take.
     pub(super) timeout: Option<Duration>,
     pub(super) control: watch::Sender<Control>,
+    /// Its group, which no other listener of this program may have.
+    pub(super) _claim: Option<Claim>,
 }
 
 /// What an operator wants of a listener.

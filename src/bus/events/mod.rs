@@ -2,6 +2,7 @@
 
 mod batches;
 mod breaker;
+mod claims;
 mod control;
 mod fire;
 mod handler;

@@ -5,6 +5,7 @@ mod batches;
 mod contracts;
 mod control;
 mod dead_letters;
+mod equal_names;
 mod failures;
 mod keys;
 mod order;

@@ -8,11 +8,16 @@ mod history;
 mod in_flight;
 mod lag;
 mod lease;
+mod presence;
 mod read;
 mod send;
 mod source;
 
-use std::sync::Arc;
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
@@ -31,6 +36,7 @@ use crate::{
     diagnose, locate,
 };
 use in_flight::InFlightSets;
+use presence::Presence;
 use read::Reclaim;
 use send::{EventSender, Outgoing};
 use source::{EventSource, Listener, Stream};
@@ -43,6 +49,8 @@ pub struct RedisEventTransport {
     config: EventConfig,
     events: Batcher<EventSender>,
     in_flight: InFlightSets,
+    /// Tells this process from others of its name.
+    token: String,
 }
 
 impl RedisEventTransport {
@@ -51,6 +59,7 @@ impl RedisEventTransport {
             handle: Handle::new(WHAT, Arc::clone(&client)),
             events: Batcher::new(EventSender::new(client)),
             in_flight: InFlightSets::default(),
+            token: format!("{:016x}", RandomState::new().build_hasher().finish()),
             config,
         }
     }
@@ -80,9 +89,14 @@ impl RedisEventTransport {
         Ok(streams)
     }
 
-    fn group(&self, group: &GroupSpec) -> String {
+    /// Returns the group as Redis knows it: the configuration may name another service.
+    fn spec_of(&self, group: &GroupSpec) -> GroupSpec {
         let service = self.config.service_name.as_deref().unwrap_or(&group.service);
-        GroupSpec::new(service, Name::clone(&group.listener)).to_string()
+        GroupSpec::new(service, Name::clone(&group.listener))
+    }
+
+    fn group(&self, group: &GroupSpec) -> String {
+        self.spec_of(group).to_string()
     }
 
     fn command(&self, event: &EventMessage) -> redis::Cmd {
@@ -143,6 +157,13 @@ impl EventTransport for RedisEventTransport {
         let mut flow = spec.flow;
         flow.batch = flow.batch.min(self.config.batch_size.max(1));
         let (closing, reclaim) = (self.handle.closing(), self.reclaim());
+        let presence = Arc::new(Presence::start(
+            Arc::clone(client),
+            self.spec_of(&spec.group),
+            consumer.clone(),
+            self.token.clone(),
+            reclaim.interval,
+        ));
         #[cfg(feature = "cluster")]
         if client.is_cluster() && listened.len() > 1 {
             let mut sources = Vec::with_capacity(listened.len());
@@ -150,14 +171,15 @@ impl EventTransport for RedisEventTransport {
                 let (group, consumer) = (group.clone(), consumer.clone());
                 let events = spec.events.clone();
                 let listener = Listener { group, consumer, events, streams: vec![stream] };
-                sources
-                    .push(EventSource::start(client, closing, listener, reclaim, &[last]).await?);
+                let source =
+                    EventSource::start(client, closing, listener, reclaim, &[last]).await?;
+                sources.push(source.with_presence(&presence));
             }
             return Ok(Subscription::spawn(lightbus_core::Merge::new(sources), flow));
         }
         let listener = Listener { group, consumer, events: spec.events, streams: listened };
         let source = EventSource::start(client, closing, listener, reclaim, &last).await?;
-        Ok(Subscription::spawn(source, flow))
+        Ok(Subscription::spawn(source.with_presence(&presence), flow))
     }
 
     async fn history(&self, spec: HistorySpec) -> Result<BoxStream<'static, Result<EventMessage>>> {

@@ -36,6 +36,7 @@ use super::{
     entry::EntryId,
     in_flight::InFlight,
     lease::LeaseRenewer,
+    presence::Presence,
     read::{Position, Reclaim},
 };
 use crate::{
@@ -66,6 +67,7 @@ pub(super) struct EventSource {
     pub(super) reclaim: Reclaim,
     state: Mutex<Option<State>>,
     _lease: LeaseRenewer,
+    _presence: Option<Arc<Presence>>,
 }
 
 /// What is known between one fetch and the next.
@@ -108,6 +110,7 @@ impl EventSource {
             .collect();
         Ok(Self {
             _lease: LeaseRenewer::start(Arc::clone(client), Arc::clone(&listener), reclaim.after),
+            _presence: None,
             reader,
             listener,
             reclaim,
@@ -118,6 +121,12 @@ impl EventSource {
                 next_reclaim: Instant::now(),
             })),
         })
+    }
+
+    /// Keeps the task that compares the listener with others for as long as this lives.
+    pub(super) fn with_presence(mut self, presence: &Arc<Presence>) -> Self {
+        self._presence = Some(Arc::clone(presence));
+        self
     }
 
     fn take_state(&self) -> State {
