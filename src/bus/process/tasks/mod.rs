@@ -4,6 +4,8 @@ mod background;
 #[cfg(feature = "cron")]
 mod cron;
 mod repeat;
+#[cfg(feature = "cron")]
+mod zone;
 
 use std::{
     fmt,
@@ -67,11 +69,22 @@ pub(super) trait Schedule: Send + Sync {
     /// Starts the schedule at `now`.
     fn start(&mut self, now: Instant);
 
-    /// Returns until when to sleep, and whether the work is due then; `None` if it is never due again.
-    fn next(&mut self, now: Instant) -> Option<(Instant, bool)>;
+    /// Returns what comes next; `None` if the work is never due again.
+    fn next(&mut self, now: Instant) -> Option<Next>;
 
     /// Describes the schedule for people.
     fn describe(&self) -> String;
+}
+
+/// What comes next in a schedule.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    /// Until when to sleep.
+    pub(super) at: Instant,
+    /// Whether the work is due then. If not, the schedule is asked again.
+    pub(super) due: bool,
+    /// Which runs were left out, for people: the last one took too long, or the process was suspended.
+    pub(super) missed: Option<String>,
 }
 
 impl Task {

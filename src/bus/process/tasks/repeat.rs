@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Job, RunningTask, Schedule, Task, Work, job};
+use super::{Job, Next, RunningTask, Schedule, Task, Work, job};
 use crate::bus::shared::{Bus, HandlerResult, Phase, catch_panic, cut_off, drained};
 
 /// A fixed period.
@@ -22,16 +22,18 @@ impl Schedule for Every {
         self.due = Some(now);
     }
 
-    fn next(&mut self, now: Instant) -> Option<(Instant, bool)> {
+    fn next(&mut self, now: Instant) -> Option<Next> {
         let mut due = self.due.unwrap_or(now).checked_add(self.period)?;
+        let mut missed = None;
         if due <= now {
             // It took longer than its period: skip the missed runs, keep the phase.
             let late = now.duration_since(due).as_nanos() / self.period.as_nanos().max(1);
             let skipped = u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1);
             due = due.checked_add(self.period.checked_mul(skipped)?)?;
+            missed = Some(format!("{skipped} runs"));
         }
         self.due = Some(due);
-        Some((due, true))
+        Some(Next { at: due, due: true, missed })
     }
 
     fn describe(&self) -> String {
@@ -118,14 +120,20 @@ impl RunningTask {
                     Err(panic) => self.failed(format!("it panicked: {panic}"), shut_down),
                 }
             }
-            let Some((at, then)) = schedule.next(Instant::now()) else {
+            let Some(next) = schedule.next(Instant::now()) else {
                 tracing::info!(task = %self.name, "the task will not be due again");
                 return;
             };
+            if let Some(missed) = next.missed {
+                tracing::warn!(
+                    task = %self.name, missed,
+                    "a task was not run when it was due: its last run took too long, or the process was suspended"
+                );
+            }
             tokio::select! {
                 biased;
                 () = drained(&mut phase) => return,
-                () = sleep_until(at) => due = then,
+                () = sleep_until(next.at) => due = next.due,
             }
         }
     }
@@ -141,9 +149,13 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut every = Every { period: second, due: None };
         every.start(begin);
-        assert_eq!(every.next(begin), Some((begin + second, true)));
-        assert_eq!(every.next(begin + second.mul_f64(1.5)), Some((begin + 2 * second, true)));
-        assert_eq!(every.next(begin + second.mul_f64(5.5)), Some((begin + 6 * second, true)));
-        assert_eq!(every.next(begin + 7 * second), Some((begin + 8 * second, true)));
+        let next = |seconds: u32, missed: Option<&str>| {
+            let missed = missed.map(str::to_owned);
+            Some(Next { at: begin + seconds * second, due: true, missed })
+        };
+        assert_eq!(every.next(begin), next(1, None));
+        assert_eq!(every.next(begin + second.mul_f64(1.5)), next(2, None));
+        assert_eq!(every.next(begin + second.mul_f64(5.5)), next(6, Some("3 runs")));
+        assert_eq!(every.next(begin + 7 * second), next(8, Some("1 runs")));
     }
 }
