@@ -49,6 +49,8 @@
 //! - [`blocking`]: the bus for code without async.
 //! - `testing` (a feature): tests of services, without a broker and without waiting.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// `Instant + Duration` panics where the sum has no representation: `time::after` saturates.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod blocking;
 mod bus;

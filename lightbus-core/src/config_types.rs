@@ -50,7 +50,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A length of time, in the configuration a number of seconds. Python takes whole ones only, except
-/// where it says otherwise. More than [a year](crate::time::LONGEST) counts as a year.
+/// where it says otherwise. More than [a century](crate::time::LONGEST) counts as a century.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Seconds(pub Duration);
 

@@ -17,11 +17,14 @@
 //!
 //! What this crate does not know: any broker, any file format, and the bus.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// `Instant + Duration` panics where the sum has no representation: `time::after` saturates.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod broker;
 pub mod codec;
 pub mod config_types;
 #[cfg(feature = "conformance")]
+#[allow(clippy::arithmetic_side_effects, reason = "tests: their times are their own")]
 pub mod conformance;
 mod error;
 pub mod json;

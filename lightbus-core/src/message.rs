@@ -1,10 +1,6 @@
 //! What travels: calls, results and events, as names and encoded bytes.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -182,15 +178,6 @@ pub struct RpcMessage {
     pub return_path: ReturnPath,
     /// When the caller gives up. A transport must not hand the call to a worker later than this.
     pub deadline: Instant,
-}
-
-impl RpcMessage {
-    /// Returns the [deadline](Self::deadline) of a call whose caller waits for `left` from `now` on, at
-    /// most a year: what clocks can count.
-    #[must_use]
-    pub fn deadline_after(now: Instant, left: Duration) -> Instant {
-        now + left.min(Duration::from_secs(365 * 24 * 3600))
-    }
 }
 
 /// The answer to one call.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest wait: a year. Longer ones count as this.
-pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The longest wait: a century. Longer ones count as this.
+pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The moment that is `wait` from now; waits longer than [`LONGEST`] count as that.
 ///
@@ -25,9 +25,27 @@ pub fn deadline_after(wait: Duration) -> Instant {
 
 /// The moment that is `wait` after another; waits longer than [`LONGEST`] count as that.
 #[must_use]
-pub fn after(start: Instant, wait: Duration) -> Instant {
-    start.checked_add(wait.min(LONGEST)).unwrap_or(start)
+pub fn after<M: Moment>(start: M, wait: Duration) -> M {
+    start.checked_after(wait.min(LONGEST)).unwrap_or(start)
 }
+
+/// A moment: of tokio's clock, the machine's, or the calendar.
+pub trait Moment: Copy {
+    /// The moment that is `wait` later, if there is one.
+    fn checked_after(self, wait: Duration) -> Option<Self>;
+}
+
+macro_rules! moments {
+    ($($moment:ty),*) => {$(
+        impl Moment for $moment {
+            fn checked_after(self, wait: Duration) -> Option<Self> {
+                self.checked_add(wait)
+            }
+        }
+    )*};
+}
+
+moments!(Instant, std::time::Instant, std::time::SystemTime);
 
 /// So many seconds as a configuration has them; more than [`LONGEST`] count as that. `None` for a
 /// negative number, and for what is no number.

@@ -364,7 +364,7 @@ impl JsonSchema for Validate {
     }
 }
 
-/// More than a year counts as a year.
+/// More than a century counts as a century.
 pub(super) fn seconds<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Duration, D::Error> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::stream::{self, StreamExt};
-use lightbus_core::{Error, Name, Result, codec, transport::SchemaTransport};
+use lightbus_core::{Error, Name, Result, codec, time::LONGEST, transport::SchemaTransport};
 use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 
@@ -56,7 +56,7 @@ impl SchemaStore {
     pub(crate) fn new(transport: Arc<dyn SchemaTransport>, config: &SchemaConfig) -> Self {
         Self {
             transport,
-            ttl: config.ttl,
+            ttl: config.ttl.min(LONGEST),
             on_incompatible: config.on_incompatible,
             known: RwLock::default(),
             reads: AtomicU64::new(0),

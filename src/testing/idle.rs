@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lightbus_core::{Error, Result};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::{TestBus, clock};
 
@@ -40,7 +40,7 @@ impl TestBus {
     ///
     /// See [`wait_until_idle`](Self::wait_until_idle).
     pub async fn wait_until_idle_within(&self, limit: Duration) -> Result<()> {
-        let settled = timeout_at(Instant::now() + limit, self.settled()).await;
+        let settled = timeout(limit, self.settled()).await;
         let Err(_) = settled else { return settled.unwrap_or(Ok(())) };
         let in_flight = self.state.in_flight.describe();
         let behind = self.state.lagging().await.ok().flatten().unwrap_or_default();

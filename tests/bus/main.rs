@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
 #![allow(missing_docs, unreachable_pub, reason = "contracts of tests")]
 
+mod boundless;
 mod calling;
 mod config;
 mod guarantees;

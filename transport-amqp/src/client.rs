@@ -13,7 +13,10 @@ use std::{
 };
 
 use lapin::{Connection, ConnectionProperties};
-use lightbus_core::{Backoff, Error, ErrorKind, Result, SharedClient, Users};
+use lightbus_core::{
+    Backoff, Error, ErrorKind, Result, SharedClient, Users,
+    time::{after, deadline_after},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -151,7 +154,7 @@ impl Client {
             Err(error) => {
                 let now = Instant::now();
                 let wait = state.backoff.failed();
-                state.not_before = Some(now + wait);
+                state.not_before = Some(after(now, wait));
                 state.failed = Some((now, error.clone()));
                 Err(error)
             }
@@ -161,7 +164,7 @@ impl Client {
     /// Connects to the first node that answers.
     async fn connect(&self, purpose: &str) -> Result<Link> {
         let limit = self.endpoint.connect_timeout;
-        let deadline = Instant::now() + limit;
+        let deadline = deadline_after(limit);
         let nodes = self.endpoint.uris.len();
         let first = self.node.load(Ordering::Relaxed);
         let mut last = None;

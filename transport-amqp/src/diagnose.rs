@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use lapin::{BasicProperties, uri::AMQPUri};
-use lightbus_core::{Error, ErrorKind, Result, transport::Finding};
-use tokio::time::{Instant, timeout};
+use lightbus_core::{Error, ErrorKind, Result, time::deadline_after, transport::Finding};
+use tokio::time::timeout;
 
 use crate::{
     client::Client,
@@ -113,7 +113,7 @@ async fn takes_messages(client: &Client, publisher: &Publisher) -> Result<Vec<Fi
     let missing =
         format!("lightbus.doctor.{}.{:?}", std::process::id(), std::thread::current().id());
     let key = topology::short("the name of a queue", &missing)?;
-    let deadline = Instant::now() + client.response_timeout().min(CONFIRM_LIMIT);
+    let deadline = deadline_after(client.response_timeout().min(CONFIRM_LIMIT));
     let publish = || {
         let message = Message {
             exchange: "".into(),

@@ -17,7 +17,7 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
-use lightbus_core::{Error, ErrorKind, Result, Retry};
+use lightbus_core::{Error, ErrorKind, Result, Retry, time::deadline_after};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -117,7 +117,7 @@ impl Publisher {
 
     /// Returns the deadline of a request that begins now.
     pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.client.response_timeout()
+        deadline_after(self.client.response_timeout())
     }
 
     /// Returns the channel to publish on, and opens it if need be.

@@ -222,6 +222,7 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
+/// RabbitMQ takes at most 2³² − 1 of them, 49 days.
 fn milliseconds(time: Duration) -> AMQPValue {
-    AMQPValue::LongLongInt(i64::try_from(time.as_millis()).unwrap_or(i64::MAX).max(1))
+    AMQPValue::LongLongInt(u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1).into())
 }

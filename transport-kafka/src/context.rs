@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lightbus_core::{Error, ErrorKind};
+use lightbus_core::{Error, ErrorKind, time::after};
 use rdkafka::{
     client::ClientContext,
     config::RDKafkaLogLevel,
@@ -53,7 +53,7 @@ impl Refusals {
     pub(crate) fn explain(&self, error: Error, began: Instant, broker: &str) -> Error {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((at, code, reason)) = &*last else { return error };
-        if !error.is_temporary() || *at + AGAIN < began {
+        if !error.is_temporary() || after(*at, AGAIN) < began {
             return error;
         }
         let (what, cure) = if *code == RDKafkaErrorCode::SSL {

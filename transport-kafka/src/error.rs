@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lightbus_core::{Error, ErrorKind, Retry};
+use lightbus_core::{Error, ErrorKind, Retry, time::after};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 /// Whether a failed operation may have taken effect.
@@ -45,7 +45,7 @@ pub(crate) fn retry_transient<T>(
     timeout: Duration,
     mut ask: impl FnMut() -> Result<T, KafkaError>,
 ) -> Result<T, KafkaError> {
-    let deadline = Instant::now() + timeout;
+    let deadline = after(Instant::now(), timeout);
     loop {
         match ask() {
             Err(error)

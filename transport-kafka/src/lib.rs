@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// `Instant + Duration` panics where the sum has no representation: `time::after` saturates.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 mod client;
 mod config;
@@ -9,6 +11,10 @@ mod endpoint;
 mod error;
 mod event;
 mod factory;
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "its times are constants, and limits of the configuration, a century at most"
+)]
 mod group;
 mod header;
 mod locate;

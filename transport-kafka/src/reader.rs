@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use lightbus_core::{Error, ErrorKind, Result};
+use lightbus_core::{Error, ErrorKind, Result, time::after};
 use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -102,11 +102,11 @@ impl Reader {
     }
 
     fn read_assigned(&self, to: i64, each: &mut impl FnMut(&BorrowedMessage<'_>)) -> Result<()> {
-        let mut until = Instant::now() + self.timeout;
+        let mut until = after(Instant::now(), self.timeout);
         loop {
             match self.consumer.poll(until.saturating_duration_since(Instant::now())) {
                 Some(Ok(record)) => {
-                    until = Instant::now() + self.timeout;
+                    until = after(Instant::now(), self.timeout);
                     if record.offset() < to {
                         each(&record);
                     }
@@ -153,5 +153,5 @@ pub(crate) fn milliseconds(time: SystemTime) -> i64 {
 /// Returns when the broker stored a record, or its sender created it, as the topic is set.
 pub(crate) fn time_of<M: Message>(record: &M) -> SystemTime {
     let ms = record.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
-    UNIX_EPOCH + Duration::from_millis(ms)
+    UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(UNIX_EPOCH)
 }

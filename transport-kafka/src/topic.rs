@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, Name, Result};
+use lightbus_core::{Error, ErrorKind, Name, Result, time::after};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::{Client as RdClient, ClientContext},
@@ -201,7 +201,7 @@ pub(crate) fn await_partitions<C: ClientContext>(
     timeout: Duration,
     broker: &str,
 ) -> Result<i32> {
-    let deadline = Instant::now() + timeout;
+    let deadline = after(Instant::now(), timeout);
     loop {
         let found = partitions(client, topic, timeout, broker);
         match found {

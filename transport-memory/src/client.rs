@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use lightbus_core::{Result, SharedClient, Users};
@@ -65,14 +65,8 @@ impl Default for Clock {
 
 impl Clock {
     pub(crate) fn now(&self) -> SystemTime {
-        self.began + self.instant.elapsed()
+        self.began.checked_add(self.instant.elapsed()).unwrap_or(self.began)
     }
-}
-
-/// Returns the moment that is `ttl` from now, or a century from now if that is sooner.
-pub(crate) fn expiry(ttl: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now() + ttl.min(CENTURY)
 }
 
 /// Locks. Nothing panics under a lock of this crate, and what it guards is whole after any panic.

@@ -1,4 +1,6 @@
 #![doc = include_str!("../README.md")]
+// `Instant + Duration` panics where the sum has no representation: `time::after` saturates.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 mod client;
 mod config;

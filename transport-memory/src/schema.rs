@@ -7,13 +7,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{Result, transport::SchemaTransport};
+use lightbus_core::{Result, time::deadline_after, transport::SchemaTransport};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::{
     CAPABILITIES,
-    client::{Broker, Handle, expiry, lock},
+    client::{Broker, Handle, lock},
 };
 
 /// Shares schemas within this process.
@@ -50,7 +50,7 @@ lightbus_core::impl_transport!(MemorySchemaTransport { capabilities: |_| CAPABIL
 #[async_trait]
 impl SchemaTransport for MemorySchemaTransport {
     async fn store(&self, api: &str, schema: &RawValue, ttl: Duration) -> Result<()> {
-        let stored = Stored { schema: schema.to_owned(), until: expiry(ttl) };
+        let stored = Stored { schema: schema.to_owned(), until: deadline_after(ttl) };
         self.handle.client()?.schemas.living(|schemas| schemas.insert(api.to_owned(), stored));
         Ok(())
     }
@@ -58,7 +58,7 @@ impl SchemaTransport for MemorySchemaTransport {
     async fn ping(&self, api: &str, ttl: Duration) -> Result<bool> {
         Ok(self.handle.client()?.schemas.living(|schemas| match schemas.get_mut(api) {
             Some(stored) => {
-                stored.until = expiry(ttl);
+                stored.until = deadline_after(ttl);
                 true
             }
             None => false,

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Backoff, Error, ErrorKind, Result, SharedClient, Users};
+use lightbus_core::{Backoff, Error, ErrorKind, Result, SharedClient, Users, time::after};
 use redis::{AsyncConnectionConfig, PushInfo, PushKind};
 use tokio::time::Instant;
 
@@ -111,7 +111,7 @@ impl Client {
             Err(error) => {
                 let now = Instant::now();
                 let wait = state.backoff.failed();
-                state.not_before = Some(now + wait);
+                state.not_before = Some(after(now, wait));
                 state.failed = Some((now, error.clone()));
                 Err(error)
             }

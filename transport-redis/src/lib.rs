@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// `Instant + Duration` panics where the sum has no representation: `time::after` saturates.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 mod batcher;
 mod client;

@@ -98,7 +98,7 @@ impl Reader {
             return Ok(None);
         }
         let read = async {
-            let answer = tokio::time::timeout(BLOCK + SILENCE, read).await;
+            let answer = tokio::time::timeout(BLOCK.saturating_add(SILENCE), read).await;
             self.reading.store(0, Ordering::SeqCst);
             answer
         };

@@ -77,7 +77,7 @@ impl<B: Broker> Shared<B> {
         wait: Duration,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let limit = B::TIMEOUT + wait;
+        let limit = B::TIMEOUT.saturating_add(wait);
         let worked = timeout(limit, work).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Unavailable, "the broker did not answer in time")
                 .with("limit", format!("{limit:?}"))

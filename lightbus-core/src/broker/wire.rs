@@ -36,12 +36,12 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
-use tokio::time::Instant;
 
 use crate::{
     Arguments, Error, ErrorKind, EventMessage, Headers, Name, Result, ResultMessage, ReturnPath,
     RpcMessage,
     json::{self, Members, RemoteErrorObject, Text, malformed, present, slice},
+    time::{after, deadline_after},
 };
 
 /// The version that is written, and the highest that is read.
@@ -66,7 +66,7 @@ pub fn encode_call(call: &RpcMessage, left: Duration) -> Result<Vec<u8>> {
         api: (&*call.api).into(),
         procedure: (&*call.procedure).into(),
         return_path: call.return_path.as_str().into(),
-        expires: Some(millis(SystemTime::now() + left.min(LONGEST_WAIT))),
+        expires: Some(millis(after(SystemTime::now(), left.min(LONGEST_WAIT)))),
         headers: HeaderForm(headers),
         fields: arguments(&call.fields)?,
     })
@@ -98,7 +98,7 @@ pub fn decode_call(raw: &Bytes, age: Option<Duration>) -> Result<RpcMessage> {
         return_path: ReturnPath::new(filled("return_path", form.return_path)?),
         fields: form.fields.into_arguments(raw),
         headers,
-        deadline: Instant::now() + left,
+        deadline: deadline_after(left),
     })
 }
 
@@ -382,6 +382,8 @@ pub(super) fn moment(millis: u64) -> SystemTime {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use crate::RemoteError;
 

@@ -45,7 +45,7 @@ impl Backoff {
         let doublings = failures.saturating_sub(1).min(20);
         let full = first.saturating_mul(1 << doublings).min(longest);
         let random = RandomState::new().build_hasher().finish() % 1024;
-        full - full.mul_f64(random as f64 / 2048.0)
+        full.saturating_sub(full.mul_f64(random as f64 / 2048.0))
     }
 }
 

@@ -29,7 +29,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -39,7 +39,7 @@ use super::{
     slots::{Slot, Slots},
     window::Window,
 };
-use crate::{Error, ErrorKind, FlowControl, Result};
+use crate::{Error, ErrorKind, FlowControl, Result, time::deadline_after};
 
 /// With part of the credit free, wait this long for more of it before a small fetch.
 const CREDIT_WAIT: Duration = Duration::from_millis(1);
@@ -425,7 +425,7 @@ impl<S: Source> Driver<S> {
         if let Some(slot) = self.slots.get_mut(index) {
             slot.drops += 1;
             let wait = Backoff::wait(FIRST_REDELIVERY, LONGEST_REDELIVERY, slot.drops);
-            self.again.push(Reverse((Instant::now() + wait, index)));
+            self.again.push(Reverse((deadline_after(wait), index)));
         }
     }
 
@@ -495,7 +495,7 @@ impl<S: Source> Driver<S> {
 
     /// Lets the fetch under way end without losing what it takes.
     async fn finish_fetching(&mut self, fetch: BoxFuture<'static, Fetched<S>>) {
-        let deadline = Instant::now() + INTERRUPT_LIMIT;
+        let deadline = deadline_after(INTERRUPT_LIMIT);
         let source = Arc::clone(&self.source);
         let interrupted = async {
             // Keep polling the fetch while the interruption is on its way.
@@ -524,7 +524,7 @@ impl<S: Source> Driver<S> {
             let unseen = Settlement { slot, fate: Fate::Unseen, confirm: None, at_work: None };
             self.settled(unseen, true);
         }
-        let deadline = Instant::now() + self.flow.close_timeout;
+        let deadline = deadline_after(self.flow.close_timeout);
         let mut settling = settling;
         let mut last = Ok(());
         let mut buffer = Vec::new();
@@ -554,7 +554,7 @@ impl<S: Source> Driver<S> {
                         .filter_map(|slot| Some((slot.token?, Outcome::Retry)))
                         .collect();
                     if !rest.is_empty() {
-                        last = timeout_at(deadline + INTERRUPT_LIMIT, self.source.settle(&rest))
+                        last = timeout(INTERRUPT_LIMIT, self.source.settle(&rest))
                             .await
                             .unwrap_or_else(|_| Err(Error::timeout("settling did not end", INTERRUPT_LIMIT)));
                     }

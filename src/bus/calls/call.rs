@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
     Args, Arguments, Error, ErrorKind, Headers, Name, Result, ResultMessage, Retry, RpcMessage,
-    codec, name,
+    codec, name, time::deadline_after,
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -178,7 +178,7 @@ impl Inner {
         };
         let entry = self.apis.entry(api);
         let limit = timeout.unwrap_or(entry.config.rpc_timeout);
-        let mut deadline = Instant::now() + limit;
+        let mut deadline = deadline_after(limit);
         let current = Current::get();
         if let Some(outer) = current.and_then(|current| current.deadline) {
             deadline = deadline.min(outer);

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
     Backoff, Delivery, Error, ErrorKind, FlowControl, Headers, Name, Outcome, RemoteError, Result,
-    ResultMessage, RpcMessage, Subscription, time::deadline_after, transport::ServeSpec,
+    ResultMessage, RpcMessage, Subscription,
+    time::{after, deadline_after},
+    transport::ServeSpec,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -37,6 +39,8 @@ use crate::{
     schema::ApiSchema,
 };
 
+/// The most calls of an API that run at once in a process, whatever is asked for.
+const MOST_CALLS: usize = 1 << 16;
 /// The most calls to fetch from the broker at once.
 const BATCH: usize = 128;
 
@@ -58,9 +62,9 @@ pub struct Serve {
 impl Serve {
     /// Sets how many calls of this API run concurrently in this process, in place of the
     /// configuration's `bus.max_calls_at_work` (256). Further calls stay with the broker, where other
-    /// processes can take them. Zero counts as one.
+    /// processes can take them. Zero counts as one, more than 65,536 as that.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.concurrency = concurrency.max(1);
+        self.concurrency = concurrency.clamp(1, MOST_CALLS);
         self
     }
 
@@ -164,7 +168,7 @@ impl Bus {
         Serve {
             bus: self.clone(),
             service: Arc::new(service),
-            concurrency,
+            concurrency: concurrency.min(MOST_CALLS),
             timeout: None,
             finish_late: false,
             #[cfg(feature = "tower")]
@@ -326,7 +330,7 @@ impl Worker {
         let run = Box::pin(self.execute_with_plugins(call, limit));
         match limit {
             // Plugins see a procedure that is cut off. One that hangs itself is cut off a little later.
-            Some(limit) => match timeout_at(limit.at + PLUGINS_AFTER, run).await {
+            Some(limit) => match timeout_at(after(limit.at, PLUGINS_AFTER), run).await {
                 Ok(done) => done,
                 Err(_) => Err(limit.exceeded(call)),
             },
@@ -405,7 +409,7 @@ impl Worker {
         let mut tries = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let error = loop {
             let reply = self.entry.result.reply(&call.return_path, message.clone());
-            let limit = call.deadline.max(Instant::now() + Duration::from_secs(1));
+            let limit = call.deadline.max(deadline_after(Duration::from_secs(1)));
             match timeout_at(limit, reply).await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) if error.is_temporary() && Instant::now() < call.deadline => {
@@ -415,7 +419,7 @@ impl Worker {
                 Err(_) => {
                     break Error::timeout(
                         "the broker did not accept the result",
-                        limit - call.deadline,
+                        limit.saturating_duration_since(call.deadline),
                     );
                 }
             }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lightbus_core::{Delivery, EventMessage};
+use lightbus_core::{Delivery, EventMessage, time::deadline_after};
 use tokio::{
     sync::mpsc,
     time::{Duration, Instant, sleep_until},
@@ -88,7 +88,7 @@ impl Lane for OfKey {
             if Instant::now() >= until {
                 return None;
             }
-            sleep_until(until.min(Instant::now() + LOOK)).await;
+            sleep_until(until.min(deadline_after(LOOK))).await;
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lightbus_core::{Error, Result};
-use tokio::time::{Instant, sleep, timeout_at};
+use lightbus_core::{Error, Result, time::deadline_after};
+use tokio::time::{sleep, timeout_at};
 
 use crate::bus::shared::Bus;
 
@@ -26,7 +26,7 @@ impl Bus {
     ///
     /// Dropping the future has no effect.
     pub async fn wait_until_idle(&self) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = deadline_after(LIMIT);
         let idle = async {
             loop {
                 let handled = self.inner.handled.notified();

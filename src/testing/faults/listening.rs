@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use lightbus_core::{
     AckHandle, Delivery, Error, EventMessage, Name, Outcome, Result, Retry, Room, Source,
-    Subscription,
+    Subscription, time::after,
 };
 use tokio::{
     sync::Mutex as AsyncMutex,
@@ -152,12 +152,12 @@ impl FaultyListener {
         queue.drops.remove(stored);
         let now = Instant::now();
         if self.faults.happens(Fault::Delay, &at("delivering")) {
-            let from = now + self.faults.wait(&at("delivering"));
+            let from = after(now, self.faults.wait(&at("delivering")));
             queue.all_from = queue.all_from.max(Some(from));
         }
         let mut from = queue.all_from;
         if self.faults.happens(Fault::Reorder, &at("delivering")) {
-            let passed = now + self.faults.wait(&at("passing"));
+            let passed = after(now, self.faults.wait(&at("passing")));
             if self.ordered {
                 let held_up = queue.api_from.entry(Name::clone(&message.api)).or_insert(passed);
                 *held_up = passed.max(*held_up);

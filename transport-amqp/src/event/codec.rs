@@ -147,8 +147,8 @@ pub(super) fn decode_event(
         headers: table.map(decode_headers).unwrap_or_default(),
         key: table.and_then(|table| string(table, header::KEY)).map(Name::from),
         time: number(header::TIME).and_then(time_of).or_else(|| {
-            properties.timestamp().map(|seconds| {
-                UNIX_EPOCH + Duration::from_secs(seconds.min(u64::from(u32::MAX) * 4))
+            properties.timestamp().and_then(|seconds| {
+                UNIX_EPOCH.checked_add(Duration::from_secs(seconds.min(u64::from(u32::MAX) * 4)))
             })
         }),
         attempt,

@@ -115,10 +115,9 @@ impl History {
         }
         // The stream may have dropped entries meanwhile.
         let is_first = begin == 0 || first.is_none_or(|first| first > begin);
-        let long_before = self
-            .spec
-            .from
-            .is_some_and(|from| newest.is_some_and(|newest: SystemTime| newest + DISORDER < from));
+        let latest = newest.and_then(|newest: SystemTime| newest.checked_add(DISORDER));
+        let long_before =
+            self.spec.from.is_some_and(|from| latest.is_some_and(|latest| latest < from));
         self.end = if is_first || long_before { 0 } else { begin };
         Ok(())
     }

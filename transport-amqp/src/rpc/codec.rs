@@ -7,8 +7,7 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, ShortString},
 };
-use lightbus_core::{Headers, Name, Result, ReturnPath, RpcMessage, json};
-use tokio::time::Instant;
+use lightbus_core::{Headers, Name, Result, ReturnPath, RpcMessage, json, time::deadline_after};
 
 use crate::{
     header::{clamp_ms, decode_headers, encode_headers, epoch_ms, filled, int, string, text},
@@ -20,6 +19,11 @@ const DEADLINE: &str = "lightbus-deadline";
 
 /// The return path, if it is too long for a property.
 const RETURN_PATH: &str = "lightbus-return-path";
+
+/// Returns how long a message may live, for RabbitMQ: at most 2³² − 1 ms, 49 days.
+pub(crate) fn expiration(left: Duration) -> ShortString {
+    left.as_millis().min(u128::from(u32::MAX)).to_string().into()
+}
 
 /// Encodes a call. `left` is the time until its deadline.
 pub(crate) fn encode_call(call: &RpcMessage, left: Duration) -> Result<(BasicProperties, Bytes)> {
@@ -33,7 +37,7 @@ pub(crate) fn encode_call(call: &RpcMessage, left: Duration) -> Result<(BasicPro
         .with_message_id(short("the id of a call", &call.id)?)
         .with_correlation_id(short("the id of a call", &call.id)?)
         .with_type(short("the name of a procedure", &call.procedure)?)
-        .with_expiration(millis.min(u128::from(u32::MAX)).to_string().into());
+        .with_expiration(expiration(left));
     match ShortString::try_new(call.return_path.as_str()) {
         Ok(path) => properties = properties.with_reply_to(path),
         Err(_) => {
@@ -65,7 +69,8 @@ pub(crate) fn decode_call(
     let at_most = table.and_then(|table| int(table, DEADLINE)).map(|deadline| {
         Duration::from_millis(
             u64::try_from(deadline.saturating_sub(epoch_ms(SystemTime::now()))).unwrap_or(0),
-        ) + tolerance
+        )
+        .saturating_add(tolerance)
     });
     let past = table.and_then(|table| int(table, DEADLINE)).is_some_and(|deadline| {
         epoch_ms(SystemTime::now()).saturating_sub(deadline) > clamp_ms(tolerance)
@@ -78,7 +83,7 @@ pub(crate) fn decode_call(
         fields: json::decode_arguments(body)?,
         headers,
         return_path,
-        deadline: RpcMessage::deadline_after(Instant::now(), left),
+        deadline: deadline_after(left),
     })
 }
 
@@ -94,6 +99,8 @@ pub(crate) fn salvage_call(properties: &BasicProperties) -> Option<(Name, Return
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use lightbus_core::Arguments;
 
     use super::*;

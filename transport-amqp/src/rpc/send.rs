@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use lapin::message::BasicReturnMessage;
-use lightbus_core::{Backoff, Closing, Error, ErrorKind, Result, Retry, RpcMessage};
+use lightbus_core::{
+    Backoff, Closing, Error, ErrorKind, Result, Retry, RpcMessage, time::deadline_after,
+};
 use tokio::time::{Instant, sleep_until};
 
 use super::codec;
@@ -30,7 +32,7 @@ pub(super) async fn call(
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let again = Instant::now() + backoff.failed();
+        let again = deadline_after(backoff.failed());
         if error.retryable() != Retry::Safe || again >= call.deadline {
             return Err(error);
         }

@@ -260,7 +260,7 @@ impl CallSource {
         let mut headers = token.properties.headers().clone().unwrap_or_default();
         headers.insert(Headers::TIME_LEFT_MS.into(), header::text(&millis));
         let properties =
-            token.properties.clone().with_expiration(millis.into()).with_headers(headers);
+            token.properties.clone().with_expiration(codec::expiration(left)).with_headers(headers);
         let message = Message {
             exchange: "".into(),
             key: token.queue.clone(),

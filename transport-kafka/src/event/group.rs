@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lightbus_core::{
     Error, ErrorKind, Name, Result,
+    time::after,
     transport::{EventSelector, GroupSpec, ListenSpec},
 };
 use rdkafka::{admin::AdminOptions, error::RDKafkaErrorCode as Code};
@@ -101,7 +102,7 @@ impl KafkaEventTransport {
 pub(super) async fn delete(client: &Client, group: &str) -> Result<()> {
     let admin = client.admin()?;
     let options = AdminOptions::new().request_timeout(Some(client.endpoint().timeout));
-    let until = Instant::now() + client.endpoint().timeout;
+    let until = after(Instant::now(), client.endpoint().timeout);
     loop {
         let mut answers = admin
             .delete_groups(&[group], &options)

@@ -6,6 +6,7 @@ use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 use lightbus_core::{
     EventMessage, Name, Result,
+    time::after,
     transport::{EventSelector, HistorySpec},
 };
 use rdkafka::Message as _;
@@ -104,8 +105,8 @@ impl Past {
                 low = reader.not_older(&topic, partition, from)?.unwrap_or(high).max(low);
             }
             if let Some(until) = spec.until {
-                let after = until + std::time::Duration::from_millis(1);
-                high = reader.not_older(&topic, partition, after)?.unwrap_or(high).min(high);
+                let end = after(until, std::time::Duration::from_millis(1));
+                high = reader.not_older(&topic, partition, end)?.unwrap_or(high).min(high);
             }
             parts.push(PartitionPages { partition, low, high, events: Vec::new() });
         }
@@ -179,7 +180,8 @@ impl PartitionPages {
 /// Truncates a time to its millisecond, because records have no finer time.
 fn truncated(time: SystemTime) -> SystemTime {
     let ms = crate::reader::milliseconds(time);
-    SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+    let since = std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(time)
 }
 
 #[cfg(test)]

@@ -6,9 +6,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use lightbus_core::{Headers, Name, ReturnPath, RpcMessage, json};
+use lightbus_core::{Headers, Name, ReturnPath, RpcMessage, json, time::deadline_after};
 use rdkafka::{Message, message::OwnedHeaders};
-use tokio::time::Instant;
 
 use crate::{
     header::{self, Found},
@@ -96,6 +95,6 @@ pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read 
         fields,
         headers: found.others,
         return_path,
-        deadline: RpcMessage::deadline_after(Instant::now(), left),
+        deadline: deadline_after(left),
     }))
 }

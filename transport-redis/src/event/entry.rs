@@ -50,7 +50,7 @@ impl EntryId {
     }
 
     pub(super) fn time(self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.ms)
+        UNIX_EPOCH.checked_add(Duration::from_millis(self.ms)).unwrap_or(UNIX_EPOCH)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use lightbus_core::{Rejection, Result, json};
+use lightbus_core::{Rejection, Result, json, time::after};
 use redis::{Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
@@ -80,7 +80,7 @@ impl EventSource {
             for position in &mut state.streams {
                 position.abandoned = Some(EntryId::ZERO);
             }
-            state.next_reclaim = now + self.reclaim.interval;
+            state.next_reclaim = after(now, self.reclaim.interval);
         }
         for index in 0..state.streams.len() {
             if let (true, Some(from)) = (state.ready.is_empty(), state.streams[index].abandoned)

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use lightbus_core::{
     Arguments, Headers, Name, Result, ReturnPath, RpcMessage,
     json::{Members, Text, malformed, parse, write_arguments, write_string, write_strings},
+    time::after,
 };
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -71,7 +72,7 @@ impl DecodedCall {
             fields: self.fields,
             headers: self.headers,
             return_path: self.return_path,
-            deadline: RpcMessage::deadline_after(now, left),
+            deadline: after(now, left),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lightbus_core::{
     Error, ErrorKind, Result, Retry, RpcMessage, Subscription,
+    time::deadline_after,
     transport::{Finding, Inspect, Location, RpcTransport, ServeSpec},
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -52,7 +53,7 @@ impl RedisRpcTransport {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let again = Instant::now() + self.config.rpc_retry_delay.0;
+            let again = deadline_after(self.config.rpc_retry_delay.0);
             if error.retryable() != Retry::Safe || tries == TRIES || again >= call.deadline {
                 return Err(error);
             }
