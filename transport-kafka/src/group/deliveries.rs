@@ -10,6 +10,9 @@
 //!
 //! The counts are ranges of offsets, as neighbours usually share their fate: bounded in the metadata, and
 //! the highest are kept.
+//!
+//! Held by `an_event_that_aborts_its_process_is_dead_lettered_after_five_starts`
+//! (tests/process/crashes.rs).
 
 /// From this count on a record may have ended its processes.
 pub(super) const SUSPECT: u32 = 2;

@@ -11,6 +11,9 @@
 //!   given up. Of calls, a commit in flight is waited for instead: what it covers is handed over, and
 //!   what it does not is left to the next owner.
 //! - Lost partitions have another owner already: they are given up at once, without a commit.
+//!
+//! Held by `what_was_not_begun_when_its_partition_moved_is_handled_once` and
+//! `a_newcomer_has_its_share_of_what_was_not_begun` (tests/transport/rebalance.rs).
 
 use std::{
     collections::HashMap,
