@@ -157,6 +157,10 @@ impl RpcTransport for Calls {
         let subscription = self.inner.serve(ServeSpec { apis, ..spec }).await?;
         Ok(intercept::calls(subscription, Arc::clone(&self.inner), flow, self.names.clone()))
     }
+
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        self.inner.backlog(&self.names.put(api)).await
+    }
 }
 
 #[async_trait]

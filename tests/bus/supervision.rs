@@ -64,6 +64,26 @@ async fn a_stalled_listener_is_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stalled_worker_is_restarted() {
+    let scripted = Scripted::default();
+    scripted.script.serve.will([Act::Silence]);
+    let bus = scripted.bus().await;
+    let gate = Gate::new();
+    gate.go.add_permits(1);
+    bus.serve(BellApi(gate)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(scripted.script.serve.count(), 1, "nothing to do is no reason");
+    assert!(bus.health().healthy);
+
+    let rung = BellClient::new(&bus).ring().timeout(Duration::from_secs(90)).await;
+    assert!(rung.expect("within a minute or so"));
+    assert_eq!(scripted.script.serve.count(), 2);
+    let health = bus.health();
+    assert!(health.healthy && health.parts[0].restarts == 1, "{health:?}");
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listener_whose_transport_gave_up_is_restarted() {
     let (bus, scripted, mut hours) = start(Act::End).await;
     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    marker::PhantomData,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -177,10 +178,11 @@ impl RpcTransport for Calls {
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>> {
         let act = self.1.serve.next().await?;
         let subscription = self.0.serve(spec).await?;
-        Ok(match act {
-            Act::EndLater => Relay::spawn(subscription, &self.1),
-            _ => subscription,
-        })
+        act.subscribe(subscription, &self.1).await
+    }
+
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        self.0.backlog(api).await
     }
 }
 
@@ -193,14 +195,8 @@ impl EventTransport for Events {
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
         let act = self.1.listen.next().await?;
         let subscription = self.0.listen(spec).await?;
-        match act {
-            Act::Pass => return Ok(subscription),
-            Act::EndLater => return Ok(Relay::spawn(subscription, &self.1)),
-            _ => {}
-        }
-        // The group is there, and nothing reads for it.
-        subscription.close().await?;
-        Ok(Subscription::spawn(Broken(act), FlowControl::new(8, 8)))
+        // The group is there, also if nothing reads for it.
+        act.subscribe(subscription, &self.1).await
     }
 
     async fn history(
@@ -285,14 +281,31 @@ impl<M: Send + Sync + 'static> Source for Relay<M> {
     }
 }
 
-struct Broken(Act);
+impl Act {
+    async fn subscribe<M: Send + Sync + 'static>(
+        self,
+        subscription: Subscription<M>,
+        script: &Arc<Script>,
+    ) -> Result<Subscription<M>> {
+        Ok(match self {
+            Self::Pass => subscription,
+            Self::EndLater => Relay::spawn(subscription, script),
+            act => {
+                subscription.close().await?;
+                Subscription::spawn(Broken(act, PhantomData), FlowControl::new(8, 8))
+            }
+        })
+    }
+}
+
+struct Broken<M>(Act, PhantomData<fn() -> M>);
 
 #[async_trait]
-impl Source for Broken {
-    type Message = EventMessage;
+impl<M: Send + Sync + 'static> Source for Broken<M> {
+    type Message = M;
     type Token = ();
 
-    async fn fetch(&self, _: usize) -> Result<Vec<(Arc<EventMessage>, ())>> {
+    async fn fetch(&self, _: usize) -> Result<Vec<(Arc<M>, ())>> {
         match self.0 {
             Act::End => Err(nonsense()),
             _ => std::future::pending().await,

@@ -48,6 +48,7 @@ fn capabilities(history: bool) -> Capabilities {
         .replay(history)
         .history(history)
         .lag(true)
+        .backlog(true)
         .dead_letters(true)
         .shared(true)
         .resumes(true)

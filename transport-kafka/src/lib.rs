@@ -48,6 +48,7 @@ const CAPABILITIES: Capabilities = Capabilities::new()
     .replay(true)
     .history(true)
     .lag(true)
+    .backlog(true)
     .dead_letters(true)
     .shared(true)
     .resumes(true);

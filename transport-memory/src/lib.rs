@@ -66,5 +66,6 @@ const CAPABILITIES: Capabilities = Capabilities::new()
     .replay(true)
     .history(true)
     .lag(true)
+    .backlog(true)
     .dead_letters(true)
     .resumes(true);

@@ -67,6 +67,12 @@ impl Queue {
         true
     }
 
+    /// Returns how many calls wait that have not expired.
+    fn len(&self) -> u64 {
+        let now = Instant::now();
+        lock(&self.waiting).iter().filter(|call| call.deadline > now).count() as u64
+    }
+
     /// Puts calls that no worker has seen back at the head, in their order.
     fn put_back(&self, calls: impl DoubleEndedIterator<Item = Arc<RpcMessage>>) {
         let mut waiting = lock(&self.waiting);
@@ -145,6 +151,10 @@ impl RpcTransport for MemoryRpcTransport {
             closing: Arc::clone(self.handle.closing()),
         };
         Ok(Subscription::spawn(source, spec.flow))
+    }
+
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        Ok(self.handle.client()?.calls.of(&api.into()).len())
     }
 }
 

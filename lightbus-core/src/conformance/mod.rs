@@ -153,7 +153,7 @@ pub trait Harness: Send + Sync {
         None
     }
 
-    /// What the event transport is expected to declare.
+    /// What the transports are expected to declare.
     fn capabilities(&self) -> Capabilities;
 
     /// The transports of one more process on the same bus, not opened yet.
@@ -320,6 +320,7 @@ macro_rules! conformance {
             each_call_runs_once
             two_workers_share_the_calls
             a_call_waits_for_its_worker
+            waiting_calls_are_counted
             an_expired_call_is_not_run
             a_call_past_its_deadline_is_refused
             the_deadline_reaches_the_worker

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Harness,
     kit::{
-        Bus, Numbered, assert_same_fields, done, fails, fields_of_every_kind, flow, next, nothing,
-        ok, serving, value, within,
+        Bus, Numbered, assert_same_fields, done, eventually, fails, fields_of_every_kind, flow,
+        next, nothing, ok, serving, value, within,
     },
 };
 use crate::{ErrorKind, Name, Outcome, RpcMessage, Subscription, transport::ServeSpec};
@@ -91,6 +91,37 @@ pub async fn a_call_waits_for_its_worker(harness: &dyn Harness) {
     let pending = caller.call(&bus, &api, 1).await;
     let _worker = worker.answer_all(worker.serve(serving(&api)).await);
     assert_eq!(value(pending).await, "1");
+}
+
+/// The calls that wait for a worker are counted until one takes them.
+pub async fn waiting_calls_are_counted(harness: &dyn Harness) {
+    if !harness.capabilities().backlog {
+        return super::transport::what_is_absent_is_unsupported(harness).await;
+    }
+    let bus = Bus::new(harness);
+    let api = bus.name("auth");
+    let process = bus.process().await;
+    let counts = async |waiting: u64| {
+        eventually(&format!("{waiting} calls wait"), async || {
+            let found = ok("counting", process.rpc.backlog(&api)).await;
+            (found == waiting).then_some(())
+        })
+        .await;
+    };
+    counts(0).await;
+    // The API has had a worker.
+    ok("closing", process.serve(serving(&api)).await.close()).await;
+    counts(0).await;
+    let mut pending = Vec::new();
+    for n in 0..3 {
+        pending.push(process.call(&bus, &api, n).await);
+    }
+    counts(3).await;
+    let _worker = process.answer_all(process.serve(serving(&api)).await);
+    for (n, pending) in pending.into_iter().enumerate() {
+        assert_eq!(value(pending).await, n.to_string());
+    }
+    counts(0).await;
 }
 
 /// No worker is handed a call whose caller has given up.

@@ -43,6 +43,8 @@ pub async fn what_is_absent_is_unsupported(harness: &dyn Harness) {
     let group = bus.listener(&api, "lag").group;
     check("lag", has.lag, within("lag", process.event.lag(&group, &[events])).await);
 
+    check("backlog", has.backlog, within("backlog", process.rpc.backlog(&api)).await);
+
     let letters = async { process.event.require_dead_letters()?.list(&group, None, 10).await };
     check("dead letters", has.dead_letters, within("dead letters", letters).await);
     assert_eq!(process.event.dead_letters().is_some(), has.dead_letters, "as the capability says");

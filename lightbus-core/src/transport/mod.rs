@@ -63,6 +63,8 @@ pub struct Capabilities {
     pub history: bool,
     /// [`EventTransport::lag`] answers.
     pub lag: bool,
+    /// [`RpcTransport::backlog`] answers.
+    pub backlog: bool,
     /// A rejected event is kept, and [`EventTransport::dead_letters`] gives access to it.
     pub dead_letters: bool,
     /// Other processes can reach what this one sends.
@@ -85,6 +87,7 @@ impl Capabilities {
             replay: false,
             history: false,
             lag: false,
+            backlog: false,
             dead_letters: false,
             shared: false,
             resumes: false,
@@ -130,6 +133,13 @@ impl Capabilities {
     #[must_use]
     pub const fn lag(mut self, has: bool) -> Self {
         self.lag = has;
+        self
+    }
+
+    /// Sets [`backlog`](Self#structfield.backlog).
+    #[must_use]
+    pub const fn backlog(mut self, has: bool) -> Self {
+        self.backlog = has;
         self
     }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{FlowControl, Transport};
-use crate::{Name, Result, RpcMessage, Subscription};
+use crate::{Error, Name, Result, RpcMessage, Subscription};
 
 /// What a worker serves.
 #[derive(Clone, Debug)]
@@ -74,4 +74,18 @@ pub trait RpcTransport: Transport {
     /// `a_malformed_call_is_set_aside`). If its id and return path can be made out, it is answered: a
     /// result whose body is a [`RemoteError`](crate::RemoteError) that says why it cannot be read.
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>>;
+
+    /// Returns how many calls of an API wait at the broker for a worker. Expired ones may count until a
+    /// worker discards them (case `waiting_calls_are_counted`).
+    ///
+    /// The bus asks periodically, to restart a worker that takes none of the calls that wait.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` without the capability `backlog`. [`Unavailable`](crate::ErrorKind::Unavailable) if
+    /// the broker does not answer.
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        let _ = api;
+        Err(Error::unsupported(self.name(), "counting the calls that wait"))
+    }
 }

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     bus::shared::{
         ApiEntry, Bus, Ids, InProgress, Phase, PluginChain, Progress, at, catch_panic, consume,
-        until_cut_off,
+        until_cut_off, watch_over,
     },
     contract::Service,
     schema::ApiSchema,
@@ -221,6 +221,15 @@ impl Serve {
             state.progress.push(Arc::clone(&worker.progress));
             state.workers.insert(api, Arc::downgrade(&local));
         }
+        let (watched, watching) = (Arc::downgrade(&worker), Arc::clone(&worker.progress));
+        let watched_phase = phase.clone();
+        inner.spawn_internal(&format!("watchdog of worker {}", entry.name), move || {
+            let watched = watched.clone();
+            watch_over(Arc::clone(&watching), watched_phase.clone(), move || {
+                let worker = watched.upgrade()?;
+                Some(async move { worker.entry.rpc.backlog(&worker.entry.name).await })
+            })
+        });
         let opener = Arc::clone(&worker);
         inner.spawn_consumer(
             Arc::clone(&worker.progress),

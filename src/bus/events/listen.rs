@@ -24,10 +24,9 @@ use super::{
     listener::{Control, Listener},
     on_error::OnError,
     received::FromEvent,
-    watchdog::watch_over,
 };
 use crate::{
-    bus::shared::{ApiEntry, Bus, HandlerResult, Inner, Listening, Progress, at},
+    bus::shared::{ApiEntry, Bus, HandlerResult, Inner, Listening, Progress, at, watch_over},
     contract::Parameter,
 };
 
@@ -432,10 +431,14 @@ impl Listen {
                 state.listeners.push(Arc::clone(&listener) as Arc<dyn Listening>);
                 state.progress.push(Arc::clone(&progress));
             }
-            let (watched, weak) = (Arc::downgrade(&listener), Arc::downgrade(&inner));
-            let (watching, phase) = (Arc::clone(&progress), inner.watch());
+            let (watched, phase) = (Arc::downgrade(&listener), inner.watch());
+            let watching = Arc::clone(&progress);
             inner.spawn_internal(&format!("watchdog of listener {}", self.name), move || {
-                watch_over(watched.clone(), weak.clone(), Arc::clone(&watching), phase.clone())
+                let watched = watched.clone();
+                watch_over(Arc::clone(&watching), phase.clone(), move || {
+                    let listener = watched.upgrade()?;
+                    Some(async move { listener.waiting().await })
+                })
             });
             let (opener, phase) = (Arc::clone(&listener), inner.watch());
             inner.spawn_consumer(

@@ -18,7 +18,6 @@ mod retry;
 mod run;
 mod run_batches;
 mod selection;
-mod watchdog;
 
 pub use fire::Fired;
 #[cfg(feature = "tower")]

@@ -14,6 +14,7 @@ mod plugin_chain;
 mod progress;
 mod reservation;
 mod supervise;
+mod watchdog;
 
 pub use features::Features;
 pub use handler_error::{HandlerError, HandlerResult};
@@ -30,3 +31,4 @@ pub(crate) use listening::Listening;
 pub(crate) use plugin_chain::PluginChain;
 pub(crate) use progress::{Held, InProgress, Progress};
 pub(crate) use supervise::supervise;
+pub(crate) use watchdog::watch_over;

@@ -183,6 +183,11 @@ impl Progress {
         }
     }
 
+    /// Names what it takes from the broker.
+    pub(crate) fn takes(&self) -> &'static str {
+        if self.kind == PartKind::Worker { "calls" } else { "events" }
+    }
+
     fn touch(&self, now: Instant) {
         let passed = now.saturating_duration_since(self.start).as_millis();
         self.last.store(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);

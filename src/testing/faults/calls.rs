@@ -48,6 +48,10 @@ impl RpcTransport for Calls {
         let taking = Taking { faults: self.faults.clone(), broken: AtomicBool::new(false) };
         Ok(intercept::calls(subscription, Arc::clone(&self.inner), flow, taking))
     }
+
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        self.inner.backlog(api).await
+    }
 }
 
 /// A worker's subscription.

@@ -51,6 +51,10 @@ impl RpcTransport for Calls {
         let running = ProceduresInFlight::new(&self.spy.state, apis);
         Ok(intercept::calls(subscription, Arc::clone(&self.inner), flow, running))
     }
+
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        self.inner.backlog(api).await
+    }
 }
 
 impl Interceptor<RpcMessage> for ProceduresInFlight {

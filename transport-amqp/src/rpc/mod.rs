@@ -63,6 +63,12 @@ impl RpcTransport for AmqpRpcTransport {
         source.start().await?;
         Ok(Subscription::spawn(source, spec.flow))
     }
+
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        let link = self.handle.client()?.consumes().await?;
+        let waiting = topology::waiting(&link, &topology::calls_of(&self.config, api)).await?;
+        Ok(waiting.unwrap_or(0).into())
+    }
 }
 
 lightbus_core::impl_transport!(AmqpRpcTransport {

@@ -64,6 +64,7 @@ impl Harness for AmqpHarness {
         all.replay = self.history;
         all.history = self.history;
         all.lag = true;
+        all.backlog = true;
         all.dead_letters = true;
         all.resumes = true;
         all.shared = true;

@@ -27,7 +27,7 @@ use crate::{
     locate::{self, Readers},
     topic::TopicSpec,
 };
-pub(crate) use lag::behind;
+pub(crate) use lag::{behind, lag};
 use source::{DeadLetterTopic, EventSource};
 
 const WHAT: &str = "the event transport";
@@ -88,7 +88,7 @@ impl EventTransport for KafkaEventTransport {
     async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
         let client = self.handle.client()?;
         let topics = self.topics(events)?;
-        lag::lag(client, &topics, self.full_group(group)).await
+        lag(client, &topics, self.full_group(group)).await
     }
 
     async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {

@@ -17,6 +17,7 @@ use crate::{
     RpcConfig,
     client::{Client, Handle},
     diagnose,
+    event::lag,
     locate::{self, Readers},
     producer::cut_short,
 };
@@ -65,9 +66,12 @@ impl RpcTransport for KafkaRpcTransport {
                 .await?;
         Ok(Subscription::spawn(source, flow))
     }
-}
 
-impl KafkaRpcTransport {}
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        let topics = [self.queues.topic(api)];
+        Ok(lag(self.handle.client()?, &topics, self.queues.group(api)).await?.waiting)
+    }
+}
 
 lightbus_core::impl_transport!(KafkaRpcTransport {
     capabilities: |_| crate::CAPABILITIES,

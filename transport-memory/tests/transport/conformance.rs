@@ -24,6 +24,7 @@ impl Harness for Memory {
         capabilities.replay = true;
         capabilities.history = true;
         capabilities.lag = true;
+        capabilities.backlog = true;
         capabilities.dead_letters = true;
         capabilities.resumes = true;
         capabilities

@@ -68,6 +68,8 @@ enum Fault {
     ReadsHistoryForwards,
     /// The lag is what somebody would like it to be.
     InventsLag,
+    /// No call ever waits.
+    InventsBacklog,
     /// What is forgotten is not.
     ForgetsNobody,
     /// Calls never expire.
@@ -141,6 +143,7 @@ found! {
     dropping_nulls: DropsNulls by bytes_of_every_kind_survive arguments_of_every_kind_survive;
     reading_history_forwards: ReadsHistoryForwards by history_is_newest_first;
     inventing_lag: InventsLag by lag_counts;
+    inventing_backlog: InventsBacklog by waiting_calls_are_counted;
     forgetting_nobody: ForgetsNobody by a_forgotten_listener_begins_anew;
     running_expired_calls: RunsExpiredCalls by
         an_expired_call_is_not_run a_call_past_its_deadline_is_refused
@@ -172,6 +175,7 @@ impl Harness for Wrong {
         capabilities.replay = true;
         capabilities.history = self.fault != Fault::HidesHistory;
         capabilities.lag = true;
+        capabilities.backlog = true;
         capabilities.dead_letters = true;
         capabilities.resumes = true;
         capabilities
@@ -522,6 +526,11 @@ impl RpcTransport for Rpc {
         } else {
             Subscription::spawn(Relay::<_, false> { inner, fault, put_back }, flow)
         })
+    }
+
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        let waiting = self.inner.backlog(api).await?;
+        Ok(if self.fault == Fault::InventsBacklog { 0 } else { waiting })
     }
 }
 

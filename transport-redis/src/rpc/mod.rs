@@ -20,7 +20,9 @@ use crate::{
     RpcConfig,
     batcher::Batcher,
     client::{Client, Handle},
-    diagnose, locate,
+    diagnose,
+    error::Sent,
+    locate, value,
 };
 use send::{CallSender, Outgoing};
 use source::CallSource;
@@ -117,9 +119,14 @@ impl RpcTransport for RedisRpcTransport {
         source.connect().await?;
         Ok(Subscription::spawn(source, flow))
     }
-}
 
-impl RedisRpcTransport {}
+    async fn backlog(&self, api: &str) -> Result<u64> {
+        let mut length = redis::cmd("LLEN");
+        length.arg(queue_key(api));
+        let length = self.handle.client()?.command(&length, Sent::Harmless).await?;
+        Ok(value::int(&length).and_then(|length| u64::try_from(length).ok()).unwrap_or(0))
+    }
+}
 
 lightbus_core::impl_transport!(RedisRpcTransport {
     capabilities: |_| crate::CAPABILITIES,

@@ -62,6 +62,7 @@ impl Harness for RedisHarness {
         all.replay = true;
         all.history = true;
         all.lag = true;
+        all.backlog = true;
         all.dead_letters = true;
         all.resumes = true;
         all.shared = true;
