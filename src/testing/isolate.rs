@@ -177,11 +177,7 @@ impl EventTransport for Events {
 
     async fn listen(&self, spec: ListenSpec) -> Result<Subscription<EventMessage>> {
         let flow = spec.flow;
-        let spec = ListenSpec {
-            group: self.names.put_group(&spec.group),
-            events: self.names.put_all(&spec.events),
-            ..spec
-        };
+        let spec = self.put_spec(&spec);
         Ok(intercept::events(self.inner.listen(spec).await?, flow, self.names.clone()))
     }
 
@@ -194,6 +190,10 @@ impl EventTransport for Events {
 
     async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
         self.inner.lag(&self.names.put_group(group), &self.names.put_all(events)).await
+    }
+
+    async fn waiting_here(&self, spec: &ListenSpec) -> Result<u64> {
+        self.inner.waiting_here(&self.put_spec(spec)).await
     }
 
     async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
@@ -230,6 +230,14 @@ impl DeadLetters for Events {
 }
 
 impl Events {
+    fn put_spec(&self, spec: &ListenSpec) -> ListenSpec {
+        ListenSpec {
+            group: self.names.put_group(&spec.group),
+            events: self.names.put_all(&spec.events),
+            ..spec.clone()
+        }
+    }
+
     fn take_letter(&self, letter: DeadLetter) -> DeadLetter {
         DeadLetter {
             group: GroupSpec::new(self.names.take(&letter.group.service), letter.group.listener),

@@ -84,6 +84,25 @@ async fn a_stalled_worker_is_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_listener_is_left_alone_while_what_waits_is_for_other_processes() {
+    let (bus, scripted, mut hours) = start(Act::Silence).await;
+    scripted.script.elsewhere.store(true, Ordering::SeqCst);
+    bus.fire(Struck { hour: 1 }).await.unwrap();
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let health = bus.health();
+        assert!(health.healthy && health.parts[0].restarts == 0, "{health:?}");
+    }
+    assert_eq!(scripted.script.listen.count(), 1);
+    // It is its own again, and still not taken.
+    scripted.script.elsewhere.store(false, Ordering::SeqCst);
+    let hour = tokio::time::timeout(Duration::from_secs(90), hours.recv()).await;
+    assert_eq!(hour.expect("within a minute or so"), Some(1));
+    assert_eq!(scripted.script.listen.count(), 2);
+    bus.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listener_whose_transport_gave_up_is_restarted() {
     let (bus, scripted, mut hours) = start(Act::End).await;
     tokio::time::sleep(Duration::from_millis(50)).await;

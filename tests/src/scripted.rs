@@ -6,7 +6,7 @@ use std::{
     marker::PhantomData,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -84,6 +84,8 @@ pub struct Script {
     pub close: Uses,
     /// Notified to end a subscription that [ends later](Act::EndLater).
     pub lose: Notify,
+    /// Whether all events that wait are for another process of the group.
+    pub elsewhere: AtomicBool,
 }
 
 /// Memory, and the script that it follows.
@@ -208,6 +210,13 @@ impl EventTransport for Events {
 
     async fn lag(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<Lag> {
         self.0.lag(group, events).await
+    }
+
+    async fn waiting_here(&self, spec: &ListenSpec) -> Result<u64> {
+        if self.1.elsewhere.load(Ordering::SeqCst) {
+            return Ok(0);
+        }
+        self.0.waiting_here(spec).await
     }
 }
 

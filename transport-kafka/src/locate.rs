@@ -120,7 +120,8 @@ fn group_of(
     topic: &Name,
     count: i32,
 ) -> Result<Option<Group>> {
-    let lag = behind(&client.reader(name)?, &[(Name::clone(topic), count)])?;
+    let partitions: Vec<_> = (0..count).map(|partition| (Name::clone(topic), partition)).collect();
+    let lag = behind(&client.reader(name)?, &partitions)?;
     let known = name.strip_prefix(prefix).unwrap_or(name);
     Ok(lag.map(|lag| Group::new(known, Some(lag.waiting), lag.pending)))
 }

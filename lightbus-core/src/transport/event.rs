@@ -171,6 +171,17 @@ pub trait EventTransport: Transport {
         Err(Error::unsupported(self.name(), "measuring the lag of a listener"))
     }
 
+    /// Returns how many events wait that this transport's own subscription to them could take now. The
+    /// bus restarts a listener that takes none of them. Fewer than the group's [`lag`](Self::lag) where
+    /// the broker keeps events for other processes of the group, such as those of their partitions.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lag`](Self::lag).
+    async fn waiting_here(&self, spec: &ListenSpec) -> Result<u64> {
+        Ok(self.lag(&spec.group, &spec.events).await?.waiting)
+    }
+
     /// Deletes a listener's consumer group from the broker, with its position in these events and
     /// its backlog. Its dead letters may be deleted too. A group that does not exist is no error
     /// (case `a_forgotten_listener_begins_anew`).

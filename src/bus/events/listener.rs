@@ -95,7 +95,7 @@ pub(super) enum End {
 impl Listener {
     /// Returns how many events wait for it at the broker.
     pub(super) async fn waiting(&self) -> Result<u64> {
-        Ok(self.event.lag(&self.spec.group, &self.spec.events).await?.waiting)
+        self.event.waiting_here(&self.spec).await
     }
 
     pub(super) fn name(&self) -> &Name {

@@ -26,7 +26,8 @@ struct Seen {
 
 /// Checks a consumer periodically until the bus drains. It is stalled if several consecutive checks find
 /// that the broker has something for it while it takes nothing, holds nothing (an event may wait for a
-/// retry), is not paused, and is not waiting for the broker.
+/// retry), is not paused, and is not waiting for the broker. What the broker keeps for other processes
+/// does not count: a group may be far behind in partitions that another process has.
 ///
 /// `waiting` asks the broker; it returns `None` when the consumer is gone.
 pub(crate) async fn watch_over<Asked>(

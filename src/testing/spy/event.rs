@@ -60,6 +60,10 @@ impl EventTransport for Events {
         self.inner.lag(group, events).await
     }
 
+    async fn waiting_here(&self, spec: &ListenSpec) -> Result<u64> {
+        self.inner.waiting_here(spec).await
+    }
+
     async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
         self.inner.forget(group, events).await
     }

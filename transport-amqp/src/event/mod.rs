@@ -107,6 +107,14 @@ impl EventTransport for AmqpEventTransport {
         lag::lag(client, &self.config, &self.in_flight, &group.name()).await
     }
 
+    async fn waiting_here(&self, spec: &ListenSpec) -> Result<u64> {
+        // Which of the processes is the active one, RabbitMQ does not say: the others wait rightly.
+        if self.config.single_active_consumer {
+            return Ok(0);
+        }
+        Ok(self.lag(&spec.group, &spec.events).await?.waiting)
+    }
+
     async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
         group::remove(self.handle.client()?, &self.config, &group.name()).await
     }

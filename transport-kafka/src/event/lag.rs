@@ -12,33 +12,42 @@ use crate::{
     reader::{Reader, check},
 };
 
+/// A partition of a topic.
+pub(crate) type Partition = (Name, i32);
+
 /// Returns how far a group is behind in these topics.
 pub(crate) async fn lag(client: &Arc<Client>, topics: &[Name], group: String) -> Result<Lag> {
-    let mut counts = Vec::new();
+    let mut partitions = Vec::new();
     for topic in topics {
-        if let Some(count) = client.existing(topic).await? {
-            counts.push((Name::clone(topic), count));
-        }
+        let count = client.existing(topic).await?.unwrap_or(0);
+        partitions.extend((0..count).map(|partition| (Name::clone(topic), partition)));
     }
-    if counts.is_empty() {
+    lag_in(client, partitions, group).await
+}
+
+/// Returns how far a group is behind in these partitions.
+pub(super) async fn lag_in(
+    client: &Arc<Client>,
+    partitions: Vec<Partition>,
+    group: String,
+) -> Result<Lag> {
+    if partitions.is_empty() {
         return Ok(Lag::default());
     }
     let client = Arc::clone(client);
     blocking(move || {
         let reader = client.reader(&group)?;
-        Ok(behind(&reader, &counts)?.unwrap_or_default())
+        Ok(behind(&reader, &partitions)?.unwrap_or_default())
     })
     .await?
 }
 
-/// Returns how far a group is behind; `None` if it has no offsets in these topics. Blocks.
-pub(crate) fn behind(reader: &Reader, topics: &[(Name, i32)]) -> Result<Option<Lag>> {
+/// Returns how far a group is behind; `None` if it has no offsets in these partitions. Blocks.
+pub(crate) fn behind(reader: &Reader, partitions: &[Partition]) -> Result<Option<Lag>> {
     let error = |error| from_kafka(error, &reader.broker, Sent::Harmless);
     let mut all = TopicPartitionList::new();
-    for (topic, count) in topics {
-        for partition in 0..*count {
-            all.add_partition(topic, partition);
-        }
+    for (topic, partition) in partitions {
+        all.add_partition(topic, *partition);
     }
     let mut times = all.clone();
     // Kafka finds the end by time too.

@@ -5,6 +5,7 @@ mod dead_letters;
 mod group;
 mod history;
 mod lag;
+mod members;
 mod send;
 mod source;
 
@@ -28,6 +29,7 @@ use crate::{
     topic::TopicSpec,
 };
 pub(crate) use lag::{behind, lag};
+use members::Members;
 use source::{DeadLetterTopic, EventSource};
 
 const WHAT: &str = "the event transport";
@@ -38,6 +40,7 @@ pub struct KafkaEventTransport {
     config: EventConfig,
     spec: TopicSpec,
     dead_spec: TopicSpec,
+    members: Members,
 }
 
 impl KafkaEventTransport {
@@ -51,7 +54,8 @@ impl KafkaEventTransport {
             some => plain.clone().one_partition().kept_for(some),
         };
         let spec = plain.kept_for(forever(config.retention));
-        Self { handle: Handle::new(WHAT, client), config, spec, dead_spec }
+        let members = Members::default();
+        Self { handle: Handle::new(WHAT, client), config, spec, dead_spec, members }
     }
 }
 
@@ -74,8 +78,10 @@ impl EventTransport for KafkaEventTransport {
         };
         let mut flow = spec.flow;
         flow.batch = flow.batch.min(self.config.batch_size.max(1));
+        let group = member.group.clone();
         let source =
             EventSource::start(client, self.handle.closing(), member, spec.events, dead).await?;
+        self.members.add(group, source.assignments());
         Ok(Subscription::spawn(source, flow))
     }
 
@@ -91,6 +97,12 @@ impl EventTransport for KafkaEventTransport {
         lag(client, &topics, self.full_group(group)).await
     }
 
+    async fn waiting_here(&self, spec: &ListenSpec) -> Result<u64> {
+        let group = self.full_group(&spec.group);
+        let partitions = self.members.partitions_of(&group);
+        Ok(lag::lag_in(self.handle.client()?, partitions, group).await?.waiting)
+    }
+
     async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
         let group = self.full_group(group);
         group::delete(self.handle.client()?, &group).await
@@ -100,8 +112,6 @@ impl EventTransport for KafkaEventTransport {
         Some(self)
     }
 }
-
-impl KafkaEventTransport {}
 
 lightbus_core::impl_transport!(KafkaEventTransport {
     capabilities: |_| crate::CAPABILITIES,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     client::{Client, User},
-    group::{Handoff, Kept, Member, MemberSpec, Reading, RecordPosition},
+    group::{Assignments, Handoff, Kept, Member, MemberSpec, Reading, RecordPosition},
     topic::TopicSpec,
 };
 
@@ -120,6 +120,11 @@ impl EventSource {
             dead_lettered: Mutex::default(),
             _user: user,
         })
+    }
+
+    /// Returns the partitions that it takes from.
+    pub(super) fn assignments(&self) -> &Arc<Assignments> {
+        self.member.assignments()
     }
 
     /// Dead-letters events that cannot be read. If that fails, it is tried again with the next fetch.

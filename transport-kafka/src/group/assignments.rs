@@ -90,6 +90,12 @@ impl Assignments {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the topic and number of each partition.
+    pub(crate) fn owned(&self) -> Vec<(Name, i32)> {
+        let partitions = self.partitions();
+        partitions.values().map(|owned| (Name::clone(&owned.topic), owned.partition)).collect()
+    }
+
     /// Marks records as settled.
     pub(crate) fn settle(&self, positions: impl IntoIterator<Item = RecordPosition>) {
         let mut partitions = self.partitions();

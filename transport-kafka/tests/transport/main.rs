@@ -5,4 +5,5 @@ mod conformance;
 mod faults;
 mod rebalance;
 mod security;
+mod share;
 mod support;
