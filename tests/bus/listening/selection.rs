@@ -93,7 +93,11 @@ async fn an_event_without_types_becomes_typed(place: Place) {
     .unwrap();
     fire_one_of_each(&bus).await;
     bus.wait_until_idle().await.unwrap();
-    assert_eq!(notes.all(), ["1", "shipped"]);
+    let mut all = notes.all();
+    if !place.orders_without_keys() {
+        all.sort_unstable();
+    }
+    assert_eq!(all, ["1", "shipped"]);
 }
 
 async fn what_cannot_be_listened_to_is_said(place: Place) {
