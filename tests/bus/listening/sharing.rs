@@ -15,12 +15,25 @@ on_every_transport!(
     no_more_is_taken_than_the_limit,
 );
 
-async fn watch(bus: &Bus, notes: &Notes, takes: Duration) {
-    let noted = notes.clone();
+/// After ten events, handlers wait until the gate is closed for good: others have joined by then.
+fn gate(place: &Place) -> Arc<Semaphore> {
+    let gate = Arc::new(Semaphore::new(0));
+    if !place.orders_without_keys() {
+        // A group of Kafka takes seconds to let a process in, and the events take longer.
+        gate.close();
+    }
+    gate
+}
+
+async fn watch(bus: &Bus, notes: &Notes, takes: Duration, gate: &Arc<Semaphore>) {
+    let (noted, gate) = (notes.clone(), Arc::clone(gate));
     bus.listen("watch", move |event: Ordered| {
-        let noted = noted.clone();
+        let (noted, gate) = (noted.clone(), Arc::clone(&gate));
         async move {
             tokio::time::sleep(takes).await;
+            if noted.all().len() >= 10 {
+                let _ = gate.acquire().await;
+            }
             noted.add(event.number.to_string());
             Ok(())
         }
@@ -31,19 +44,20 @@ async fn watch(bus: &Bus, notes: &Notes, takes: Duration) {
 
 async fn a_process_that_joins_late_gets_its_share_of_the_backlog(place: Place) {
     const EVENTS: u32 = 300;
-    // A group of Kafka takes seconds to let a process in.
     let takes = Duration::from_millis(if place.orders_without_keys() { 15 } else { 60 });
     let first = place.bus("shop").await;
     register(&first).await;
     let (here, there) = (Notes::default(), Notes::default());
-    watch(&first, &here, takes).await;
+    let gate = gate(&place);
+    watch(&first, &here, takes, &gate).await;
     for number in 0..EVENTS {
         order(&first, &format!("customer {number}"), number).await;
     }
     eventually("it is at work", async || here.all().len() >= 10).await;
     let second = place.bus("shop").await;
-    watch(&second, &there, takes).await;
+    watch(&second, &there, takes, &gate).await;
     let before = here.all().len();
+    gate.close();
     let all = |here: &Notes, there: &Notes| here.all().len() + there.all().len();
     while all(&here, &there) < EVENTS as usize {
         let count = all(&here, &there);
@@ -63,14 +77,16 @@ async fn three_processes_share_what_waits(place: Place) {
     register(&first).await;
     let notes = [Notes::default(), Notes::default(), Notes::default()];
     // The group exists, so that it has what is fired now.
-    watch(&first, &notes[0], takes).await;
+    let gate = gate(&place);
+    watch(&first, &notes[0], takes, &gate).await;
     for number in 0..EVENTS {
         order(&first, &format!("customer {number}"), number).await;
     }
     let (second, third) = (place.bus("shop").await, place.bus("shop").await);
-    watch(&second, &notes[1], takes).await;
-    watch(&third, &notes[2], takes).await;
+    watch(&second, &notes[1], takes, &gate).await;
+    watch(&third, &notes[2], takes, &gate).await;
     let before = notes.each_ref().map(|notes| notes.all().len());
+    gate.close();
     let all = || notes.iter().map(|notes| notes.all().len()).sum::<usize>();
     while all() < EVENTS as usize {
         let count = all();
@@ -117,7 +133,9 @@ async fn no_more_is_taken_than_the_limit(place: Place) {
     for number in 0..EVENTS {
         order(&first, &format!("customer {number}"), number).await;
     }
-    watch(&second, &there, Duration::ZERO).await;
+    let open = Arc::new(Semaphore::new(0));
+    open.close();
+    watch(&second, &there, Duration::ZERO, &open).await;
     eventually("the others are handled", async || there.all().len() >= EVENTS as usize - LIMIT)
         .await;
     gate.add_permits(EVENTS as usize);
@@ -140,7 +158,9 @@ async fn slow_handlers_outlive_the_consumer_timeout() {
     let bus = place.bus("shop").await;
     register(&bus).await;
     let notes = Notes::default();
-    watch(&bus, &notes, Duration::from_millis(600)).await;
+    let open = Arc::new(Semaphore::new(0));
+    open.close();
+    watch(&bus, &notes, Duration::from_millis(600), &open).await;
     for number in 0..EVENTS {
         order(&bus, "ann", number).await;
     }

@@ -91,6 +91,7 @@ impl EventTransport for AmqpEventTransport {
             &spec,
         );
         source.start().await?;
+        self.in_flight.add(&group, source.prefetch());
         Ok(Subscription::spawn(source, spec.flow))
     }
 

@@ -42,7 +42,10 @@ use std::{
 use futures_util::StreamExt;
 use lapin::{message::Delivery, options::BasicQosOptions, types::ShortString};
 use lightbus_core::{Name, Result, transport::FlowControl};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout},
+};
 
 use crate::{
     error::Sent,
@@ -53,6 +56,8 @@ use crate::{
 const SETTLED: Duration = Duration::from_millis(250);
 /// How long a consumer waits for room under the limit.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long counting may take. Where nothing fetches, nothing is counted.
+const COUNT_LIMIT: Duration = Duration::from_millis(100);
 /// How often a channel without a consumer is looked at: a consumer would tell that it is lost.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -64,6 +69,8 @@ pub(super) struct Prefetch {
     /// How many handlers there are.
     floor: usize,
     changed: Notify,
+    /// Sent whenever all that has arrived is counted.
+    counted: watch::Sender<()>,
 }
 
 impl Prefetch {
@@ -72,12 +79,26 @@ impl Prefetch {
         // Until the driver says more, a probe.
         let first = if flow.concurrency.is_some() { 1 } else { limit };
         let floor = flow.concurrency.unwrap_or(limit).clamp(1, limit.max(1));
-        Self { window: AtomicUsize::new(first), limit, floor, changed: Notify::new() }
+        Self {
+            window: AtomicUsize::new(first),
+            limit,
+            floor,
+            changed: Notify::new(),
+            counted: watch::Sender::new(()),
+        }
     }
 
     pub(super) fn resize(&self, window: usize) {
         self.window.store(window, Ordering::Relaxed);
         self.changed.notify_one();
+    }
+
+    /// Waits until all that has arrived is counted, at most [`COUNT_LIMIT`]: something may lie in the inbox
+    /// that the waiting fetch has not seen yet.
+    pub(super) async fn count(&self) {
+        let mut counted = self.counted.subscribe();
+        self.changed.notify_one();
+        let _ = timeout(COUNT_LIMIT, counted.changed()).await;
     }
 
     fn window(&self) -> usize {
@@ -229,6 +250,7 @@ impl Active {
                 return Ok(Err(Ended(None)));
             }
             let prefetch = Arc::clone(&self.prefetch);
+            prefetch.counted.send_replace(());
             let looks = self.looks_again();
             tokio::select! {
                 biased;

@@ -103,6 +103,10 @@ impl EventSource {
         }
     }
 
+    pub(super) fn prefetch(&self) -> &Arc<Prefetch> {
+        &self.prefetch
+    }
+
     /// Starts consuming.
     pub(super) async fn start(&self) -> Result<()> {
         let began = self.begin().await?;
