@@ -4,6 +4,8 @@
 //! [`codec`](crate::codec) turns values into JSON. Here, messages are put together from such pieces, and
 //! taken apart into slices of the message, so that no argument is parsed or copied.
 
+mod salvage;
+
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use bytes::Bytes;
@@ -12,6 +14,8 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
+
+pub use salvage::{salvage_section, salvage_texts};
 
 use crate::{Arguments, Error, ErrorKind, Name, RemoteError, Result};
 

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{Closing, Error, Name, Result, ResultMessage, ReturnPath};
+use crate::{Closing, Error, ErrorKind, Name, Result, ResultMessage, ReturnPath};
 
 /// The calls of a process that wait for their results. A transport keeps one and feeds it from
 /// its one connection that receives results.
@@ -68,6 +68,20 @@ impl PendingResults {
             self.0.unclaimed.fetch_add(1, Ordering::Relaxed);
         }
         taken
+    }
+
+    /// Fails the call `id`, whose result arrived and cannot be read for this reason. Returns `false` if
+    /// no caller waits.
+    pub fn fail_unreadable(&self, id: &str, reason: &Error) -> bool {
+        let sender = self.waiting().senders.remove(id);
+        sender.is_some_and(|sender| {
+            let error = Error::new(
+                ErrorKind::Malformed,
+                format!("the result cannot be read: {}", reason.message()),
+            )
+            .hint("The procedure has run. Does it return what JSON cannot hold, such as NaN?");
+            sender.send(Err(error)).is_ok()
+        })
     }
 
     /// How many calls wait.

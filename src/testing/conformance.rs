@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, ConfigSection, Registry,
+    Capabilities, ConfigSection, Name, Registry, ReturnPath,
     conformance::{Able, Breakable, Harness, Transports},
 };
 
@@ -73,6 +73,10 @@ impl Harness for Layered {
     }
 
     async fn malformed_call(&self, _api: &str) -> Able {
+        Able::NotApplicable(TYPED)
+    }
+
+    async fn malformed_result(&self, _to: &ReturnPath, _call: &Name) -> Able {
         Able::NotApplicable(TYPED)
     }
 

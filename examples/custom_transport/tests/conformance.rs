@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities,
+    Capabilities, Name, ReturnPath,
     broker::{Channel, ChannelKind, safe_name},
     conformance::{Able, Breakable, Harness, Transports},
 };
@@ -83,6 +83,14 @@ impl Harness for Pigeons {
 
     async fn malformed_call(&self, api: &str) -> Able {
         self.publish(ChannelKind::Calls, api).await
+    }
+
+    async fn malformed_result(&self, to: &ReturnPath, call: &Name) -> Able {
+        let inbox = to.as_str().rsplit(':').next().expect("an inbox");
+        let channel = Channel { kind: ChannelKind::Results, name: safe_name(inbox) };
+        let result = format!(r#"{{"v":1,"id":"bad","rpc_id":"{call}","value":NaN}}"#);
+        self.0.loft.publish(&channel.to_string(), &result);
+        Able::Yes(())
     }
 
     async fn malformed_event(&self, api: &str, _event: &str) -> Able {

@@ -144,6 +144,9 @@ async fn receive<B: Broker>(member: Member<B>, pending: PendingResults) {
                             pending.complete(result);
                         }
                         Err(error) => {
+                            if let Some(id) = wire::salvage_result(&received.payload) {
+                                pending.fail_unreadable(&id, &error);
+                            }
                             tracing::warn!(%error, id = &*received.id, "a result that cannot be read was dropped");
                         }
                     }

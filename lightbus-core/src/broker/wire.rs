@@ -102,12 +102,12 @@ pub fn decode_call(raw: &Bytes, age: Option<Duration>) -> Result<RpcMessage> {
     })
 }
 
-/// What of a call that cannot be read is enough to answer it: its id and its return path. It has to be
-/// JSON at least.
+/// What of a call that cannot be read is enough to answer it: its id and its return path. They are found
+/// as far as the message is JSON.
 #[must_use]
 pub fn salvage_call(raw: &[u8]) -> Option<(Name, ReturnPath)> {
-    let CallOrigin { id, return_path } = serde_json::from_slice(raw).ok()?;
-    Some((filled("id", id?).ok()?, ReturnPath::new(filled("return_path", return_path?).ok()?)))
+    let [id, return_path] = json::salvage_texts(raw, ["id", "return_path"]);
+    Some((id?, ReturnPath::new(return_path?)))
 }
 
 /// Writes a result.
@@ -134,7 +134,7 @@ pub fn encode_result(result: &ResultMessage) -> Result<Vec<u8>> {
 ///
 /// # Errors
 ///
-/// [`Malformed`](ErrorKind::Malformed) with the reason.
+/// [`Malformed`](ErrorKind::Malformed) with the reason. See [`salvage_result`].
 pub fn decode_result(raw: &Bytes) -> Result<ResultMessage> {
     let form: ResultForm<'_> = read(raw)?;
     check_version(form.v)?;
@@ -149,6 +149,13 @@ pub fn decode_result(raw: &Bytes) -> Result<ResultMessage> {
         headers: form.headers.0,
         body,
     })
+}
+
+/// Returns the id of the call that a result answers which cannot be read, as far as the message is JSON.
+#[must_use]
+pub fn salvage_result(raw: &[u8]) -> Option<Name> {
+    let [id] = json::salvage_texts(raw, ["rpc_id"]);
+    id
 }
 
 /// An event that was a dead letter of a group and was given back to it: for this group alone, and with
@@ -230,14 +237,6 @@ struct CallForm<'a> {
     headers: HeaderForm,
     #[serde(borrow, default)]
     fields: Members<'a>,
-}
-
-#[derive(Deserialize)]
-struct CallOrigin<'a> {
-    #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    return_path: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -503,6 +502,7 @@ mod tests {
         for (raw, why, answerable) in [
             ("", "EOF", false),
             ("{no", "key must be", false),
+            (r#"{"v":1,"id":"1","api":"a","procedure":"b","return_path":"p","fie"#, "EOF", true),
             ("[]", "", false),
             (r#"{"v":2,"id":"1","return_path":"p","then":{}}"#, "version 2", true),
             (r#"{"v":1,"id":"1","return_path":"p"}"#, "missing field", true),

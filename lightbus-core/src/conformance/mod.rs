@@ -35,7 +35,7 @@ use futures_util::future::LocalBoxFuture;
 use serde_json::Value;
 
 use crate::{
-    Capabilities, ConfigSection, Result, TransportFactory, TransportKind,
+    Capabilities, ConfigSection, Name, Result, ReturnPath, TransportFactory, TransportKind,
     transport::{DeadLetters, EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
@@ -201,6 +201,12 @@ pub trait Harness: Send + Sync {
         Able::NotWritten
     }
 
+    /// Sends something to this return path that names this call and cannot be read as its result.
+    async fn malformed_result(&self, to: &ReturnPath, call: &Name) -> Able {
+        let _ = (to, call);
+        Able::NotWritten
+    }
+
     /// Puts something where this event would be that cannot be read as one.
     async fn malformed_event(&self, api: &str, event: &str) -> Able {
         let _ = (api, event);
@@ -337,6 +343,7 @@ macro_rules! conformance {
             a_late_result_is_dropped
             a_result_for_nobody_is_fine
             a_foreign_return_path_is_malformed
+            a_malformed_result_fails_its_call
             a_remote_error_arrives_whole
             a_result_may_be_any_json
             // schemas

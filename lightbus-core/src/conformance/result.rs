@@ -114,6 +114,29 @@ pub async fn a_foreign_return_path_is_malformed(harness: &dyn Harness) {
     }
 }
 
+/// A result that cannot be read fails the call that it names at once, and no other.
+pub async fn a_malformed_result_fails_its_call(harness: &dyn Harness) {
+    let bus = Bus::new(harness);
+    let api = bus.name("auth");
+    let (caller, worker) = (bus.process().await, bus.process().await);
+    let mut calls = worker.serve(serving(&api)).await;
+    let first = caller.call(&bus, &api, 1).await;
+    let malformed = harness.malformed_result(first.return_path(), &call_id(&api, 1)).await;
+    if malformed.or_say("sending a malformed result").is_none() {
+        return;
+    }
+    let other = caller.call(&bus, &api, 2).await;
+    let error = fails("waiting for the result", ErrorKind::Malformed, first).await;
+    assert!(error.message().contains("the result cannot be read"), "the reason: {error:?}");
+    assert!(!error.is_temporary(), "the procedure has run: {error:?}");
+    for _ in 0..2 {
+        let call = next(&mut calls).await;
+        worker.answer(&call.message).await;
+        done(call).await;
+    }
+    assert_eq!(value(other).await, "2");
+}
+
 /// What the worker says of a failure arrives whole: message, trace, the error's name and detail.
 pub async fn a_remote_error_arrives_whole(harness: &dyn Harness) {
     let bus = Bus::new(harness);

@@ -33,9 +33,14 @@ pub(crate) fn encode_result(result: &ResultMessage) -> Result<(BasicProperties, 
     }
 }
 
+/// Returns the id of the call that a result answers, if it has one.
+pub(crate) fn answered_call(properties: &BasicProperties) -> Option<&str> {
+    filled(properties.correlation_id())
+}
+
 /// Decodes a result.
 pub(crate) fn decode_result(properties: &BasicProperties, body: Bytes) -> Result<ResultMessage> {
-    let rpc_id = filled(properties.correlation_id())
+    let rpc_id = answered_call(properties)
         .ok_or_else(|| json::malformed("it does not say which call it answers"))?;
     let headers = properties.headers().as_ref().map(decode_headers).unwrap_or_default();
     let is_error = filled(properties.kind()) == Some(ERROR);

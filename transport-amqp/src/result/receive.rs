@@ -123,6 +123,9 @@ async fn receive(mut consumer: Consumer, pending: PendingResults) {
             }
             Err(error) => {
                 malformed += 1;
+                if let Some(id) = codec::answered_call(&delivery.properties) {
+                    pending.fail_unreadable(id, &error);
+                }
                 tracing::warn!(
                     %error,
                     message = json::excerpt(&body),

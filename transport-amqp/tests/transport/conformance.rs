@@ -13,7 +13,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use lightbus_core::{
-    Capabilities,
+    Capabilities, Name, ReturnPath,
     conformance::{Able, Breakable, Harness, Transports},
 };
 use lightbus_test_brokers::RabbitServer;
@@ -91,6 +91,14 @@ impl Harness for AmqpHarness {
         let queue = format!("{api}.rpc_queue");
         crate::support::publish(&self.url, "", &queue, BasicProperties::default(), b"{not json")
             .await;
+        Able::Yes(())
+    }
+
+    async fn malformed_result(&self, to: &ReturnPath, call: &Name) -> Able {
+        let properties = BasicProperties::default()
+            .with_correlation_id((**call).into())
+            .with_type("error".into());
+        crate::support::reply(&self.url, to.as_str(), properties, b"{").await;
         Able::Yes(())
     }
 

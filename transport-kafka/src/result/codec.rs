@@ -30,13 +30,16 @@ pub(crate) fn outgoing(to: &ReplyPath, result: &ResultMessage) -> Outgoing {
     }
 }
 
+/// Returns the id of the call that a record answers, if it has one.
+pub(super) fn answered_call<M: Message>(record: &M) -> Option<&str> {
+    let id = record.key().and_then(|key| std::str::from_utf8(key).ok());
+    id.filter(|id| !id.is_empty())
+}
+
 /// Decodes a result.
 pub(super) fn read<M: Message>(record: &M) -> Result<ResultMessage> {
-    let rpc_id = record
-        .key()
-        .and_then(|key| std::str::from_utf8(key).ok())
-        .filter(|key| !key.is_empty())
-        .ok_or_else(|| json::malformed("its key is not the id of a call"))?;
+    let rpc_id =
+        answered_call(record).ok_or_else(|| json::malformed("its key is not the id of a call"))?;
     let found = Found::read(record, [header::ID, header::ERROR]);
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
     let body = if found.get(header::ERROR).is_some() {

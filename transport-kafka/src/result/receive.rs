@@ -111,6 +111,10 @@ fn receive(consumer: &BaseConsumer<ReaderContext>, running: &AtomicBool, pending
                 }
                 Err(error) => {
                     malformed += 1;
+                    // One of another process that shares the partition is not expected here.
+                    if let Some(id) = codec::answered_call(&record) {
+                        pending.fail_unreadable(id, &error);
+                    }
                     tracing::warn!(
                         %error,
                         message = json::excerpt(record.payload().unwrap_or_default()),

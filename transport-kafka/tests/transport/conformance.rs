@@ -5,7 +5,7 @@ use std::{env, time::Duration};
 use crate::support::{LIMIT, SESSION, on, options, put, transports};
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities,
+    Capabilities, Name, ReturnPath,
     conformance::{Able, Breakable, Harness, Transports},
 };
 use lightbus_test_brokers::{Fault, KafkaServer, Proxy, free_port};
@@ -79,6 +79,13 @@ impl Harness for KafkaHarness {
         let headers =
             [("lightbus-id", "bad"), ("lightbus-procedure", "run"), ("time-left-ms", "60000")];
         put(self.brokers(), &format!("{api}.rpc_queue"), 0, "", "{not json", &headers).await;
+        Able::Yes(())
+    }
+
+    async fn malformed_result(&self, to: &ReturnPath, call: &Name) -> Able {
+        let path = to.as_str().strip_prefix("kafka+reply://").unwrap();
+        let (topic, partition) = path.rsplit_once('/').unwrap();
+        put(self.brokers(), topic, partition.parse().unwrap(), call, "NaN", &[]).await;
         Able::Yes(())
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use lightbus_core::{
     Name, RemoteError, Result, ResultMessage,
-    json::{Text, malformed, parse, slice, write_string},
+    json::{Text, malformed, parse, salvage_section, slice, write_string},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -96,6 +96,11 @@ pub(crate) fn decode_result(raw: &Bytes) -> Result<ResultMessage> {
         headers: document.headers.map(|object| object.headers).unwrap_or_default(),
         body,
     })
+}
+
+/// Returns the id of the call that a result answers which cannot be read, if that can be.
+pub(crate) fn salvage_result(raw: &[u8]) -> Option<Name> {
+    salvage_section(raw, "metadata", ["rpc_message_id"]).map(|[id]| id)
 }
 
 /// Whether Python considers a value true.

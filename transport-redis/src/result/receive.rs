@@ -78,6 +78,9 @@ async fn receive(reader: Reader, key: Name, pending: PendingResults) {
                         }
                         Err(error) => {
                             malformed += 1;
+                            if let Some(id) = codec::salvage_result(&raw) {
+                                pending.fail_unreadable(&id, &error);
+                            }
                             tracing::warn!(
                                 %error,
                                 message = json::excerpt(&raw),

@@ -8,7 +8,10 @@ use std::{iter, time::Duration};
 use bytes::Bytes;
 use lightbus_core::{
     Arguments, Headers, Name, Result, ReturnPath, RpcMessage,
-    json::{Members, Text, malformed, parse, write_arguments, write_string, write_strings},
+    json::{
+        Members, Text, malformed, parse, salvage_section, write_arguments, write_string,
+        write_strings,
+    },
     time::after,
 };
 use serde::Deserialize;
@@ -57,14 +60,13 @@ pub(crate) struct DecodedCall {
     pub(crate) return_path: ReturnPath,
     pub(crate) fields: Arguments,
     pub(crate) headers: Headers,
-    /// The time until the deadline when it was sent.
+    /// The time until the deadline when it was sent. It says nothing of the time in the queue.
     pub(crate) left: Option<Duration>,
 }
 
 impl DecodedCall {
-    /// Returns the call for the bus. `usual` is the time limit of a call that carries none.
-    pub(crate) fn into_message(self, now: Instant, usual: Duration) -> RpcMessage {
-        let left = self.left.unwrap_or(usual);
+    /// Returns the call for the bus. `left` is the time until its deadline from `now` on.
+    pub(crate) fn into_message(self, now: Instant, left: Duration) -> RpcMessage {
         RpcMessage {
             id: self.id,
             api: self.api,
@@ -99,26 +101,8 @@ pub(crate) fn decode_call(raw: &Bytes) -> Result<DecodedCall> {
 
 /// Returns the id and return path of a call that cannot be read, if these can be, to answer it.
 pub(crate) fn salvage_call(raw: &[u8]) -> Option<(Name, ReturnPath)> {
-    const KEY: &[u8] = b"\"metadata\"";
-    let mut end = raw.len();
-    // From the end, where senders put it. Bounded, whatever the message contains.
-    for _ in 0..8 {
-        let at = raw[..end].windows(KEY.len()).rposition(|window| window == KEY)?;
-        end = at;
-        let rest = raw[at + KEY.len()..].trim_ascii_start();
-        let Some(rest) = rest.strip_prefix(b":") else { continue };
-        let metadata = serde_json::Deserializer::from_slice(rest)
-            .into_iter::<CallMetadata<'_>>()
-            .next()
-            .and_then(std::result::Result::ok);
-        if let Some(CallMetadata { id: Some(id), return_path: Some(path), .. }) = metadata
-            && !id.0.is_empty()
-            && path.0.starts_with(RETURN_SCHEME)
-        {
-            return Some((Name::from(id), ReturnPath::new(Name::from(path))));
-        }
-    }
-    None
+    let [id, path] = salvage_section(raw, "metadata", ["id", "return_path"])?;
+    path.starts_with(RETURN_SCHEME).then(|| (id, ReturnPath::new(path)))
 }
 
 /// Formats a number without allocating.
@@ -190,9 +174,10 @@ mod tests {
         assert_eq!(read.headers.get("traceparent"), Some("00-\u{1}"));
         let value = read.fields.get("a").unwrap();
         assert!(raw.as_ptr_range().contains(&value.as_ptr()));
+        assert_eq!(read.left, Some(Duration::from_millis(1234)));
         let now = Instant::now();
         let message = read.into_message(now, Duration::from_secs(9));
-        assert_eq!(message.deadline, now + Duration::from_millis(1234));
+        assert_eq!(message.deadline, now + Duration::from_secs(9));
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! The expiry keys of calls: each lives as long as its caller waits, and whoever deletes it may run the
 //! call.
+//!
+//! What a key has left to live when it is deleted is the deadline of its call. Nothing else tells it: a
+//! Python caller sends no deadline, and one that a caller sends does not know how long the call waits in
+//! its queue.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use lightbus_core::Name;
-use redis::{Cmd, RedisWrite};
+use redis::{Cmd, RedisWrite, Value};
 use tokio::time::Instant;
+
+use crate::value;
 
 /// The name of a call's expiry key.
 struct ExpiryKey<'a>(&'a str);
@@ -37,6 +43,28 @@ pub(super) fn of_expiry_keys<'a>(
     keys.arg(command);
     ids.for_each(|id| keys.write_arg_fmt(ExpiryKey(id)));
     keys
+}
+
+/// What an expiry key had left to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// There is no key: the call has expired, or another worker has taken it.
+    Gone,
+    /// This long. Between Python's `SET` and `EXPIRE`, a key has no limit.
+    Alive(Option<Duration>),
+}
+
+impl Left {
+    /// Reads the answer to `PTTL`. Returns `None` if it is none.
+    pub(super) fn read(answer: &Value) -> Option<Self> {
+        match value::int(answer)? {
+            -2 => Some(Self::Gone),
+            -1 => Some(Self::Alive(None)),
+            left => {
+                u64::try_from(left).ok().map(|left| Self::Alive(Some(Duration::from_millis(left))))
+            }
+        }
+    }
 }
 
 /// Returns the time until the deadline, unless it has passed.

@@ -2,6 +2,7 @@
 //!
 //! A call runs at most once: popping it removes it from its queue, and deleting its expiry key decides
 //! who may run it. A call without the key has expired, or was taken by another worker, and is dropped.
+//! What the key had left to live is the call's deadline, read in the round trip that deletes it.
 //! Calls that were popped and not started go back to the head of their queues, each with a new key.
 
 use std::{
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 use super::{
     WHAT,
     codec::{self, DecodedCall},
-    expiry::{milliseconds_until, of_expiry_keys, set_expiry},
+    expiry::{Left, milliseconds_until, of_expiry_keys, set_expiry},
     queue_key,
 };
 use crate::{
@@ -45,6 +46,7 @@ pub(super) struct CallSource {
     queues: Vec<String>,
     /// The queue that is first in the next read, so that a busy one does not starve the others.
     first: AtomicUsize,
+    /// The time limit of a call that carries none, and whose key has none.
     usual_timeout: Duration,
     /// Popped and not checked yet. They survive the loss of a connection.
     popped: Mutex<VecDeque<Raw>>,
@@ -66,9 +68,9 @@ pub(super) struct CallToken {
     deadline: Instant,
 }
 
-/// Which calls of a batch have not expired.
-struct Wanted {
-    wanted: Vec<bool>,
+/// What the expiry keys of a batch had left.
+struct Taken {
+    left: Vec<Left>,
     /// Whether a call may be in the batch twice: fewer keys were deleted than found.
     twice: bool,
 }
@@ -205,8 +207,10 @@ impl CallSource {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
-        let Wanted { wanted, twice } = match self.take_expiry_keys(link, &calls).await {
-            Ok(wanted) => wanted,
+        // Before, so that a slow answer makes deadlines earlier rather than later.
+        let asked = Instant::now();
+        let Taken { left, twice } = match self.take_expiry_keys(link, &calls).await {
+            Ok(taken) => taken,
             Err(error) => {
                 // Checked again on the next connection. If the keys were deleted on this one, the calls
                 // count as expired: they never run twice.
@@ -221,14 +225,19 @@ impl CallSource {
         let mut fetched = Vec::with_capacity(calls.len());
         let mut dropped = 0;
         let mut seen = HashSet::new();
-        for ((call, raw), wanted) in calls.into_iter().zip(wanted) {
-            if !wanted || (twice && !seen.insert(Name::clone(&call.id))) {
+        for ((call, raw), left) in calls.into_iter().zip(left) {
+            let Left::Alive(left) = left else {
+                dropped += 1;
+                continue;
+            };
+            let left = left.or(call.left).unwrap_or(self.usual_timeout);
+            let id = Name::clone(&call.id);
+            let message = call.into_message(asked, left);
+            let deadline = message.deadline;
+            if deadline <= now || (twice && !seen.insert(Name::clone(&id))) {
                 dropped += 1;
                 continue;
             }
-            let id = Name::clone(&call.id);
-            let message = call.into_message(now, self.usual_timeout);
-            let deadline = message.deadline;
             fetched.push((
                 Arc::new(message),
                 CallToken { queue: raw.queue, id, message: raw.message, deadline },
@@ -241,33 +250,45 @@ impl CallSource {
         Ok(fetched)
     }
 
-    /// Deletes the expiry keys, and returns which calls had one. No other worker can run them then.
-    async fn take_expiry_keys(&self, link: &Link, calls: &[(DecodedCall, Raw)]) -> Result<Wanted> {
-        let mut pipeline = Pipeline::with_capacity(2);
-        if self.reader.client().is_cluster() || calls.len() == 1 {
-            for (call, _) in calls {
-                pipeline.add_command(of_expiry_keys("DEL", [&call.id].into_iter()));
+    /// Deletes the expiry keys, and returns what they had left. No other worker can run the calls then.
+    async fn take_expiry_keys(&self, link: &Link, calls: &[(DecodedCall, Raw)]) -> Result<Taken> {
+        let count = calls.len();
+        let ids = calls.iter().map(|(call, _)| &call.id);
+        if self.reader.client().is_cluster() || count == 1 {
+            let mut pipeline = Pipeline::with_capacity(count.saturating_mul(2));
+            for id in ids {
+                pipeline.add_command(of_expiry_keys("PTTL", [id].into_iter()));
+                pipeline.add_command(of_expiry_keys("DEL", [id].into_iter()));
             }
+            let broker = self.reader.client().broker();
             let answers = self.run(link, &pipeline).await?;
-            let wanted = answers.into_iter().map(|answer| match link::answer(answer) {
-                Ok(answer) => Ok(value::int(&answer) == Some(1)),
-                Err(error) => Err(from_redis(error, self.reader.client().broker(), Sent::Harmless)),
+            let answers = answers.into_iter().map(|answer| {
+                link::answer(answer).map_err(|error| from_redis(error, broker, Sent::Harmless))
             });
-            return Ok(Wanted { wanted: wanted.collect::<Result<_>>()?, twice: false });
+            let answers = answers.collect::<Result<Vec<_>>>()?;
+            let left = answers.chunks_exact(2).map(|pair| match value::int(&pair[1]) {
+                // Deleted here. Python sets the key after the call: it may have come in between.
+                Some(1) => match time_left(&pair[0])? {
+                    Left::Gone => Ok(Left::Alive(None)),
+                    alive => Ok(alive),
+                },
+                _ => Ok(Left::Gone),
+            });
+            return Ok(Taken { left: left.collect::<Result<_>>()?, twice: false });
         }
-        pipeline.add_command(of_expiry_keys("MGET", calls.iter().map(|(call, _)| &call.id)));
-        pipeline.add_command(of_expiry_keys("DEL", calls.iter().map(|(call, _)| &call.id)));
-        let mut answers =
-            self.reader.request(link, link.transaction(&mut pipeline)).await?.into_iter();
-        match answers.next() {
-            Some(Value::Array(found)) if found.len() == calls.len() => {
-                let wanted: Vec<_> = found.into_iter().map(|value| value != Value::Nil).collect();
-                let found = wanted.iter().filter(|wanted| **wanted).count();
-                let deleted = answers.next().as_ref().and_then(value::int);
-                Ok(Wanted { twice: deleted != i64::try_from(found).ok(), wanted })
-            }
-            other => Err(odd_answer("MGET", &other.unwrap_or(Value::Nil))),
+        let mut pipeline = Pipeline::with_capacity(count.saturating_add(1));
+        for id in ids.clone() {
+            pipeline.add_command(of_expiry_keys("PTTL", [id].into_iter()));
         }
+        pipeline.add_command(of_expiry_keys("DEL", ids));
+        let mut answers = self.reader.request(link, link.transaction(&mut pipeline)).await?;
+        let deleted = answers.pop().as_ref().and_then(value::int);
+        let left = answers.iter().map(time_left).collect::<Result<Vec<_>>>()?;
+        if left.len() != count {
+            return Err(odd_answer("PTTL", &Value::Array(answers)));
+        }
+        let alive = left.iter().filter(|left| **left != Left::Gone).count();
+        Ok(Taken { twice: deleted != i64::try_from(alive).ok(), left })
     }
 
     /// Logs calls that cannot be read, and answers their callers if id and return path can be.
@@ -332,6 +353,10 @@ impl CallSource {
         tracing::debug!(calls = calls.len(), "unseen calls were put back");
         Ok(())
     }
+}
+
+fn time_left(answer: &Value) -> Result<Left> {
+    Left::read(answer).ok_or_else(|| odd_answer("PTTL", answer))
 }
 
 #[async_trait]

@@ -6,7 +6,7 @@ use std::{env, time::Duration};
 use crate::support::{Redis, connect, transports};
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities,
+    Capabilities, Name, ReturnPath,
     conformance::{Able, Breakable, Harness, Transports},
 };
 use lightbus_test_brokers::RedisServer;
@@ -88,6 +88,15 @@ impl Harness for RedisHarness {
     async fn malformed_call(&self, api: &str) -> Able {
         let _: i64 =
             self.redis().await.run(&["RPUSH", &format!("{api}:rpc_queue"), "{not json"]).await;
+        Able::Yes(())
+    }
+
+    async fn malformed_result(&self, to: &ReturnPath, call: &Name) -> Able {
+        let key = to.as_str().strip_prefix("redis+key://").unwrap();
+        let result = format!(
+            r#"{{"kwargs": {{"result": NaN}}, "metadata": {{"error": false, "id": "bad", "rpc_message_id": "{call}"}}}}"#
+        );
+        let _: i64 = self.redis().await.run(&["LPUSH", key, &result]).await;
         Able::Yes(())
     }
 

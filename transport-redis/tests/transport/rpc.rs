@@ -132,7 +132,7 @@ async fn results_of_every_form_reach_their_callers() {
         "{",
         "[]",
         "\u{0}",
-        r#"{"kwargs":{"result":NaN},"metadata":{"id":"x","rpc_message_id":"1"}}"#,
+        r#"{"kwargs":{"result":NaN},"metadata":{"id":"x","rpc_message_id":"9"}}"#,
     ] {
         let _: () = redis.run(&["LPUSH", &key, garbage]).await;
     }
@@ -189,6 +189,39 @@ async fn python_calls_are_taken_and_expired_ones_are_not() {
 }
 
 #[tokio::test]
+async fn the_deadline_of_a_call_is_what_its_expiry_key_has_left() {
+    let Some(server) = RedisServer::start() else { return };
+    let process = on(&server);
+    let mut redis = connect(&server.url()).await;
+    // Two Python clients that wait for long, and a Rust call that has waited in its queue: its header says
+    // how much was left when it was sent.
+    let header = r#"{"headers": {"time-left-ms": "60000"}, "#;
+    let of_rust = python_call("c3", "redis+key://back").replacen('{', header, 1);
+    let calls = [
+        ("c1", python_call("c1", "redis+key://back"), "30000"),
+        ("c2", python_call("c2", "redis+key://back"), "60000"),
+        ("c3", of_rust, "20000"),
+    ];
+    // One by one, and several in one batch.
+    for in_flight in [1, 10] {
+        for (id, message, left) in &calls {
+            let _: () = redis.run(&["SET", &format!("rpc_expiry_key:{id}"), "1", "PX", left]).await;
+            let _: i64 = redis.run(&["RPUSH", "shop.till:rpc_queue", message]).await;
+        }
+        let mut subscription = serve(&process, &["shop.till"], in_flight).await;
+        for (id, _, left) in &calls {
+            let left = Duration::from_millis(left.parse().unwrap());
+            let delivery = soon(subscription.next()).await.unwrap().unwrap();
+            assert_eq!(&*delivery.message.id, *id);
+            let found = delivery.message.deadline.duration_since(tokio::time::Instant::now());
+            assert!(found <= left && found > left / 2, "{id}: {found:?} of {left:?}");
+            delivery.ack.settle(Outcome::Done).await.unwrap();
+        }
+        soon(subscription.close()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_call_that_cannot_be_read_is_answered_and_the_others_go_on() {
     let Some(server) = RedisServer::start() else { return };
     let process = on(&server);
@@ -201,6 +234,7 @@ async fn a_call_that_cannot_be_read_is_answered_and_the_others_go_on() {
         r#"{"metadata": {"id": "", "api_name": "a", "procedure_name": "p", "return_path": "x"}}"#.to_owned(),
         r#"{"kwargs": null, "metadata": {"id": "b1", "api_name": "a", "procedure_name": "p", "return_path": "redis+key://back:b1"}}"#.to_owned(),
         r#"{"kwargs": {"x": NaN}, "metadata": {"id": "b2", "api_name": "a", "procedure_name": "p", "return_path": "redis+key://back:b2"}}"#.to_owned(),
+        r#"{"kwargs": {"x": 1}, "metadata": {"api_name": "a", "id": "b4", "return_path": "redis+key://back:b4", "procedure_na"#.to_owned(),
         r#"{"kwargs": {"x": 1}, "metadata": {"id": "b3", "api_name": "a", "procedure_name": 7, "return_path": "redis+key://back:b3"}}"#.to_owned(),
     ];
     for message in &bad {
@@ -222,7 +256,7 @@ async fn a_call_that_cannot_be_read_is_answered_and_the_others_go_on() {
     let deep: lightbus_core::Result<Value> =
         lightbus_core::codec::decode_field(&delivery.message.fields, "deep");
     assert!(deep.is_err());
-    for id in ["b1", "b2"] {
+    for id in ["b1", "b2", "b3", "b4"] {
         let answer: Vec<String> = redis.run(&["BLPOP", &format!("back:{id}"), "10"]).await;
         let answer: Value = serde_json::from_str(&answer[1]).unwrap();
         assert_eq!(answer["metadata"]["rpc_message_id"], id);

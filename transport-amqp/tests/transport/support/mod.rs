@@ -63,6 +63,16 @@ pub async fn publish(
     soon(connection.close(200, "done".into())).await.unwrap();
 }
 
+/// Sends a message to a caller's reply channel.
+pub async fn reply(url: &str, to: &str, properties: lapin::BasicProperties, body: &[u8]) {
+    let (connection, channel) = channel(url).await;
+    soon(channel.confirm_select(Default::default())).await.unwrap();
+    let options = lapin::options::BasicPublishOptions::default();
+    let confirm = channel.basic_publish("".into(), to.into(), options, body, properties);
+    assert!(soon(soon(confirm).await.unwrap()).await.unwrap().is_ack());
+    soon(connection.close(200, "done".into())).await.unwrap();
+}
+
 /// Deletes a queue.
 pub async fn delete_queue(url: &str, queue: &str) {
     let (connection, channel) = channel(url).await;
