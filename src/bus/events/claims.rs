@@ -59,14 +59,21 @@ impl Claim {
             broker: format!("{} {}", entry.event.name(), entry.event.broker()),
             transport: entry.config.event_transport.clone(),
         });
+        // Dropped after the lock: the last handle of a bus drops its claims, which takes the lock.
+        let mut alive = Vec::new();
         let mut claims = claims();
         let same_group = |other: &&Arc<Claimed>| {
             other.joined == claimed.joined
                 && other.broker == claimed.broker
                 && other.transport == claimed.transport
-                && other.is_live()
         };
         for other in claims.iter().filter(same_group) {
+            let Some(bus) = other.bus.upgrade() else { continue };
+            let drains = *bus.phase.borrow() >= Phase::Draining;
+            alive.push(bus);
+            if drains {
+                continue;
+            }
             if other.group != claimed.group {
                 return Err(group.same_name_as(&other.group));
             }
@@ -82,12 +89,6 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         claims().retain(|other| !Arc::ptr_eq(other, &self.0));
-    }
-}
-
-impl Claimed {
-    fn is_live(&self) -> bool {
-        self.bus.upgrade().is_some_and(|bus| *bus.phase.borrow() < Phase::Draining)
     }
 }
 
