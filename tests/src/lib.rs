@@ -14,7 +14,7 @@ use std::{
 };
 
 pub use lightbus_test_brokers::{
-    Fault, LIMIT, Proxy, RedisServer, eventually, free_port, soon, unique,
+    Fault, LIMIT, Patience, Proxy, RedisServer, eventually, free_port, soon, unique,
 };
 pub use place::{Place, kafka_yaml, redis_bus, redis_yaml};
 pub use program::Program;

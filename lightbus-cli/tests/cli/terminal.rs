@@ -1,12 +1,9 @@
 //! The tool in a real terminal, which `tmux` provides.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::process::Command;
 
 use super::{Place, Tool, top::busy};
-use lightbus_tests::RedisServer;
+use lightbus_tests::{LIMIT, Patience, RedisServer};
 
 /// A session of `tmux`.
 struct Screen {
@@ -68,12 +65,11 @@ impl Screen {
     }
 
     async fn until(&self, holds: impl Fn(&str) -> bool) -> bool {
-        let end = Instant::now() + lightbus_tests::LIMIT;
+        let patience = Patience::of(LIMIT);
         while !holds(&self.seen()) {
-            if Instant::now() > end {
+            if !patience.lasts().await {
                 return false;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         true
     }

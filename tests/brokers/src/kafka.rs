@@ -7,9 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
-
-use crate::{folder::Folder, free_port, named};
+use crate::{Patience, folder::Folder, free_port, named};
 
 /// A broker may take this long to start.
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -159,17 +157,14 @@ impl KafkaServer {
 
     /// Waits until it serves: a node says so when it knows of the others and they of it.
     pub async fn await_started(&self) {
-        let deadline = Instant::now() + START_LIMIT;
-        loop {
-            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            if log.contains("Kafka Server started") {
-                return;
-            }
-            if Instant::now() > deadline {
+        let log = || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let patience = Patience::of(START_LIMIT);
+        while !log().contains("Kafka Server started") {
+            if !patience.lasts().await {
+                let log = log();
                 let tail: Vec<_> = log.lines().rev().take(20).collect();
                 panic!("Kafka does not serve: {tail:#?}");
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 

@@ -27,7 +27,7 @@ pub use ports::free_port;
 pub use proxy::{Fault, Proxy};
 pub use rabbitmq::RabbitServer;
 pub use redis::RedisServer;
-pub use wait::{LIMIT, eventually, soon, unique};
+pub use wait::{LIMIT, Patience, eventually, soon, unique};
 
 /// What a variable of the environment names. If it is not set, the test is skipped: `command` would
 /// set it.

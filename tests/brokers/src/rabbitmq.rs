@@ -11,10 +11,9 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::Instant,
 };
 
-use crate::{LIMIT, folder::Folder, free_port, skipped};
+use crate::{LIMIT, Patience, folder::Folder, free_port, skipped};
 
 /// A broker starts within this, also while others do.
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -57,10 +56,9 @@ impl Epmd {
             .spawn()
             .ok()?;
         let epmd = Self { child, port, home };
-        let deadline = Instant::now() + LIMIT;
+        let patience = Patience::of(LIMIT);
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            assert!(Instant::now() < deadline, "epmd does not listen");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(patience.lasts().await, "epmd does not listen");
         }
         Some(epmd)
     }
@@ -179,13 +177,9 @@ impl RabbitServer {
 
     /// Waits until it serves: it greets only when it has started whole.
     async fn wait(&self) {
-        let deadline = Instant::now() + START_LIMIT;
-        loop {
-            assert!(Instant::now() < deadline, "RabbitMQ does not serve: see {:?}", self.folder);
-            if greets(self.port).await {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let patience = Patience::of(START_LIMIT);
+        while !greets(self.port).await {
+            assert!(patience.lasts().await, "RabbitMQ does not serve: see {:?}", self.folder);
         }
     }
 
@@ -217,7 +211,7 @@ impl RabbitServer {
 
     /// Waits until every quorum queue has a majority without this node.
     pub async fn can_be_missed(&self) {
-        let deadline = Instant::now() + START_LIMIT;
+        let patience = Patience::of(START_LIMIT);
         loop {
             let tool = self.program.with_file_name("rabbitmq-queues");
             let mut command = self.command(&tool);
@@ -226,7 +220,7 @@ impl RabbitServer {
             if output.unwrap().status.success() {
                 return;
             }
-            assert!(Instant::now() < deadline, "the other nodes never have all queues");
+            assert!(patience.lasts().await, "the other nodes never have all queues");
         }
     }
 
@@ -239,10 +233,9 @@ impl RabbitServer {
         let Some(child) = &mut self.child else { return };
         let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
         assert!(asked.unwrap().success());
-        let deadline = Instant::now() + START_LIMIT;
+        let patience = Patience::of(START_LIMIT);
         while child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "RabbitMQ does not end");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(patience.lasts().await, "RabbitMQ does not end");
         }
         self.child = None;
     }

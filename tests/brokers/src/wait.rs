@@ -12,10 +12,26 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the condition holds, and fails with `what` if it never does.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
+    let patience = Patience::of(LIMIT);
     while !condition().await {
-        assert!(Instant::now() < deadline, "never happened: {what}");
+        assert!(patience.lasts().await, "never happened: {what}");
+    }
+}
+
+/// Looking again at what nothing announces, such as the state of another process.
+#[derive(Debug)]
+pub struct Patience(Instant);
+
+impl Patience {
+    /// Lasts so long from now.
+    pub fn of(limit: Duration) -> Self {
+        Self(Instant::now() + limit)
+    }
+
+    /// Waits until it is time to look again. Returns `false` when the time is up.
+    pub async fn lasts(&self) -> bool {
         tokio::time::sleep(Duration::from_millis(5)).await;
+        Instant::now() < self.0
     }
 }
 
