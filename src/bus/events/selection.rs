@@ -117,8 +117,19 @@ async fn warn_of_unknown(schema: &SchemaStore, listener: &str, events: &[EventSe
 /// Whether a pattern, in which `*` stands for any text, matches.
 fn matches(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(name) = name.strip_prefix(start) else { return false };
-    name.char_indices().map(|(at, _)| at).chain([name.len()]).any(|at| matches(rest, &name[at..]))
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let inner = name.strip_prefix(start).and_then(|name| name.strip_suffix(end));
+    let Some(inner) = inner else { return false };
+    // The first place of each part leaves the most for those behind it.
+    let behind = |left: &'_ str, part: &str| left.split_once(part).map(|(_, left)| left.len());
+    let mut left = inner;
+    middle.split('*').all(|part| match behind(left, part) {
+        Some(length) => {
+            left = &left[left.len() - length..];
+            true
+        }
+        None => false,
+    })
 }
 
 #[cfg(test)]
