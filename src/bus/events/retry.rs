@@ -5,6 +5,9 @@
 //! its lane is tried once, to compare (see [`breaker`](super::breaker)): if that is handled, the first
 //! is dead-lettered; if it fails too, both are kept and tried in turn, the older first, until one is
 //! handled. Then the others get all their tries again, and are dead-lettered if these are used up, too.
+//! An event that fails while the breaker is open, or opens it, is compared in the same way with those
+//! that come behind it: what opened it may have been dead-lettered long ago, and no other event may be
+//! at work.
 //!
 //! An event of which two deliveries came to nothing may have ended its processes. It is a suspect: it
 //! begins when no other suspect of this process is at work, and alone in its listener. After as many
@@ -61,14 +64,19 @@ struct Failures {
 /// How the tries of an event ended.
 enum Tried {
     Settled(End),
+    /// One of them has failed, and the breaker is open.
+    Open,
     /// All of them have failed.
-    Exhausted {
-        reason: String,
-        attempts: u32,
-        /// How many other events had been handled when it first failed.
-        successes: u64,
-        tried_for: Duration,
-    },
+    Exhausted(Exhausted),
+}
+
+/// The tries of an event that all have failed.
+pub(super) struct Exhausted {
+    pub(super) reason: String,
+    pub(super) attempts: u32,
+    /// How many other events had been handled when it first failed.
+    pub(super) successes: u64,
+    pub(super) tried_for: Duration,
 }
 
 impl Listener {
@@ -83,52 +91,86 @@ impl Listener {
         let Some(first) = self.begin(first, permit, phase).await else { return };
         let mut queue = VecDeque::from([first]);
         while let Some(mut event) = queue.pop_front() {
-            let tried = self.try_until_settled(&mut event, permit, phase).await;
-            let (reason, attempts, successes, tried_for) = match tried {
-                Tried::Settled(end) => {
-                    self.end(event, end);
-                    continue;
+            match self.try_until_settled(&mut event, permit, phase).await {
+                Tried::Settled(end) => self.end(event, end),
+                Tried::Open => {
+                    let compared = VecDeque::from([event]);
+                    self.wait_out_before(&mut queue, compared, lane, permit, phase).await;
                 }
-                Tried::Exhausted { reason, attempts, successes, tried_for } => {
-                    (reason, attempts, successes, tried_for)
+                Tried::Exhausted(exhausted) => {
+                    self.judge(event, exhausted, &mut queue, lane, permit, phase).await;
                 }
-            };
-            if event.compared || !self.breaker.is_enabled() || self.breaker.successes() > successes
-            {
-                let end = self.give_up(&event.delivery.message, reason, attempts);
-                self.end(event, end);
-                continue;
-            }
-            release(&mut event.delivery, permit);
-            let patience = Breaker::patience(tried_for, &self.policy());
-            let compared = match queue.pop_front() {
-                Some(next) => Compared::With(next),
-                None => self.compare(lane, successes, patience, permit, phase).await,
-            };
-            match compared {
-                Compared::With(other) => {
-                    self.compare_with(
-                        event,
-                        other,
-                        (reason, attempts),
-                        &mut queue,
-                        lane,
-                        permit,
-                        phase,
-                    )
-                    .await;
-                }
-                // Something behind the handlers is away: as if it had not been tried yet.
-                Compared::Open => queue.push_front(event),
-                Compared::Handled | Compared::Nothing => {
-                    let end = self.give_up(&event.delivery.message, reason, attempts);
-                    self.end(event, end);
-                }
-                Compared::Drained => self.end(event, End::Return),
             }
             if *phase.borrow() >= Phase::Draining {
                 queue.drain(..).for_each(|event| self.end(event, End::Return));
             }
+        }
+    }
+
+    /// Dead-letters an event that has used up its tries, unless others fail as well: it and those are
+    /// put in front of the queue when one of them has been handled.
+    pub(super) async fn judge(
+        &self,
+        mut event: AtWork,
+        exhausted: Exhausted,
+        queue: &mut VecDeque<AtWork>,
+        lane: &mut dyn Lane,
+        permit: &mut Option<Permit>,
+        phase: &mut watch::Receiver<Phase>,
+    ) {
+        let Exhausted { reason, attempts, successes, tried_for } = exhausted;
+        if event.compared || !self.breaker.is_enabled() || self.breaker.successes() > successes {
+            let end = self.give_up(&event.delivery.message, reason, attempts);
+            return self.end(event, end);
+        }
+        release(&mut event.delivery, permit);
+        let patience = Breaker::patience(tried_for, &self.policy());
+        let other = match queue.pop_front() {
+            Some(next) => Compared::With(next),
+            None => self.compare(lane, successes, patience, permit, phase).await,
+        };
+        let mut other = match other {
+            Compared::With(other) => other,
+            // Something behind the handlers is away: as if it had not been tried yet.
+            Compared::Open => return queue.push_front(event),
+            Compared::Handled | Compared::Nothing => {
+                let end = self.give_up(&event.delivery.message, reason, attempts);
+                return self.end(event, end);
+            }
+            Compared::Drained => return self.end(event, End::Return),
+        };
+        // Tried once. If it is handled, the first is bad. If not, both wait for what they need.
+        match self.probe(&mut other, permit, phase).await {
+            Probe::Ended(end) => {
+                self.end(other, end);
+                let end = self.give_up(&event.delivery.message, reason, attempts);
+                self.end(event, end);
+            }
+            Probe::Drained => {
+                self.end(event, End::Return);
+                self.end(other, End::Return);
+            }
+            Probe::Failed => {
+                let compared = VecDeque::from([event, other]);
+                self.wait_out_before(queue, compared, lane, permit, phase).await;
+            }
+        }
+    }
+
+    /// Waits until one of them is handled, and puts the others in front of the queue: in their order,
+    /// with all their tries again.
+    async fn wait_out_before(
+        &self,
+        queue: &mut VecDeque<AtWork>,
+        mut compared: VecDeque<AtWork>,
+        lane: &mut dyn Lane,
+        permit: &mut Option<Permit>,
+        phase: &mut watch::Receiver<Phase>,
+    ) {
+        self.wait_out(&mut compared, lane, permit, phase).await;
+        while let Some(mut event) = compared.pop_back() {
+            event.compared = true;
+            queue.push_front(event);
         }
     }
 
@@ -247,15 +289,12 @@ impl Listener {
             event.failed();
             release(&mut event.delivery, permit);
             if open {
-                if event.outlasts(policy.longest_outage) {
-                    let attempts = event.failures.count;
-                    return Tried::Settled(self.give_up(&message, reason, attempts));
-                }
-                continue;
+                return Tried::Open;
             }
             if exhausted {
                 let tried_for = began.elapsed();
-                return Tried::Exhausted { reason, attempts: attempt, successes, tried_for };
+                let exhausted = Exhausted { reason, attempts: attempt, successes, tried_for };
+                return Tried::Exhausted(exhausted);
             }
             tokio::select! {
                 () = drained(phase) => return Tried::Settled(End::Return),
@@ -292,41 +331,6 @@ impl Listener {
             let Some(next) = next else { return Compared::Nothing };
             if let Some(next) = self.begin(next, permit, phase).await {
                 return Compared::With(next);
-            }
-        }
-    }
-
-    /// Tries the next event once. If it is handled, the first is bad. If not, both wait for what they
-    /// need.
-    #[expect(clippy::too_many_arguments, reason = "the state of a lane")]
-    async fn compare_with(
-        &self,
-        first: AtWork,
-        mut other: AtWork,
-        (reason, attempts): (String, u32),
-        queue: &mut VecDeque<AtWork>,
-        lane: &mut dyn Lane,
-        permit: &mut Option<Permit>,
-        phase: &mut watch::Receiver<Phase>,
-    ) {
-        match self.probe(&mut other, permit, phase).await {
-            Probe::Ended(end) => {
-                self.end(other, end);
-                let end = self.give_up(&first.delivery.message, reason, attempts);
-                self.end(first, end);
-            }
-            Probe::Drained => {
-                self.end(first, End::Return);
-                self.end(other, End::Return);
-            }
-            Probe::Failed => {
-                let mut compared = VecDeque::from([first, other]);
-                self.wait_out(&mut compared, lane, permit, phase).await;
-                // In their order, with all their tries again.
-                while let Some(mut event) = compared.pop_back() {
-                    event.compared = true;
-                    queue.push_front(event);
-                }
             }
         }
     }

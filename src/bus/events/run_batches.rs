@@ -12,23 +12,32 @@
 //! A batch that fails is retried as the batch of those that failed; the last attempt handles each event
 //! alone, so that one bad event does not dead-letter the others. If none of them can be handled, they are
 //! tried in turn, with some of those that come behind them, as events of a lane are (see
-//! [`retry`](super::retry)), until one is handled.
+//! [`retry`](super::retry)), until one is handled. An event that was alone in its batch, or is the only
+//! one that failed while none was handled, is compared with the next one behind it.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use lightbus_core::{Backoff, Delivery, EventMessage, Outcome, Subscription, time::deadline_after};
 use tokio::{
     sync::{mpsc, watch},
-    time::{sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
     batches::{BatchFault, Batches},
     lane::{InOrder, Lane},
     listener::{End, Failure, Listener},
-    retry::AtWork,
+    retry::{AtWork, Exhausted},
 };
 use crate::bus::shared::{HandlerError, Phase, catch_panic, consume, cut_off, drained};
+
+/// The tries of a batch.
+struct Tries {
+    attempts: u32,
+    /// How many events had been handled when it was first tried.
+    successes: u64,
+    began: Instant,
+}
 
 impl Listener {
     /// Handles batch after batch, each as soon as it is full or has waited long enough.
@@ -156,7 +165,14 @@ impl Listener {
         let policy = self.policy();
         let mut waits = Backoff::new(policy.first_wait, policy.longest_wait);
         let mut round = self.breaker.round();
+        let (mut successes, mut began) = (self.breaker.successes(), Instant::now());
+        let mut again = false;
         while !batch.is_empty() {
+            if std::mem::take(&mut again) {
+                later.extend(batch.drain(batches.most.min(batch.len())..));
+                waits.succeeded();
+                round = self.breaker.round();
+            }
             let pass = tokio::select! {
                 biased;
                 pass = self.breaker.pass() => pass,
@@ -166,18 +182,19 @@ impl Listener {
                 round = self.breaker.round();
                 waits.succeeded();
             }
+            if waits.failures() == 0 {
+                (successes, began) = (self.breaker.successes(), Instant::now());
+            }
             let last = waits.failures() + 1 >= policy.attempts.max(1);
             if last && waits.failures() > 0 && batch.len() > 1 {
                 // Each probe takes its turn.
                 drop(pass);
-                let attempt = waits.failures() + 1;
-                if !self.breaker.is_open() && !self.handle_singly(batch, attempt, phase).await {
+                let tries = Tries { attempts: waits.failures() + 1, successes, began };
+                if !self.breaker.is_open() && !self.handle_singly(batch, tries, lane, phase).await {
                     return;
                 }
                 self.wait_out_batch(batch, lane, phase).await;
-                later.extend(batch.drain(batches.most.min(batch.len())..));
-                waits.succeeded();
-                round = self.breaker.round();
+                again = true;
                 continue;
             }
             let Some(failure) = self.try_batch(batches, batch).await else { continue };
@@ -197,10 +214,16 @@ impl Listener {
             if open {
                 if last {
                     self.wait_out_batch(batch, lane, phase).await;
-                    later.extend(batch.drain(batches.most.min(batch.len())..));
-                    waits.succeeded();
-                    round = self.breaker.round();
+                    again = true;
                 }
+                continue;
+            }
+            if last && !failure.is_permanent() && batch.len() == 1 {
+                let tries = Tries { attempts: attempt, successes, began };
+                if let Some(one) = batch.pop().zip(reasons.into_iter().next()) {
+                    self.judge_one_of_batch(one, &tries, batch, lane, phase).await;
+                }
+                again = true;
                 continue;
             }
             if last || failure.is_permanent() {
@@ -280,14 +303,32 @@ impl Listener {
         batch.iter_mut().for_each(|event| event.compared = true);
     }
 
+    /// Compares the only one that has failed with those behind the batch. What is to be tried again is
+    /// added to the batch.
+    async fn judge_one_of_batch(
+        &self,
+        (event, reason): (AtWork, String),
+        tries: &Tries,
+        batch: &mut Vec<AtWork>,
+        lane: &mut dyn Lane,
+        phase: &mut watch::Receiver<Phase>,
+    ) {
+        let &Tries { attempts, successes, began } = tries;
+        let exhausted = Exhausted { reason, attempts, successes, tried_for: began.elapsed() };
+        let mut queue = VecDeque::new();
+        self.judge(event, exhausted, &mut queue, lane, &mut None, phase).await;
+        batch.extend(queue);
+    }
+
     /// The last try: one by one, so that one event that cannot be handled takes no other with it. Where
     /// none of them is handled, something behind the handler is away: all are kept, and so are those
     /// that failed before it came back. Returns whether there is anything left to try.
     async fn handle_singly(
         &self,
         batch: &mut Vec<AtWork>,
-        attempt: u32,
-        phase: &watch::Receiver<Phase>,
+        tries: Tries,
+        lane: &mut dyn Lane,
+        phase: &mut watch::Receiver<Phase>,
     ) -> bool {
         let (before, round) = (self.breaker.successes(), self.breaker.round());
         let mut failed: Vec<(AtWork, String)> = Vec::new();
@@ -307,7 +348,7 @@ impl Listener {
                     self.end(event, end);
                 }
                 Err(Failure::Permanent(reason)) => {
-                    let end = self.give_up(&message, reason, attempt);
+                    let end = self.give_up(&message, reason, tries.attempts);
                     self.end(event, end);
                 }
                 Err(Failure::Passing(reason)) => {
@@ -322,12 +363,18 @@ impl Listener {
         batch.extend(left);
         let is_away = self.breaker.is_open() && self.breaker.successes() == before;
         let was_away = self.breaker.round() != round;
+        if !stopped && !is_away && !was_away && failed.len() == 1 {
+            if let Some(one) = failed.pop() {
+                self.judge_one_of_batch(one, &tries, batch, lane, phase).await;
+            }
+            return !batch.is_empty();
+        }
         let mut kept = Vec::new();
         for (event, reason) in failed {
             if (is_away || was_away) && !event.compared {
                 kept.push(event);
             } else {
-                let end = self.give_up(event.message(), reason, attempt);
+                let end = self.give_up(event.message(), reason, tries.attempts);
                 self.end(event, end);
             }
         }

@@ -367,6 +367,51 @@ async fn bad_events_with_nothing_behind_them_are_dead_lettered_after_the_longest
     }
 }
 
+/// The breaker opens on the second, as no event was handled since the first: what comes later must be
+/// tried although only the second is at work.
+#[tokio::test(start_paused = true)]
+async fn bad_events_that_came_alone_do_not_keep_a_good_one_waiting() {
+    for batches in [false, true] {
+        let (bus, _) = poison(batches, &[10]).await;
+        eventually("the first is given up", async || letters(&bus).await.len() == 1).await;
+        order(&bus, "anna", 20).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(letters(&bus).await.len(), 1, "nothing tells yet whether it is bad");
+        order(&bus, "anna", 1).await;
+        tokio::time::sleep(Duration::from_secs(240)).await;
+        assert_eq!(letters(&bus).await.len(), 2, "{batches} {:?}", bus.health());
+        assert!(bus.health().healthy, "{batches} {:?}", bus.health());
+    }
+}
+
+/// The first event of an outage is at work alone: those that came while it was tried tell that it is no
+/// bad one.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_was_alone_in_its_batch_waits_out_an_outage() {
+    let bus = Place::memory().unwrap().bus("shop").await;
+    register(&bus).await;
+    let (database, notes) = (Database::away(), Notes::default());
+    let (asked, noted) = (database.clone(), notes.clone());
+    bus.listen_in_batches("watch", move |events: Vec<Ordered>| {
+        let (asked, noted) = (asked.clone(), noted.clone());
+        async move {
+            asked.ask()?;
+            events.iter().for_each(|event| noted.add(event.number.to_string()));
+            Ok(())
+        }
+    })
+    .on_error(OnError::Retry(outlasting(3)))
+    .await
+    .unwrap();
+    order(&bus, "anna", 0).await;
+    eventually("it is tried", async || database.refused.load(Ordering::SeqCst) > 0).await;
+    order(&bus, "anna", 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    database.come_back();
+    eventually("all are handled", async || notes.all().len() == 2).await;
+    assert_eq!(letters(&bus).await, []);
+}
+
 #[tokio::test(start_paused = true)]
 async fn bad_events_of_a_batch_are_dead_lettered_once_a_good_one_comes() {
     let (bus, _) = poison(true, &[10, 20]).await;
