@@ -85,7 +85,10 @@ async fn limits_in_code_may_be_boundless(place: Place) {
     }
     let mut handled = Vec::new();
     for _ in 0..3 {
-        handled.push(soon("handling", hours.recv()).await.unwrap());
+        let mut hours = soon("handling", hours.recv()).await.unwrap();
+        // Events without a key may change places.
+        hours.sort_unstable();
+        handled.push(hours);
     }
     handled.sort();
     assert_eq!(handled, [vec![1], vec![1, 2], vec![2]]);
