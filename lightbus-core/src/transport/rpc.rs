@@ -76,7 +76,8 @@ pub trait RpcTransport: Transport {
     async fn serve(&self, spec: ServeSpec) -> Result<Subscription<RpcMessage>>;
 
     /// Returns how many calls of an API wait at the broker for a worker. Expired ones may count until a
-    /// worker discards them (case `waiting_calls_are_counted`).
+    /// worker discards them (case `waiting_calls_are_counted`). While this transport serves the API, calls
+    /// that only other processes can take do not count, such as those of their partitions.
     ///
     /// The bus asks periodically, to restart a worker that takes none of the calls that wait.
     ///

@@ -8,12 +8,9 @@ use rdkafka::{Offset, TopicPartitionList, consumer::Consumer as _};
 use crate::{
     client::{Client, blocking},
     error::{Sent, from_kafka, retry_transient},
-    group::Committed,
+    group::{Committed, TopicPartition},
     reader::{Reader, check},
 };
-
-/// A partition of a topic.
-pub(crate) type Partition = (Name, i32);
 
 /// Returns how far a group is behind in these topics.
 pub(crate) async fn lag(client: &Arc<Client>, topics: &[Name], group: String) -> Result<Lag> {
@@ -26,9 +23,9 @@ pub(crate) async fn lag(client: &Arc<Client>, topics: &[Name], group: String) ->
 }
 
 /// Returns how far a group is behind in these partitions.
-pub(super) async fn lag_in(
+pub(crate) async fn lag_in(
     client: &Arc<Client>,
-    partitions: Vec<Partition>,
+    partitions: Vec<TopicPartition>,
     group: String,
 ) -> Result<Lag> {
     if partitions.is_empty() {
@@ -43,7 +40,7 @@ pub(super) async fn lag_in(
 }
 
 /// Returns how far a group is behind; `None` if it has no offsets in these partitions. Blocks.
-pub(crate) fn behind(reader: &Reader, partitions: &[Partition]) -> Result<Option<Lag>> {
+pub(crate) fn behind(reader: &Reader, partitions: &[TopicPartition]) -> Result<Option<Lag>> {
     let error = |error| from_kafka(error, &reader.broker, Sent::Harmless);
     let mut all = TopicPartitionList::new();
     for (topic, partition) in partitions {

@@ -5,7 +5,6 @@ mod dead_letters;
 mod group;
 mod history;
 mod lag;
-mod members;
 mod send;
 mod source;
 
@@ -25,11 +24,11 @@ use crate::{
     EventConfig, TopicUse,
     client::{Client, Handle},
     diagnose,
+    group::Members,
     locate::{self, Readers},
     topic::TopicSpec,
 };
-pub(crate) use lag::{behind, lag};
-use members::Members;
+pub(crate) use lag::{behind, lag, lag_in};
 use source::{DeadLetterTopic, EventSource};
 
 const WHAT: &str = "the event transport";
@@ -99,8 +98,8 @@ impl EventTransport for KafkaEventTransport {
 
     async fn waiting_here(&self, spec: &ListenSpec) -> Result<u64> {
         let group = self.full_group(&spec.group);
-        let partitions = self.members.partitions_of(&group);
-        Ok(lag::lag_in(self.handle.client()?, partitions, group).await?.waiting)
+        let partitions = self.members.partitions_of(&group).unwrap_or_default();
+        Ok(lag_in(self.handle.client()?, partitions, group).await?.waiting)
     }
 
     async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {

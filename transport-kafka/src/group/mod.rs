@@ -12,6 +12,7 @@ mod committer;
 mod deliveries;
 mod fetch;
 mod handoff;
+mod members;
 mod membership;
 mod offset_tracker;
 mod rebalance;
@@ -30,6 +31,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use assignments::{Assignments, Kept, RecordPosition};
 pub(crate) use handoff::Handoff;
+pub(crate) use members::{Members, TopicPartition};
 pub(crate) use offset_tracker::Committed;
 
 /// How long to wait for a member to leave.

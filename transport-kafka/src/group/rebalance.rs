@@ -6,10 +6,10 @@
 //! - Assigned partitions are read from the group's committed offsets, asked for again until the
 //!   group answers.
 //! - Revoked partitions are read no more. Events that are being handled are waited for, at most
-//!   `revoke_timeout`; those that wait to be handled are dropped, by the session of the
-//!   assignment: the next owner has them. Then what is settled is committed, and only then is the partition
-//!   given up. Of calls, a commit in flight is waited for instead: what it covers is handed over, and
-//!   what it does not is left to the next owner.
+//!   `revoke_timeout`; those that wait to be handled are dropped, by the session of the assignment: the
+//!   next owner has them. Then what is settled is committed, and only then is the partition given up. Of
+//!   calls, a commit in flight is waited for instead: what it covers is handed over, and what it does
+//!   not is left to the next owner.
 //! - Lost partitions have another owner already: they are given up at once, without a commit.
 //!
 //! Held by `what_was_not_begun_when_its_partition_moved_is_handled_once` and

@@ -75,13 +75,10 @@ impl ResultTransport for KafkaResultTransport {
     }
 
     async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {
-        let _id = Name::clone(&result.rpc_id);
         let client = self.handle.client()?;
         send::send(client, &self.topic, to, &result).await
     }
 }
-
-impl KafkaResultTransport {}
 
 lightbus_core::impl_transport!(KafkaResultTransport {
     capabilities: |_| crate::CAPABILITIES,

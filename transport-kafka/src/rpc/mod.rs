@@ -17,7 +17,8 @@ use crate::{
     RpcConfig,
     client::{Client, Handle},
     diagnose,
-    event::lag,
+    event::{lag, lag_in},
+    group::Members,
     locate::{self, Readers},
     producer::cut_short,
 };
@@ -31,12 +32,14 @@ pub struct KafkaRpcTransport {
     handle: Handle,
     config: RpcConfig,
     queues: Arc<Queues>,
+    members: Members,
 }
 
 impl KafkaRpcTransport {
     pub(crate) fn new(client: Arc<Client>, config: RpcConfig) -> Self {
         let queues = Queues::new(Arc::clone(&client), &config);
-        Self { handle: Handle::new(WHAT, client), config, queues: Arc::new(queues) }
+        let members = Members::default();
+        Self { handle: Handle::new(WHAT, client), config, queues: Arc::new(queues), members }
     }
 }
 
@@ -64,12 +67,19 @@ impl RpcTransport for KafkaRpcTransport {
         let source =
             CallSource::start(&self.queues, self.handle.closing(), &spec.apis, &self.config)
                 .await?;
+        for (api, assignments) in spec.apis.iter().zip(source.assignments()) {
+            self.members.add(self.queues.group(api), assignments);
+        }
         Ok(Subscription::spawn(source, flow))
     }
 
     async fn backlog(&self, api: &str) -> Result<u64> {
-        let topics = [self.queues.topic(api)];
-        Ok(lag(self.handle.client()?, &topics, self.queues.group(api)).await?.waiting)
+        let (client, group) = (self.handle.client()?, self.queues.group(api));
+        let lag = match self.members.partitions_of(&group) {
+            Some(here) => lag_in(client, here, group).await?,
+            None => lag(client, &[self.queues.topic(api)], group).await?,
+        };
+        Ok(lag.waiting)
     }
 }
 

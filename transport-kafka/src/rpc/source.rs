@@ -29,7 +29,7 @@ use super::{
 use crate::{
     RpcConfig,
     client::User,
-    group::{Handoff, Member, MemberSpec, Reading, RecordPosition},
+    group::{Assignments, Handoff, Member, MemberSpec, Reading, RecordPosition},
     result::{ReplyPath, outgoing},
 };
 
@@ -125,6 +125,11 @@ impl CallSource {
             members,
             _user: User::new(Arc::clone(&queues.client)),
         })
+    }
+
+    /// Returns the partitions that it takes from, for each API in turn.
+    pub(super) fn assignments(&self) -> impl Iterator<Item = &Arc<Assignments>> {
+        self.members.iter().map(Member::assignments)
     }
 
     /// Answers a call that cannot be read, so that its caller does not wait in vain.
