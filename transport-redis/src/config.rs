@@ -183,7 +183,8 @@ options! {
         /// The most events to read at once. Default: 100. Python has 10, but reading 100 costs no more
         /// than reading 10, and has four times the throughput.
         batch_size: usize = 100,
-        /// The most pending events of other processes to check at once for abandoned ones.
+        /// How many pending events of other processes to check at once for abandoned ones. A look checks
+        /// at most four times as many in each stream; the next one continues there.
         /// Default: 10 × `batch_size`, at most 1000.
         reclaim_batch_size: Option<usize> = None,
         /// After how long an event that was not acknowledged is taken over by another process. While its

@@ -10,6 +10,7 @@ mod lag;
 mod lease;
 mod presence;
 mod read;
+mod reclaim;
 mod send;
 mod source;
 
@@ -37,7 +38,7 @@ use crate::{
 };
 use in_flight::InFlightSets;
 use presence::Presence;
-use read::Reclaim;
+use reclaim::Reclaim;
 use send::{EventSender, Outgoing};
 use source::{EventSource, Listener, Stream};
 

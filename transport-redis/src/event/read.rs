@@ -1,8 +1,8 @@
 //! Reads the entries of a listener's streams: its own pending ones, abandoned ones, and new ones.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
-use lightbus_core::{Rejection, Result, json, time::after};
+use lightbus_core::{Rejection, Result, json};
 use redis::{Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
@@ -20,15 +20,6 @@ use crate::{
     value,
 };
 
-/// When to look for abandoned entries.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reclaim {
-    /// After how long without acknowledgement an entry counts as abandoned.
-    pub(super) after: Duration,
-    pub(super) interval: Duration,
-    pub(super) batch: usize,
-}
-
 /// The position in a stream.
 #[derive(Clone, Copy)]
 pub(super) struct Position {
@@ -36,7 +27,7 @@ pub(super) struct Position {
     pub(super) last: EntryId,
     /// While own pending entries are read: the last one.
     pub(super) own: Option<EntryId>,
-    /// While abandoned entries are claimed: where to continue.
+    /// While abandoned entries are looked for: where to continue.
     pub(super) abandoned: Option<EntryId>,
 }
 
@@ -75,19 +66,11 @@ impl EventSource {
                 }
             }
         }
-        let now = Instant::now();
-        if state.ready.is_empty() && state.next_reclaim <= now {
-            for position in &mut state.streams {
-                position.abandoned = Some(EntryId::ZERO);
-            }
-            state.next_reclaim = after(now, self.reclaim.interval);
-        }
-        for index in 0..state.streams.len() {
-            if let (true, Some(from)) = (state.ready.is_empty(), state.streams[index].abandoned)
-                && let Err(error) = self.read_abandoned(link, state, index, from, max).await?
-            {
-                return Ok(Err(error));
-            }
+        if state.ready.is_empty()
+            && state.next_reclaim <= Instant::now()
+            && let Err(error) = self.read_abandoned(link, state, max).await?
+        {
+            return Ok(Err(error));
         }
         if state.ready.is_empty() { self.read_new(link, state, max).await } else { Ok(Ok(())) }
     }
@@ -125,52 +108,6 @@ impl EventSource {
         let last = entries.iter().rev().find_map(id_of);
         state.streams[index].own = last;
         self.classify(state, index, entries, &attempts, 2).await?;
-        Ok(Ok(()))
-    }
-
-    /// Claims a page of entries that other consumers have abandoned.
-    async fn read_abandoned(
-        &self,
-        link: &Link,
-        state: &mut State,
-        index: usize,
-        from: EntryId,
-        max: usize,
-    ) -> Result<std::result::Result<(), RedisError>> {
-        let Listener { group, consumer, .. } = &*self.listener;
-        let key = &self.listener.streams[index].key;
-        let mut claim = redis::cmd("XAUTOCLAIM");
-        claim.arg(key).arg(group).arg(consumer);
-        claim.arg(u64::try_from(self.reclaim.after.as_millis()).unwrap_or(u64::MAX));
-        claim.arg(from.to_string()).arg("COUNT").arg(max.min(self.reclaim.batch));
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(claim);
-        let answer = self.reader.request(link, link.pipeline(&pipeline)).await?.pop();
-        let answer = match answer.map(link::answer) {
-            Some(Ok(answer)) => answer,
-            Some(Err(error)) => return Ok(Err(error)),
-            None => Value::Nil,
-        };
-        let mut parts = value::items(answer).unwrap_or_default().into_iter();
-        let next = parts.next().as_ref().and_then(value::text).and_then(EntryId::parse);
-        state.streams[index].abandoned = next.filter(|next| *next != EntryId::ZERO);
-        let entries = parts.next().and_then(value::items).unwrap_or_default();
-        let (Some(first), Some(last)) =
-            (entries.iter().find_map(id_of), entries.iter().rev().find_map(id_of))
-        else {
-            return Ok(Ok(()));
-        };
-        let mut pending = redis::cmd("XPENDING");
-        pending.arg(key).arg(group).arg(first.to_string()).arg(last.to_string());
-        pending.arg(entries.len()).arg(consumer);
-        let counts = self.reader.request(link, link.command(&pending)).await.ok();
-        tracing::debug!(
-            stream = key,
-            group,
-            events = entries.len(),
-            "abandoned events of other processes were taken over"
-        );
-        self.classify(state, index, entries, &attempts(counts), 2).await?;
         Ok(Ok(()))
     }
 
@@ -219,7 +156,7 @@ impl EventSource {
     }
 
     /// Classifies entries: to hand out, to skip, or to dead-letter.
-    async fn classify(
+    pub(super) async fn classify(
         &self,
         state: &mut State,
         index: usize,
@@ -300,7 +237,7 @@ fn entries(answer: Value) -> Result<Vec<(Value, Vec<Value>)>> {
 }
 
 /// Returns the id of an entry, which may have no fields.
-fn id_of(entry: &Value) -> Option<EntryId> {
+pub(super) fn id_of(entry: &Value) -> Option<EntryId> {
     match entry {
         Value::Array(entry) => EntryId::parse(value::text(entry.first()?)?),
         _ => None,
@@ -308,7 +245,7 @@ fn id_of(entry: &Value) -> Option<EntryId> {
 }
 
 /// Returns how often entries were delivered, from an answer to `XPENDING`.
-fn attempts(answer: Option<Value>) -> HashMap<EntryId, u32> {
+pub(super) fn attempts(answer: Option<Value>) -> HashMap<EntryId, u32> {
     answer
         .and_then(value::items)
         .unwrap_or_default()

@@ -5,7 +5,8 @@
 //!
 //! 1. this consumer's own pending entries, after each new connection: entries that were on their way
 //!    when the last connection broke are pending;
-//! 2. entries that other consumers have abandoned: each `reclaim_interval`, or each second when idle;
+//! 2. entries that other consumers have abandoned ([`reclaim`](super::reclaim)): each
+//!    `reclaim_interval`, or each second when idle;
 //! 3. new entries, for which it blocks at the server for at most a second.
 //!
 //! What is known between two fetches ([`State`]) is taken out of its mutex by the fetch in progress. A
@@ -32,12 +33,8 @@ use redis::{Pipeline, RedisError};
 use tokio::time::Instant;
 
 use super::{
-    WHAT, dead_letters,
-    entry::EntryId,
-    in_flight::InFlight,
-    lease::LeaseRenewer,
-    presence::Presence,
-    read::{Position, Reclaim},
+    WHAT, dead_letters, entry::EntryId, in_flight::InFlight, lease::LeaseRenewer,
+    presence::Presence, read::Position, reclaim::Reclaim,
 };
 use crate::{
     client::Client,

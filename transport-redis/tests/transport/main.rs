@@ -5,5 +5,6 @@ mod basic;
 mod conformance;
 mod events;
 mod installations;
+mod reclaim;
 mod rpc;
 mod support;
