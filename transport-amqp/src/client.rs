@@ -5,6 +5,7 @@
 //! acknowledgements of consumers must not wait behind that.
 
 use std::{
+    collections::HashSet,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -38,6 +39,8 @@ pub(crate) struct Client {
     consumes: Slot,
     /// The node that is tried first; the next one when it does not answer.
     node: AtomicUsize,
+    /// The queues that this process fills with past events.
+    filling: Mutex<HashSet<String>>,
     users: Users,
 }
 
@@ -95,6 +98,7 @@ impl Client {
             sends: Slot::new("sends"),
             consumes: Slot::new("consumes"),
             node: AtomicUsize::new(node),
+            filling: Mutex::default(),
             users: Users::default(),
         }
     }
@@ -102,6 +106,11 @@ impl Client {
     /// Returns the broker's address without secrets, for logs and errors.
     pub(crate) fn broker(&self) -> &str {
         &self.endpoint.broker
+    }
+
+    pub(crate) fn filling(&self) -> MutexGuard<'_, HashSet<String>> {
+        // Nothing panics while it is locked.
+        self.filling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -120,6 +129,11 @@ impl Client {
     /// Returns the connection for consuming, and opens it if need be.
     pub(crate) async fn consumes(&self) -> Result<Arc<Link>> {
         self.link(&self.consumes).await
+    }
+
+    /// Returns the connection for consuming, if it is open.
+    pub(crate) fn consumes_now(&self) -> Option<Arc<Link>> {
+        self.consumes.live()
     }
 
     async fn link(&self, slot: &Slot) -> Result<Arc<Link>> {

@@ -27,6 +27,11 @@ pub(crate) fn is_missing(error: &lapin::Error) -> bool {
     answer(error).is_some_and(|(code, text)| code == 404 && !is_down(text))
 }
 
+/// Whether another connection has a queue to itself.
+pub(crate) fn is_locked(error: &lapin::Error) -> bool {
+    answer(error).is_some_and(|(code, _)| code == 405)
+}
+
 /// Whether the broker refuses transient queues: its operator, or a later version, does not permit them.
 pub(crate) fn refuses_transient_queues(error: &lapin::Error) -> bool {
     answer(error).is_some_and(|(_, text)| text.contains("transient_nonexcl_queues"))

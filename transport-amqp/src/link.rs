@@ -16,7 +16,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::error::{Sent, from_lapin};
+use crate::{
+    error::{Sent, from_lapin},
+    limits::Limits,
+};
 
 /// A connection, and what is known about it.
 pub(crate) struct Link {
@@ -25,6 +28,7 @@ pub(crate) struct Link {
     /// Why the broker accepts no messages now, if so.
     blocked: watch::Receiver<Option<Arc<str>>>,
     response_timeout: Duration,
+    limits: Limits,
     /// The broker's address without secrets, for logs and errors.
     broker: Arc<str>,
 }
@@ -55,7 +59,9 @@ impl Link {
                 }
             }
         });
-        Self { connection, broken: AtomicBool::new(false), blocked, response_timeout, broker }
+        let limits = Limits::of_frames(connection.configuration().frame_max());
+        let broken = AtomicBool::new(false);
+        Self { connection, broken, blocked, response_timeout, limits, broker }
     }
 
     /// Whether it is not known to be broken.
@@ -69,6 +75,11 @@ impl Link {
 
     pub(crate) fn broker(&self) -> &str {
         &self.broker
+    }
+
+    /// Returns how large messages may be.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(crate) fn response_timeout(&self) -> Duration {

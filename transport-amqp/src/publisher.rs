@@ -1,4 +1,12 @@
-//! Publishes with confirms, many messages at a time, on one channel.
+//! Publishes with confirms, many messages at a time, on one channel; large messages on another.
+//!
+//! RabbitMQ closes the channel on which a message is too large, and whatever was in flight on it is then
+//! in doubt: stored, perhaps, and never confirmed. So messages are measured first ([`Limits::check`]), and
+//! those whose limit may not be known yet have a channel of their own, which is opened for the first.
+//! A batch keeps its order across both: it is cut where it changes from one channel to the other, and
+//! each part waits for the confirms of the part before it. Held by tests/transport/sizes.rs.
+//!
+//! [`Limits::check`]: crate::limits::Limits::check
 
 use std::{
     collections::HashSet,
@@ -25,7 +33,8 @@ use tokio::{
 
 use crate::{
     client::Client,
-    error::{Sent, answer},
+    error::{Sent, answer, is_missing},
+    limits::{LARGE, Oversized},
     link::Link,
 };
 
@@ -63,17 +72,28 @@ impl Message {
     fn cost(&self) -> usize {
         (self.body.len() >> 10).max(SMALLEST)
     }
+
+    fn is_large(&self) -> bool {
+        self.body.len() > LARGE
+    }
 }
 
 /// The outcome of publishing: `None` if the message is stored, or the message that the broker returned
 /// because no queue received it.
 pub(crate) type Published = Option<BasicReturnMessage>;
 
-/// Publishes on its own channel, which is replaced when it breaks.
+/// Publishes on channels of its own, which are replaced when they break.
 pub(crate) struct Publisher {
     client: Arc<Client>,
-    confirms: bool,
     room: Semaphore,
+    usual: Lane,
+    /// For large messages. Always confirmed.
+    large: Lane,
+}
+
+/// A channel, once it is needed.
+struct Lane {
+    confirms: bool,
     out: Mutex<Option<Arc<PublishChannel>>>,
     /// Locked while a channel is opened.
     opening: tokio::sync::Mutex<()>,
@@ -93,35 +113,13 @@ pub(crate) struct PublishChannel {
     retired: AtomicBool,
 }
 
-impl Publisher {
-    /// Returns a publisher with confirms: `publish` returns when the message is stored.
-    pub(crate) fn new(client: Arc<Client>) -> Self {
-        Self {
-            client,
-            confirms: true,
-            room: Semaphore::new(ROOM),
-            out: Mutex::new(None),
-            opening: tokio::sync::Mutex::new(()),
-        }
+impl Lane {
+    fn new(confirms: bool) -> Self {
+        Self { confirms, out: Mutex::new(None), opening: tokio::sync::Mutex::new(()) }
     }
 
-    /// Returns a publisher without confirms: `publish` returns when the message is handed to the
-    /// connection.
-    pub(crate) fn unconfirmed(client: Arc<Client>) -> Self {
-        Self { confirms: false, ..Self::new(client) }
-    }
-
-    pub(crate) fn client(&self) -> &Arc<Client> {
-        &self.client
-    }
-
-    /// Returns the deadline of a request that begins now.
-    pub(crate) fn deadline(&self) -> Instant {
-        deadline_after(self.client.response_timeout())
-    }
-
-    /// Returns the channel to publish on, and opens it if need be.
-    pub(crate) async fn channel(&self) -> Result<Arc<PublishChannel>> {
+    /// Returns the channel, and opens it if need be.
+    async fn channel(&self, client: &Client) -> Result<Arc<PublishChannel>> {
         if let Some(out) = self.live() {
             return Ok(out);
         }
@@ -129,7 +127,7 @@ impl Publisher {
         if let Some(out) = self.live() {
             return Ok(out);
         }
-        let link = self.client.sends().await?;
+        let link = client.sends().await?;
         let channel = link.channel().await?;
         if self.confirms {
             let select = channel.confirm_select(ConfirmSelectOptions::default());
@@ -154,19 +152,57 @@ impl Publisher {
         state.as_ref().filter(|out| out.is_alive()).map(Arc::clone)
     }
 
+    /// Whether it had a channel, which is closed.
+    fn is_lost(&self) -> bool {
+        self.state().as_ref().is_some_and(|out| !out.is_alive())
+    }
+
     fn state(&self) -> MutexGuard<'_, Option<Arc<PublishChannel>>> {
         // Nothing panics while it is locked.
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Whether the channel that was used last is closed.
-    pub(crate) fn channel_is_lost(&self) -> bool {
-        self.live().is_none()
+impl Publisher {
+    /// Returns a publisher with confirms: `publish` returns when the message is stored.
+    pub(crate) fn new(client: Arc<Client>) -> Self {
+        Self::with_confirms(client, true)
     }
 
-    /// Lets go of the channel.
+    /// Returns a publisher without confirms, except for large messages: `publish` returns when the message
+    /// is handed to the connection.
+    pub(crate) fn unconfirmed(client: Arc<Client>) -> Self {
+        Self::with_confirms(client, false)
+    }
+
+    fn with_confirms(client: Arc<Client>, confirms: bool) -> Self {
+        let (usual, large) = (Lane::new(confirms), Lane::new(true));
+        Self { client, room: Semaphore::new(ROOM), usual, large }
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// Returns the deadline of a request that begins now.
+    pub(crate) fn deadline(&self) -> Instant {
+        deadline_after(self.client.response_timeout())
+    }
+
+    /// Returns the channel to publish on, and opens it if need be.
+    pub(crate) async fn channel(&self) -> Result<Arc<PublishChannel>> {
+        self.usual.channel(&self.client).await
+    }
+
+    /// Whether a channel that was used is closed.
+    pub(crate) fn channel_is_lost(&self) -> bool {
+        self.usual.is_lost() || self.large.is_lost()
+    }
+
+    /// Lets go of the channels.
     pub(crate) fn close(&self) {
-        drop(self.state().take());
+        drop(self.usual.state().take());
+        drop(self.large.state().take());
     }
 
     /// Publishes a message.
@@ -176,33 +212,76 @@ impl Publisher {
         message: Message,
         deadline: Instant,
     ) -> Result<Published> {
+        out.link.limits().check(&message.properties, message.body.len())?;
         let _room = self.room(out, message.cost(), deadline).await?;
+        if message.is_large() {
+            return self.large_channel(out, deadline).await?.publish(message, deadline).await;
+        }
         out.publish(message, deadline).await
     }
 
-    /// Publishes messages in order, and returns the outcome of each.
+    /// Publishes messages in order, and returns the outcome of each. After a message that may be published
+    /// again, none is published that must follow it.
     pub(crate) async fn publish_all(
         &self,
         out: &PublishChannel,
         messages: Vec<Message>,
         deadline: Instant,
     ) -> Vec<Result<Published>> {
-        let mut results = Vec::with_capacity(messages.len());
-        let mut messages = messages.into_iter();
-        loop {
-            let batch: Vec<Message> = messages.by_ref().take(BATCH).collect();
-            if batch.is_empty() {
+        let mut results: Vec<Result<Published>> = Vec::with_capacity(messages.len());
+        let mut messages = messages.into_iter().peekable();
+        while let Some(first) = messages.next() {
+            let large = first.is_large();
+            let mut batch = vec![first];
+            while batch.len() < BATCH
+                && let Some(next) = messages.next_if(|next| next.is_large() == large)
+            {
+                batch.push(next);
+            }
+            let from = results.len();
+            results.extend(self.publish_batch(out, large, batch, deadline).await);
+            let failed = results[from..].iter().filter_map(|result| result.as_ref().err());
+            if let Some(error) = failed.filter(|error| error.is_temporary()).next_back() {
+                let error = error.clone().retry(Retry::Safe);
+                results.extend(messages.map(|_| Err(error.clone())));
                 return results;
             }
-            let count = batch.len();
-            let cost = batch.iter().map(|message| message.cost()).sum::<usize>().min(ROOM);
-            match self.room(out, cost, deadline).await {
-                // Each is handed to the client library at its first poll, which keeps their order.
-                Ok(_room) => results.extend(
-                    join_all(batch.into_iter().map(|message| out.publish(message, deadline))).await,
-                ),
-                Err(error) => results.extend((0..count).map(|_| Err(error.clone()))),
-            }
+        }
+        results
+    }
+
+    /// Publishes messages that are all large, or none.
+    async fn publish_batch(
+        &self,
+        out: &PublishChannel,
+        large: bool,
+        batch: Vec<Message>,
+        deadline: Instant,
+    ) -> Vec<Result<Published>> {
+        let count = batch.len();
+        let ready = async {
+            let cost = batch.iter().map(Message::cost).sum::<usize>().min(ROOM);
+            let room = self.room(out, cost, deadline).await?;
+            let channel = if large { Some(self.large_channel(out, deadline).await?) } else { None };
+            Ok((room, channel))
+        };
+        let (_room, channel) = match ready.await {
+            Ok(ready) => ready,
+            Err(error) => return (0..count).map(|_| Err(Error::clone(&error))).collect(),
+        };
+        let out = channel.as_deref().unwrap_or(out);
+        // Each is handed to the client library at its first poll, which keeps their order.
+        join_all(batch.into_iter().map(|message| out.publish(message, deadline))).await
+    }
+
+    async fn large_channel(
+        &self,
+        out: &PublishChannel,
+        deadline: Instant,
+    ) -> Result<Arc<PublishChannel>> {
+        match timeout_at(deadline, self.large.channel(&self.client)).await {
+            Ok(channel) => channel,
+            Err(_) => Err(out.link.no_answer().retry(Retry::Safe)),
         }
     }
 
@@ -258,6 +337,11 @@ impl PublishChannel {
     }
 
     async fn publish(&self, message: Message, deadline: Instant) -> Result<Published> {
+        self.link.limits().check(&message.properties, message.body.len())?;
+        if !self.channel.status().connected() {
+            return Err(Error::new(ErrorKind::Unavailable, "RabbitMQ has closed the channel")
+                .with("broker", format_args!("rabbitmq {}", self.link.broker())));
+        }
         let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
         let Message { exchange, key, properties, body, .. } = message;
         let count = self.count.fetch_add(1, Ordering::Relaxed);
@@ -291,16 +375,42 @@ impl PublishChannel {
                     "RabbitMQ refused the message: the queue is full, or has no leader now",
                 ))
             }
-            Ok(Err(error)) => {
-                if answer(&error).is_none() {
-                    self.link.mark_broken();
-                }
-                Err(self.link.explain(error, Sent::Maybe))
-            }
+            Ok(Err(error)) => Err(self.failed(error, body.len())),
             Err(_) if self.link.blocked_reason().is_some() => {
                 Err(self.link.blocked_error().retry(Retry::MayDuplicate))
             }
             Err(_) => Err(self.link.no_answer()),
+        }
+    }
+
+    /// Returns the error of a message that was in flight when the channel or the connection ended.
+    fn failed(&self, error: lapin::Error, body: usize) -> Error {
+        let oversized = match answer(&error) {
+            Some((_, text)) => Oversized::read(text),
+            None => {
+                // A channel may end alone: whatever else the connection carries goes on.
+                if !matches!(error.kind(), lapin::ErrorKind::InvalidChannelState(..)) {
+                    self.link.mark_broken();
+                }
+                None
+            }
+        };
+        match oversized {
+            Some(refusal) => self
+                .link
+                .limits()
+                .refused(body, refusal)
+                .with("broker", format_args!("rabbitmq {}", self.link.broker()))
+                .because(error),
+            // Of messages before it was deleted, some may be stored.
+            None if is_missing(&error) => Error::new(
+                ErrorKind::Unavailable,
+                "the exchange to which the message was published was deleted",
+            )
+            .retry(Retry::MayDuplicate)
+            .with("broker", format_args!("rabbitmq {}", self.link.broker()))
+            .because(error),
+            None => self.link.explain(error, Sent::Maybe),
         }
     }
 }

@@ -103,7 +103,16 @@ impl Session {
     }
 
     /// Requeues deliveries that are not settled yet, in order.
-    pub(crate) async fn requeue(&self, mut tags: Vec<u64>) {
+    pub(crate) async fn requeue(&self, tags: Vec<u64>) {
+        self.refuse(tags, true).await;
+    }
+
+    /// Has the broker dead-letter a delivery that is not settled yet.
+    pub(crate) async fn reject(&self, tag: u64) {
+        self.refuse(vec![tag], false).await;
+    }
+
+    async fn refuse(&self, mut tags: Vec<u64>, requeue: bool) {
         tags.sort_unstable();
         let sending = {
             let mut delivered = self.delivered();
@@ -113,7 +122,7 @@ impl Session {
             if !self.is_alive() {
                 return;
             }
-            let options = BasicNackOptions { multiple: false, requeue: true };
+            let options = BasicNackOptions { multiple: false, requeue };
             handed_over(tags.into_iter().map(|tag| self.channel.basic_nack(tag, options)))
         };
         self.written(sending).await;

@@ -15,7 +15,7 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable},
 };
-use lightbus_core::{Error, ErrorKind, Result, Retry};
+use lightbus_core::{Error, ErrorKind, Result, Retry, time::deadline_after};
 
 use crate::{
     client::Client,
@@ -24,6 +24,7 @@ use crate::{
     header,
     link::Link,
     publisher::{Message, PublishChannel, Publisher},
+    set_up::set_up,
     topology::short,
 };
 
@@ -104,7 +105,12 @@ impl Reader {
     }
 
     async fn begin(client: &Client, stream: &str, offset: AMQPValue) -> Result<Self> {
-        let link = client.consumes().await?;
+        let offset = &offset;
+        let on = |link| Self::begin_on(link, stream, offset.clone());
+        set_up(deadline_after(client.response_timeout()), || client.consumes(), on).await
+    }
+
+    async fn begin_on(link: Arc<Link>, stream: &str, offset: AMQPValue) -> Result<Self> {
         let channel = link.channel().await?;
         let limit = channel.basic_qos(AHEAD, BasicQosOptions { global: false });
         link.request(limit, Sent::Harmless).await?;

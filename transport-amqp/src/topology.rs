@@ -40,6 +40,12 @@ pub(crate) fn dead_letters_of(config: &EventConfig, group: &str) -> String {
     format!("{}{group}.dead_letters", config.prefix)
 }
 
+/// Returns the group whose dead letters a queue has.
+pub(crate) fn group_of_dead_letters<'a>(config: &EventConfig, queue: &'a str) -> &'a str {
+    let name = queue.strip_prefix(config.prefix.as_str()).unwrap_or(queue);
+    name.strip_suffix(".dead_letters").unwrap_or(name)
+}
+
 /// Converts a name to a short string, which has at most 255 bytes.
 pub(crate) fn short(what: &'static str, text: &str) -> Result<ShortString> {
     ShortString::try_new(text).map_err(|_| {
@@ -169,8 +175,11 @@ pub(crate) async fn counts(link: &Link, queue: &str) -> Result<Option<(u32, u32)
 
 /// Whether an exchange of this name exists, whatever its type.
 pub(crate) async fn has_exchange(link: &Link, name: &str) -> Result<bool> {
-    // On its own channel, which is closed if the exchange does not exist.
-    let channel = link.channel().await?;
+    exchange_exists(link, &link.channel().await?, name).await
+}
+
+/// The same, on a channel that is closed if the exchange does not exist.
+pub(crate) async fn exchange_exists(link: &Link, channel: &Channel, name: &str) -> Result<bool> {
     let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
     let exchange = short("the name of the exchange", name)?;
     let kind = lapin::ExchangeKind::Topic;

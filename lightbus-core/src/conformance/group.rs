@@ -119,6 +119,43 @@ pub async fn a_listener_may_start_with_the_earliest(harness: &dyn Harness) {
     assert_numbers(harness, take(&mut events, 30).await, 0..30);
 }
 
+/// Processes that start a new listener in the past at the same time all start, and share the past.
+pub async fn processes_may_start_in_the_past_at_once(harness: &dyn Harness) {
+    const EVENTS: usize = 200;
+    if !harness.capabilities().replay {
+        return super::transport::what_is_absent_is_unsupported(harness).await;
+    }
+    let bus = Bus::new(harness);
+    let api = bus.name("orders");
+    let processes = [bus.process().await, bus.process().await, bus.process().await];
+    // Of many keys, so that each process may get some.
+    let events: Vec<_> = (0..EVENTS).map(|n| bus.event(&api, n)).collect();
+    processes[0].send(&events).await;
+    let started = processes.iter().map(|process| {
+        let spec = ListenSpec { start: Start::Earliest, ..bus.listener(&api, "late") };
+        process.listen(spec)
+    });
+    let started = futures_util::future::join_all(started).await;
+    let (numbers, mut taken) = tokio::sync::mpsc::unbounded_channel();
+    for mut events in started {
+        let numbers = numbers.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(delivery)) = events.next().await {
+                let _ = numbers.send(delivery.message.number());
+                delivery.ack.settle_later(Outcome::Done);
+            }
+        });
+    }
+    let mut seen = BTreeSet::new();
+    eventually("each event reaches one of them", async || {
+        while let Ok(number) = taken.try_recv() {
+            seen.insert(number);
+        }
+        (seen.len() == EVENTS).then_some(())
+    })
+    .await;
+}
+
 /// A new listener may begin with the first event that is not older than a moment.
 pub async fn a_listener_may_start_since(harness: &dyn Harness) {
     if !harness.capabilities().replay {

@@ -299,6 +299,7 @@ macro_rules! conformance {
             listen_then_send_misses_nothing
             a_new_listener_begins_with_what_comes
             a_listener_may_start_with_the_earliest
+            processes_may_start_in_the_past_at_once
             a_listener_may_start_since
             a_known_group_goes_on_where_it_was
             a_crashed_listeners_events_are_taken_over

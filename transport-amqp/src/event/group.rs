@@ -1,16 +1,21 @@
 //! The queue of a listener's group: declared, bound, and, if it is new, filled with past events.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use lapin::{
     Channel,
     options::{QueueDeclareOptions, QueueDeleteOptions},
-    types::FieldTable,
+    types::{FieldTable, ShortString},
 };
 use lightbus_core::{
-    Error, ErrorKind, Name, Result,
+    Backoff, Error, ErrorKind, Name, Result,
+    time::deadline_after,
     transport::{ListenSpec, Start},
 };
+use tokio::time::sleep;
 
 use super::{
     codec::{Read, wanted},
@@ -19,16 +24,20 @@ use super::{
 use crate::{
     EventConfig,
     client::Client,
-    error::Sent,
+    error::{Sent, is_locked},
     header,
     link::Link,
     publisher::{Message, Publisher},
+    set_up::set_up,
     stream::{Entry, Reader},
     topology::{self, QueueSpec, history_of, queue_of, routing_key, short},
 };
 
 /// How many past events are published at once.
 const BATCH: usize = 256;
+/// How often to look whether another process has filled a queue.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
 
 /// Declares the queues of a group. When this returns, no event that is fired later is missed.
 pub(super) async fn ensure(
@@ -37,14 +46,18 @@ pub(super) async fn ensure(
     config: &EventConfig,
     spec: &ListenSpec,
 ) -> Result<()> {
-    let link = client.consumes().await?;
-    let group = spec.group.name();
-    if spec.start != Start::New {
-        fill(client, publisher, config, spec, &link).await?;
-    }
-    let channel = link.channel().await?;
-    declare(&link, &channel, config, &group).await?;
-    bind_all(&link, &channel, config, spec).await
+    let deadline = deadline_after(client.response_timeout());
+    set_up(
+        deadline,
+        || client.consumes(),
+        |link: Arc<Link>| async move {
+            if spec.start != Start::New {
+                fill(client, publisher, config, spec, &link).await?;
+            }
+            restore(&link, config, spec).await
+        },
+    )
+    .await
 }
 
 /// Deletes the queues of a group with their messages. It is no error if they do not exist.
@@ -57,6 +70,13 @@ pub(super) async fn remove(client: &Client, config: &EventConfig, group: &str) -
         link.request(delete, Sent::Harmless).await?;
     }
     Ok(())
+}
+
+/// Declares and binds what a listener needs, on a channel of its own. What is there stays as it is.
+pub(super) async fn restore(link: &Link, config: &EventConfig, spec: &ListenSpec) -> Result<()> {
+    let channel = link.channel().await?;
+    declare(link, &channel, config, &spec.group.name()).await?;
+    bind_all(link, &channel, config, spec).await
 }
 
 /// Declares the queues of a group, and the exchange.
@@ -93,49 +113,116 @@ async fn fill(
     spec: &ListenSpec,
     link: &Arc<Link>,
 ) -> Result<()> {
+    let queue = queue_of(config, &spec.group.name());
+    let mut backoff = Backoff::new(FIRST_LOOK, LONGEST_LOOK);
+    loop {
+        if is_filled(link, &queue).await? {
+            return Ok(());
+        }
+        if let Some(lock) = Lock::take(client, link, &queue).await? {
+            // Another process may have filled it just now.
+            let filled = match is_filled(link, &queue).await {
+                Ok(false) => fill_locked(client, publisher, config, spec, &lock).await,
+                Ok(true) => Ok(()),
+                Err(error) => Err(error),
+            };
+            lock.release().await;
+            return filled;
+        }
+        if backoff.failures() == 0 {
+            tracing::info!(
+                listener = &*spec.group.name(),
+                "another process fills the queue of the listener with past events: waiting for it"
+            );
+        }
+        sleep(backoff.failed()).await;
+    }
+}
+
+/// Whether a group's queue exists, and is not being filled.
+async fn is_filled(link: &Link, queue: &str) -> Result<bool> {
+    Ok(topology::waiting(link, queue).await?.is_some()
+        && topology::waiting(link, &filling(queue)).await?.is_none())
+}
+
+/// Held by the process that fills the queue of a group: an exclusive queue, which vanishes with its
+/// connection. Within a process, which has one connection, a list of names serves the same purpose.
+struct Lock<'a> {
+    link: &'a Link,
+    channel: Channel,
+    name: ShortString,
+    _here: Filling<'a>,
+}
+
+/// A name in the list of queues that this process fills.
+struct Filling<'a> {
+    client: &'a Client,
+    queue: &'a str,
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        self.client.filling().remove(self.queue);
+    }
+}
+
+impl<'a> Lock<'a> {
+    /// Returns `None` if another has it.
+    async fn take(client: &'a Client, link: &'a Link, queue: &'a str) -> Result<Option<Self>> {
+        if !client.filling().insert(queue.to_owned()) {
+            return Ok(None);
+        }
+        let here = Filling { client, queue };
+        let channel = link.channel().await?;
+        let lock = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let name = short("the name of a queue", &format!("{queue}.lock"))?;
+        let declare = channel.queue_declare(name.clone(), lock, FieldTable::default());
+        match link.with_timeout(declare).await? {
+            Ok(_) => Ok(Some(Self { link, channel, name, _here: here })),
+            Err(error) if is_locked(&error) => Ok(None),
+            Err(error) => Err(link.explain(error, Sent::Harmless)),
+        }
+    }
+
+    async fn release(self) {
+        if self.channel.status().connected() {
+            let unlock = self.channel.queue_delete(self.name, QueueDeleteOptions::default());
+            let _ = self.link.request(unlock, Sent::Harmless).await;
+        }
+    }
+}
+
+/// Fills the queue of a new group, whose lock this process has.
+async fn fill_locked(
+    client: &Arc<Client>,
+    publisher: &Publisher,
+    config: &EventConfig,
+    spec: &ListenSpec,
+    Lock { link, channel, .. }: &Lock<'_>,
+) -> Result<()> {
     let group = spec.group.name();
     let queue = queue_of(config, &group);
-    let mark = filling(&queue);
-    let is_there = topology::waiting(link, &queue).await?.is_some();
-    if is_there && topology::waiting(link, &mark).await?.is_none() {
-        return Ok(());
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let mark = short("the name of a queue", &filling(&queue))?;
+    let marked = channel.queue_declare(mark.clone(), durable, FieldTable::default());
+    link.request(marked, Sent::Harmless).await?;
+    // What an interrupted attempt has left, if anything.
+    let delete =
+        channel.queue_delete(short("the name of a queue", &queue)?, QueueDeleteOptions::default());
+    link.request(delete, Sent::Harmless).await?;
+    declare(link, channel, config, &group).await?;
+    let mut places = Vec::new();
+    for api in apis(spec) {
+        let end = copy(client, publisher, config, spec, &api, None).await?;
+        places.push((api, end));
     }
-    let channel = link.channel().await?;
-    // One process at a time: another gets a temporary error, and finds the group filled later.
-    let lock = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    let name = short("the name of a queue", &format!("{queue}.lock"))?;
-    let locked = channel.queue_declare(name.clone(), lock, FieldTable::default());
-    link.request(locked, Sent::Harmless).await?;
-    let filled = async {
-        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let mark = short("the name of a queue", &mark)?;
-        let marked = channel.queue_declare(mark.clone(), durable, FieldTable::default());
-        link.request(marked, Sent::Harmless).await?;
-        if is_there {
-            let delete = channel
-                .queue_delete(short("the name of a queue", &queue)?, QueueDeleteOptions::default());
-            link.request(delete, Sent::Harmless).await?;
-        }
-        declare(link, &channel, config, &group).await?;
-        let mut places = Vec::new();
-        for api in apis(spec) {
-            let end = copy(client, publisher, config, spec, &api, None).await?;
-            places.push((api, end));
-        }
-        bind_all(link, &channel, config, spec).await?;
-        // Events that were fired between the end of the copy and the binding.
-        for (api, end) in places {
-            copy(client, publisher, config, spec, &api, end).await?;
-        }
-        let delete = channel.queue_delete(mark, QueueDeleteOptions::default());
-        link.request(delete, Sent::Harmless).await.map(drop)
-    };
-    let filled = filled.await;
-    if channel.status().connected() {
-        let unlock = channel.queue_delete(name, QueueDeleteOptions::default());
-        let _ = link.request(unlock, Sent::Harmless).await;
+    bind_all(link, channel, config, spec).await?;
+    // Events that were fired between the end of the copy and the binding.
+    for (api, end) in places {
+        copy(client, publisher, config, spec, &api, end).await?;
     }
-    filled
+    let delete = channel.queue_delete(mark, QueueDeleteOptions::default());
+    link.request(delete, Sent::Harmless).await.map(drop)
 }
 
 fn apis(spec: &ListenSpec) -> Vec<Name> {
@@ -183,7 +270,17 @@ async fn copy(
             let out = publisher.channel().await?;
             let messages = std::mem::take(&mut batch);
             for published in publisher.publish_all(&out, messages, publisher.deadline()).await {
-                if published?.is_some() {
+                let published = match published {
+                    Err(error) if error.kind() == ErrorKind::TooLarge => {
+                        tracing::warn!(
+                            %error, listener = queue,
+                            "a past event is larger than RabbitMQ accepts now, and is left out"
+                        );
+                        continue;
+                    }
+                    published => published?,
+                };
+                if published.is_some() {
                     return Err(Error::new(ErrorKind::Unavailable, "the queue was deleted")
                         .with("queue", &queue));
                 }

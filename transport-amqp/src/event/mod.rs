@@ -2,12 +2,14 @@
 
 mod codec;
 mod dead_letters;
+mod exchange;
 mod group;
 mod history;
 mod lag;
 mod prefetch;
 mod send;
 mod source;
+mod watch;
 
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ use crate::{
     topology,
 };
 pub(crate) use codec::Raw;
+use exchange::Exchange;
 use lag::InFlightCounts;
 use source::EventSource;
 
@@ -38,6 +41,7 @@ const WHAT: &str = "the event transport";
 pub struct AmqpEventTransport {
     handle: Handle,
     config: Arc<EventConfig>,
+    exchange: Exchange,
     publisher: Arc<Publisher>,
     /// On its own channel, so that a message that the broker returns there is a dead letter.
     dead_letter_publisher: Arc<Publisher>,
@@ -51,6 +55,7 @@ impl AmqpEventTransport {
             publisher: Arc::new(Publisher::new(Arc::clone(&client))),
             dead_letter_publisher: Arc::new(Publisher::new(client)),
             config: Arc::new(config),
+            exchange: Exchange::default(),
             in_flight: InFlightCounts::default(),
         }
     }
@@ -66,7 +71,7 @@ impl EventTransport for AmqpEventTransport {
     async fn send(&self, events: &[EventMessage]) -> Result<Vec<Name>> {
         let sent = async {
             self.handle.client()?;
-            send::send(&self.publisher, &self.config, events).await
+            send::send(&self.publisher, &self.config, &self.exchange, events).await
         };
         sent.await
     }
@@ -80,7 +85,11 @@ impl EventTransport for AmqpEventTransport {
             return Err(no_history());
         }
         let group = spec.group.name();
-        group::ensure(client, &self.publisher, &self.config, &spec).await?;
+        // Another process may fill the queue for a long time.
+        tokio::select! {
+            ensured = group::ensure(client, &self.publisher, &self.config, &spec) => ensured?,
+            () = self.handle.closing().closed() => return Err(Error::closed(WHAT)),
+        }
         let source = EventSource::new(
             client,
             self.handle.closing(),

@@ -47,6 +47,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::watch::{Report, Reports};
 use crate::{
     error::Sent,
     session::{Inbox, Session, try_next},
@@ -90,6 +91,11 @@ impl Prefetch {
 
     pub(super) fn resize(&self, window: usize) {
         self.window.store(window, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Has a fetch under way look at what is reported.
+    pub(super) fn wake(&self) {
         self.changed.notify_one();
     }
 
@@ -155,11 +161,16 @@ impl Drop for Held {
     }
 }
 
-/// A consumer has ended, with what it reported.
-pub(super) struct Ended(pub(super) Option<lapin::Error>);
+/// What there is instead of a delivery.
+pub(super) enum Stop {
+    /// The consumer has ended, with what it reported.
+    Ended(Option<lapin::Error>),
+    /// The consumer goes on.
+    Reported(Report),
+}
 
 /// What a consumer has next.
-pub(super) type Next = std::result::Result<(Delivery, Held), Ended>;
+pub(super) type Next = std::result::Result<(Delivery, Held), Stop>;
 
 /// A consumer of the queue.
 struct Consumer {
@@ -191,7 +202,8 @@ pub(super) struct Active {
     consumer: Option<Consumer>,
     /// When it started, or was cancelled.
     since: Instant,
-    ended: Option<Ended>,
+    ended: Option<Stop>,
+    reports: Arc<Reports>,
     /// Nothing is consumed any more.
     retired: bool,
 }
@@ -203,6 +215,7 @@ impl Active {
         prefetch: Arc<Prefetch>,
         gate: Arc<Gate>,
         in_flight: Arc<AtomicU64>,
+        reports: Arc<Reports>,
     ) -> Self {
         Self {
             session,
@@ -216,6 +229,7 @@ impl Active {
             consumer: None,
             since: Instant::now(),
             ended: None,
+            reports,
             retired: false,
         }
     }
@@ -243,11 +257,14 @@ impl Active {
     pub(super) async fn next(&mut self) -> Result<Next> {
         loop {
             self.resize().await?;
+            if let Some(report) = self.reports.take() {
+                return Ok(Err(Stop::Reported(report)));
+            }
             if let Some(next) = self.try_next() {
                 return Ok(next);
             }
             if !self.session.is_alive() && self.consumer.is_none() {
-                return Ok(Err(Ended(None)));
+                return Ok(Err(Stop::Ended(None)));
             }
             let prefetch = Arc::clone(&self.prefetch);
             prefetch.counted.send_replace(());
@@ -339,8 +356,8 @@ impl Active {
                 let held = self.hold();
                 self.backlog.push_back((delivery, held));
             }
-            Some((_, Some(Err(error)))) => self.ended = Some(Ended(Some(error))),
-            Some((_, None)) | None => self.ended = Some(Ended(None)),
+            Some((_, Some(Err(error)))) => self.ended = Some(Stop::Ended(Some(error))),
+            Some((_, None)) | None => self.ended = Some(Stop::Ended(None)),
         }
     }
 

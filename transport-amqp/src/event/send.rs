@@ -5,10 +5,11 @@ use std::time::SystemTime;
 use lightbus_core::{Error, ErrorKind, EventMessage, Name, Result, Retry};
 use tokio::time::Instant;
 
-use super::codec;
+use super::{codec, exchange::Exchange};
 use crate::{
     EventConfig,
     publisher::{Message, PublishChannel, Publisher},
+    set_up::set_up,
     topology::{self, QueueSpec, routing_key, short},
 };
 
@@ -22,6 +23,7 @@ const EXCHANGE: &str = "";
 pub(super) async fn send(
     publisher: &Publisher,
     config: &EventConfig,
+    declared: &Exchange,
     events: &[EventMessage],
 ) -> Result<Vec<Name>> {
     if events.is_empty() {
@@ -42,7 +44,7 @@ pub(super) async fn send(
     let mut maybe_stored = false;
     loop {
         let messages = missing.iter().copied().map(encode).collect::<Result<Vec<_>>>()?;
-        let tried = attempt(publisher, config, events, messages, deadline).await;
+        let tried = attempt(publisher, config, declared, events, messages, deadline).await;
         let error = match tried {
             Ok(results) => {
                 let stored = results.iter().filter(|result| result.is_ok()).count();
@@ -52,7 +54,10 @@ pub(super) async fn send(
                 missing.retain(|_| match results.next() {
                     Some(Err(error)) => {
                         maybe_stored |= error.retryable() == Retry::MayDuplicate;
-                        last = Some(error);
+                        // One that is too large stays so, whatever becomes of the others.
+                        if last.as_ref().is_none_or(Error::is_temporary) {
+                            last = Some(error);
+                        }
                         true
                     }
                     _ => false,
@@ -80,15 +85,19 @@ pub(super) async fn send(
 async fn attempt(
     publisher: &Publisher,
     config: &EventConfig,
+    exchange: &Exchange,
     events: &[EventMessage],
     mut messages: Vec<Message>,
     deadline: Instant,
 ) -> Result<Vec<Result<()>>> {
-    let prepare = async {
-        let out = publisher.channel().await?;
-        ensure(&out, config, events).await?;
-        Ok(out)
-    };
+    let prepare = set_up(
+        deadline,
+        || publisher.channel(),
+        |out| async move {
+            ensure(&out, config, exchange, events, deadline).await?;
+            Ok(out)
+        },
+    );
     let out = tokio::time::timeout_at(deadline, prepare)
         .await
         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "RabbitMQ did not answer")))?;
@@ -102,11 +111,15 @@ async fn attempt(
 }
 
 /// Declares what events are published to, once per channel.
-async fn ensure(out: &PublishChannel, config: &EventConfig, events: &[EventMessage]) -> Result<()> {
+async fn ensure(
+    out: &PublishChannel,
+    config: &EventConfig,
+    exchange: &Exchange,
+    events: &[EventMessage],
+    deadline: Instant,
+) -> Result<()> {
     if !out.knows(EXCHANGE) {
-        let channel = out.link.channel().await?;
-        let exchange = topology::exchange_of(config);
-        topology::declare_exchange(&out.link, &channel, &exchange).await?;
+        exchange.declare(&out.link, &topology::exchange_of(config), deadline).await?;
         out.learn(EXCHANGE);
     }
     let Some(history) = &config.history else { return Ok(()) };

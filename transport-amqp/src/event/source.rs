@@ -27,7 +27,8 @@ use std::{
 use async_trait::async_trait;
 use lapin::message::Delivery;
 use lightbus_core::{
-    Closing, Error, EventMessage, Name, Outcome, Result, Source, json,
+    Closing, Error, ErrorKind, EventMessage, Name, Outcome, Result, Source, json,
+    time::deadline_after,
     transport::{EventSelector, ListenSpec},
 };
 
@@ -35,11 +36,12 @@ use super::{
     WHAT,
     codec::{Raw, Read, wanted},
     dead_letters, group,
-    prefetch::{Active, Ended, Gate, Held, Prefetch},
+    prefetch::{Active, Gate, Held, Prefetch, Stop},
+    watch::{Report, Reports, Watch, Watched},
 };
 use crate::{
-    EventConfig, QueueType, client::Client, error::Sent, publisher::Publisher, session::Session,
-    topology::queue_of,
+    EventConfig, QueueType, client::Client, error::Sent, link::Link, publisher::Publisher,
+    session::Session, set_up::set_up, topology::queue_of,
 };
 
 /// What settling an event needs.
@@ -60,6 +62,14 @@ struct Rejected {
     reason: String,
 }
 
+/// Why there are no events.
+enum Interruption {
+    /// The consumer has ended.
+    Ended(Error),
+    /// What the watch has to report. The consumer goes on.
+    Reported(Report),
+}
+
 /// Takes the events of a group.
 pub(super) struct EventSource {
     client: Arc<Client>,
@@ -73,6 +83,9 @@ pub(super) struct EventSource {
     gate: Arc<Gate>,
     in_flight: Arc<AtomicU64>,
     active: tokio::sync::Mutex<Option<Active>>,
+    reports: Arc<Reports>,
+    /// From the start to the end of the source.
+    watch: Mutex<Option<Watch>>,
     /// Messages that cannot be read, and are not dead-lettered yet.
     rejected: Mutex<VecDeque<Rejected>>,
 }
@@ -99,6 +112,8 @@ impl EventSource {
             spec: spec.clone(),
             in_flight,
             active: tokio::sync::Mutex::new(None),
+            reports: Arc::default(),
+            watch: Mutex::default(),
             rejected: Mutex::default(),
         }
     }
@@ -109,19 +124,33 @@ impl EventSource {
 
     /// Starts consuming.
     pub(super) async fn start(&self) -> Result<()> {
-        let began = self.begin().await?;
+        let deadline = deadline_after(self.client.response_timeout());
+        let began = set_up(deadline, || self.client.consumes(), |link| self.begin(link)).await?;
         *self.active.lock().await = Some(began);
+        let watched = Watched {
+            client: Arc::clone(&self.client),
+            config: Arc::clone(&self.config),
+            spec: self.spec.clone(),
+            prefetch: Arc::clone(&self.prefetch),
+            reports: Arc::clone(&self.reports),
+        };
+        *self.watch() = Some(watched.spawn());
         Ok(())
     }
 
-    async fn begin(&self) -> Result<Active> {
-        let link = self.client.consumes().await?;
+    fn watch(&self) -> MutexGuard<'_, Option<Watch>> {
+        // Nothing panics while it is locked.
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn begin(&self, link: Arc<Link>) -> Result<Active> {
         let channel = link.channel().await?;
         let session = Arc::new(Session::new(link, channel));
         let queue = queue_of(&self.config, &self.group);
         let (prefetch, gate) = (Arc::clone(&self.prefetch), Arc::clone(&self.gate));
         let in_flight = Arc::clone(&self.in_flight);
-        let mut active = Active::new(session, queue, prefetch, gate, in_flight);
+        let reports = Arc::clone(&self.reports);
+        let mut active = Active::new(session, queue, prefetch, gate, in_flight, reports);
         active.start().await?;
         Ok(active)
     }
@@ -129,7 +158,7 @@ impl EventSource {
     /// Starts again after the connection was lost, and declares what may be gone.
     async fn begin_again(&self) -> Result<Active> {
         group::ensure(&self.client, &self.publisher, &self.config, &self.spec).await?;
-        self.begin().await
+        self.begin(self.client.consumes().await?).await
     }
 
     fn events(&self) -> &[EventSelector] {
@@ -182,14 +211,16 @@ impl EventSource {
         &self,
         active: &mut Active,
         max: usize,
-    ) -> Result<Vec<(Arc<EventMessage>, EventToken)>> {
+    ) -> std::result::Result<Vec<(Arc<EventMessage>, EventToken)>, Interruption> {
         let mut events = Vec::with_capacity(max.min(256));
         let mut done = Vec::new();
-        let mut next = active.next().await?;
+        let mut next = active.next().await.map_err(Interruption::Ended)?;
         let ended = loop {
             match next {
                 Ok(delivery) => events.extend(self.read(active, delivery, &mut done)),
-                Err(Ended(error)) => break Some(active.session.ended(error)),
+                Err(Stop::Ended(error)) => break Some(active.session.ended(error)),
+                // Before anything was taken.
+                Err(Stop::Reported(report)) => return Err(Interruption::Reported(report)),
             }
             if events.len() + done.len() >= max {
                 break None;
@@ -201,7 +232,7 @@ impl EventSource {
         };
         match ended {
             // Events before the end are redelivered: the broker has requeued them.
-            Some(error) => Err(error),
+            Some(error) => Err(Interruption::Ended(error)),
             None => {
                 if !done.is_empty() {
                     active.session.acknowledge(done.into_iter()).await;
@@ -220,20 +251,48 @@ impl EventSource {
                 continue;
             }
             let attempt = rejected.raw.attempt(true);
-            let set = dead_letters::publish(
-                &self.dead_letter_publisher,
-                &self.config,
-                &self.group,
-                &rejected.reason,
-                attempt,
-                &rejected.raw,
-            );
-            if let Err(error) = set.await {
+            let Rejected { session, tag, raw, held, reason } = &rejected;
+            if let Err(error) = self.dead_letter(session, *tag, raw, held, (reason, attempt)).await
+            {
                 self.rejected().push_front(rejected);
                 return Err(error);
             }
-            rejected.held.release();
-            rejected.session.acknowledge(std::iter::once(rejected.tag)).await;
+        }
+    }
+
+    /// Dead-letters a delivery, and settles it.
+    async fn dead_letter(
+        &self,
+        session: &Arc<Session>,
+        tag: u64,
+        raw: &Raw,
+        held: &Held,
+        (reason, attempts): (&str, u32),
+    ) -> Result<()> {
+        let publisher = &self.dead_letter_publisher;
+        let published =
+            dead_letters::publish(publisher, &self.config, &self.group, reason, attempts, raw);
+        let published = published.await;
+        // Settled at once: if settling is tried again, it must not be published twice.
+        match published {
+            Ok(()) => {
+                let _no_cancel = self.gate.lock().await;
+                held.release();
+                session.acknowledge(std::iter::once(tag)).await;
+                Ok(())
+            }
+            // It would be refused every time. The broker can dead-letter it, but has its own reason.
+            Err(error) if error.kind() == ErrorKind::TooLarge => {
+                tracing::warn!(
+                    %error, listener = &*self.group, reason,
+                    "a dead letter is too large with its reason: RabbitMQ dead-letters it without"
+                );
+                let _no_cancel = self.gate.lock().await;
+                held.release();
+                session.reject(tag).await;
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -280,12 +339,18 @@ impl Source for EventSource {
                 *active = Some(self.begin_again().await?);
             }
             let Some(current) = active.as_mut() else { return Ok(Vec::new()) };
-            let taken = self.take(current, max).await;
-            if taken.is_err() {
-                current.session.deliveries().revoke();
-                *active = None;
-            }
-            let taken = taken?;
+            let taken = match self.take(current, max).await {
+                Ok(taken) => taken,
+                Err(Interruption::Reported(report)) => {
+                    report?;
+                    Vec::new()
+                }
+                Err(Interruption::Ended(error)) => {
+                    current.session.deliveries().revoke();
+                    *active = None;
+                    return Err(error);
+                }
+            };
             if !self.rejected().is_empty()
                 && let Err(error) = self.publish_rejected().await
             {
@@ -323,23 +388,10 @@ impl Source for EventSource {
                 // The broker has requeued it: it is redelivered, and rejected then.
                 Outcome::Reject(_) if !token.session.is_alive() => {}
                 Outcome::Reject(reason) if !token.session.is_settled(token.tag) => {
-                    let (raw, attempts) = (&token.raw, reason.attempts(token.attempt));
-                    let set = dead_letters::publish(
-                        &self.dead_letter_publisher,
-                        &self.config,
-                        &self.group,
-                        reason,
-                        attempts,
-                        raw,
-                    );
-                    match set.await {
-                        // At once: if settling is tried again, it must not be published twice.
-                        Ok(()) => {
-                            let _no_cancel = self.gate.lock().await;
-                            token.held.release();
-                            token.session.acknowledge(std::iter::once(token.tag)).await;
-                        }
-                        Err(error) => failed = Some(error),
+                    let EventToken { session, tag, raw, held, .. } = token;
+                    let reason = (&**reason, reason.attempts(token.attempt));
+                    if let Err(error) = self.dead_letter(session, *tag, raw, held, reason).await {
+                        failed = Some(error);
                     }
                 }
                 Outcome::Reject(_) => {}
@@ -380,6 +432,7 @@ impl Source for EventSource {
     }
 
     async fn close(&self) -> Result<()> {
+        drop(self.watch().take());
         let mut back = BySession::default();
         for (session, tag) in self.retire().await {
             back.push(&session, tag);

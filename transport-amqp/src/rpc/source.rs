@@ -20,7 +20,7 @@ use futures_util::StreamExt;
 use lapin::{BasicProperties, message::Delivery, options::BasicQosOptions, types::ShortString};
 use lightbus_core::{
     Closing, Error, Headers, Name, Outcome, RemoteError, Result, ResultMessage, Retry, RpcMessage,
-    Source, json,
+    Source, json, time::deadline_after,
 };
 use tokio::time::Instant;
 
@@ -30,9 +30,11 @@ use crate::{
     client::Client,
     error::{Sent, refuses_channel_limit},
     header,
+    link::Link,
     publisher::{Message, Publisher},
     result,
     session::{Inbox, Session, try_next},
+    set_up::set_up,
     topology::{QueueSpec, calls_of, short},
 };
 
@@ -97,10 +99,12 @@ impl CallSource {
     /// Starts consuming.
     pub(super) async fn start(&self) -> Result<()> {
         let mut active = self.active.lock().await;
-        let began = match self.begin().await {
+        let deadline = deadline_after(self.client.response_timeout());
+        let begin = || set_up(deadline, || self.client.consumes(), |link| self.begin(link));
+        let began = match begin().await {
             // The refusal was noted; it has closed the connection.
             Err(_) if self.limit_each.load(Ordering::Relaxed) && self.apis.len() > 1 => {
-                self.begin().await
+                begin().await
             }
             began => began,
         };
@@ -108,8 +112,7 @@ impl CallSource {
         Ok(())
     }
 
-    async fn begin(&self) -> Result<Active> {
-        let link = self.client.consumes().await?;
+    async fn begin(&self, link: Arc<Link>) -> Result<Active> {
         let channel = link.channel().await?;
         for api in &self.apis {
             QueueSpec::calls(api, &self.config).declare(&link, &channel).await?;
@@ -316,7 +319,7 @@ impl Source for CallSource {
         let work = async {
             let mut active = self.active.lock().await;
             if active.is_none() {
-                *active = Some(self.begin().await?);
+                *active = Some(self.begin(self.client.consumes().await?).await?);
             }
             let Some(current) = active.as_mut() else { return Ok(Vec::new()) };
             let taken = self.take(current, max).await;

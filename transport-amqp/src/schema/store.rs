@@ -17,7 +17,8 @@ use crate::{
     client::Client,
     header,
     publisher::{Message, PublishChannel, Publisher},
-    stream::{self, Entry, Reader},
+    set_up::set_up,
+    stream::{Entry, Reader, publish_mark},
     topology::{QueueSpec, short},
 };
 
@@ -51,9 +52,10 @@ impl SchemaStore {
     }
 
     async fn read_on(&mut self, client: &Client, publisher: &Publisher) -> Result<()> {
-        let out = publisher.channel().await?;
-        ensure(&out, &self.stream).await?;
-        let name = stream::publish_mark(publisher, &out, &self.stream).await?;
+        let stream = &*self.stream;
+        let mark =
+            |out: Arc<PublishChannel>| async move { publish_mark(publisher, &out, stream).await };
+        let name = on_stream(publisher, stream, mark).await?;
         let mut reader = Reader::open(client, &self.stream, self.next).await?;
         loop {
             let entry = reader.next().await?;
@@ -106,14 +108,26 @@ impl SchemaStore {
     }
 }
 
-/// Declares the stream, once per channel.
-async fn ensure(out: &PublishChannel, stream: &str) -> Result<()> {
-    if !out.knows(stream) {
-        let channel = out.link.channel().await?;
-        QueueSpec::schemas(stream).declare(&out.link, &channel).await?;
-        out.learn(stream);
-    }
-    Ok(())
+/// Declares the stream, once per channel, and does something with it that may be repeated. A stream that was
+/// declared just now may not be there yet.
+async fn on_stream<T, Working>(
+    publisher: &Publisher,
+    stream: &str,
+    work: impl Fn(Arc<PublishChannel>) -> Working,
+) -> Result<T>
+where
+    Working: Future<Output = Result<T>>,
+{
+    let work = &work;
+    let declared = |out: Arc<PublishChannel>| async move {
+        if !out.knows(stream) {
+            let channel = out.link.channel().await?;
+            QueueSpec::schemas(stream).declare(&out.link, &channel).await?;
+            out.learn(stream);
+        }
+        work(out).await
+    };
+    set_up(publisher.deadline(), || publisher.channel(), declared).await
 }
 
 /// Appends a schema to the stream.
@@ -124,8 +138,6 @@ pub(super) async fn store(
     schema: &RawValue,
     ttl: Duration,
 ) -> Result<()> {
-    let out = publisher.channel().await?;
-    ensure(&out, stream).await?;
     let mut headers = FieldTable::default();
     headers.insert(header::API.into(), header::text(api));
     let now = header::epoch_ms(SystemTime::now());
@@ -141,15 +153,19 @@ pub(super) async fn store(
             .with_headers(headers),
         body: bytes::Bytes::copy_from_slice(schema.get().as_bytes()),
     };
-    let published = publisher.publish(&out, message, publisher.deadline()).await;
-    match published.map_err(safe)? {
-        None => Ok(()),
-        Some(_) => {
-            out.forget(stream);
-            Err(Error::new(lightbus_core::ErrorKind::Unavailable, "the stream was deleted")
-                .with("stream", stream))
+    let message = &message;
+    on_stream(publisher, stream, |out| async move {
+        let published = publisher.publish(&out, message.clone(), publisher.deadline()).await;
+        match published.map_err(safe)? {
+            None => Ok(()),
+            Some(_) => {
+                out.forget(stream);
+                Err(Error::new(lightbus_core::ErrorKind::Unavailable, "the stream was deleted")
+                    .with("stream", stream))
+            }
         }
-    }
+    })
+    .await
 }
 
 /// Storing a schema twice does no harm.

@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told")]
 
 mod conformance;
+mod deleted;
 mod events;
 mod faults;
 mod inspect;
 mod rpc;
+mod sizes;
+mod starts;
 mod support;
 mod tls;

@@ -10,14 +10,14 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use lightbus_core::{
-    Arguments, Error, EventMessage, Name, Result,
+    Arguments, EventMessage, Name, Result,
     transport::{DeadLetter, GroupSpec},
 };
 
 use super::super::codec::{Raw, Read, event_names};
 use crate::{
     EventConfig, header,
-    publisher::{Message, Publisher},
+    publisher::Message,
     topology::{dead_letters_of, short},
 };
 
@@ -38,15 +38,14 @@ const TIME: &str = "lightbus-dead-time";
 const EXCHANGE: &str = "lightbus-dead-exchange";
 const ROUTING_KEY: &str = "lightbus-dead-routing-key";
 
-/// Publishes a message to the dead letters of a group. Repeated, it is there twice.
-pub(in crate::event) async fn publish(
-    publisher: &Publisher,
+/// Encodes a message as a dead letter of a group.
+pub(super) fn dead_letter(
     config: &EventConfig,
     group: &str,
     reason: &str,
     attempts: u32,
     raw: &Raw,
-) -> Result<()> {
+) -> Result<Message> {
     let mut headers = raw.properties.headers().clone().unwrap_or_default();
     headers.insert(ID.into(), header::text(&new_id(raw)));
     headers.insert(REASON.into(), header::text(shortened(reason)));
@@ -56,23 +55,13 @@ pub(in crate::event) async fn publish(
     headers.insert(TIME.into(), AMQPValue::LongLongInt(now));
     headers.insert(EXCHANGE.into(), header::text(raw.exchange.as_str()));
     headers.insert(ROUTING_KEY.into(), header::text(raw.key.as_str()));
-    let message = Message {
+    Ok(Message {
         exchange: "".into(),
         key: short("the name of a queue", &dead_letters_of(config, group))?,
         mandatory: true,
         properties: raw.properties.clone().with_delivery_mode(2).with_headers(headers),
         body: raw.body.clone(),
-    };
-    let out = publisher.channel().await?;
-    match publisher.publish(&out, message, publisher.deadline()).await? {
-        None => Ok(()),
-        Some(_) => Err(Error::new(
-            lightbus_core::ErrorKind::Unavailable,
-            "the queue of dead letters does not exist",
-        )
-        .with("queue", dead_letters_of(config, group))
-        .hint("It is declared when a process starts listening. Was it deleted?")),
-    }
+    })
 }
 
 fn shortened(reason: &str) -> &str {

@@ -8,6 +8,7 @@
 
 mod codec;
 mod drain;
+mod publish;
 mod requeue;
 
 use std::collections::{BTreeMap, HashSet};
@@ -20,8 +21,8 @@ use lightbus_core::{
 
 use super::{AmqpEventTransport, codec::Raw};
 use crate::{EventConfig, client::Client};
-pub(super) use codec::publish;
 use drain::QueueDrain;
+pub(super) use publish::publish;
 
 /// Returns the dead letters of a group, oldest first: all, or those after this id, which may have been
 /// removed. The order depends on the clocks of the processes that rejected them.

@@ -91,10 +91,15 @@ pub fn transports(common: &Value, event: Value) -> Transports {
 }
 
 pub fn transports_with(common: &Value, event: Value, rpc: Value) -> Transports {
+    transports_of(common, event, rpc, json!({}))
+}
+
+pub fn transports_of(common: &Value, event: Value, rpc: Value, result: Value) -> Transports {
     Transports::new(&AmqpFactory::default(), |kind| match kind {
         TransportKind::Event => with(common, &event),
         TransportKind::Rpc => with(common, &rpc),
-        TransportKind::Result | TransportKind::Schema => common.clone(),
+        TransportKind::Result => with(common, &result),
+        TransportKind::Schema => common.clone(),
     })
 }
 
