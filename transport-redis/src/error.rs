@@ -40,6 +40,15 @@ pub(crate) fn is_busy_group(error: &RedisError) -> bool {
     error.code() == Some("BUSYGROUP")
 }
 
+/// Returns why a transaction was refused: what the server said of its first refused command.
+pub(crate) fn cause(error: RedisError) -> RedisError {
+    let first = error.clone().into_server_errors();
+    match first.as_deref().and_then(<[_]>::first) {
+        Some((_, first)) => first.clone().into(),
+        None => error,
+    }
+}
+
 /// Maps the error of a command.
 pub(crate) fn from_redis(error: RedisError, broker: &str, sent: Sent) -> Error {
     let text = error.to_string();

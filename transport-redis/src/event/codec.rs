@@ -131,21 +131,44 @@ pub(super) fn xadd(stream: &str, max_length: Option<u64>, event: &EventMessage) 
     if let Some(length) = max_length.filter(|length| *length > 0) {
         add.arg("MAXLEN").arg("~").arg(length);
     }
-    add.arg("*").arg("id").arg(&*event.id).arg("api_name").arg(&*event.api);
-    add.arg("event_name").arg(&*event.event).arg("version").arg(event.version);
+    add.arg("*");
+    each_field(event, |bytes| {
+        add.arg(bytes);
+    });
+    add
+}
+
+/// Returns the fields of an event's entry.
+pub(super) fn fields(event: &EventMessage) -> Vec<Value> {
+    let mut fields = Vec::with_capacity(10 + event.fields.len() * 2);
+    each_field(event, |bytes| fields.push(Value::BulkString(bytes.to_vec())));
+    fields
+}
+
+/// Passes on names and values of the fields of an event's entry, in turn.
+fn each_field(event: &EventMessage, mut pass: impl FnMut(&[u8])) {
+    pass(b"id");
+    pass(event.id.as_bytes());
+    pass(b"api_name");
+    pass(event.api.as_bytes());
+    pass(b"event_name");
+    pass(event.event.as_bytes());
+    pass(b"version");
+    pass(event.version.to_string().as_bytes());
     let mut name = Vec::with_capacity(32);
     for (argument, json) in event.fields.iter() {
         name.clear();
         name.push(b':');
         name.extend_from_slice(argument.as_bytes());
-        add.arg(&name[..]).arg(&json[..]);
+        pass(&name);
+        pass(json);
     }
     if !event.headers.is_empty() {
         let mut headers = Vec::with_capacity(64);
         header::write_headers(&mut headers, &event.headers);
-        add.arg("").arg(headers);
+        pass(b"");
+        pass(&headers);
     }
-    add
 }
 
 /// Returns the names of a selected event, sharing the selector's.

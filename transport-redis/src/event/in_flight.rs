@@ -61,6 +61,11 @@ impl InFlight {
         true
     }
 
+    /// Whether an entry is in flight, in any subscription of this process.
+    pub(super) fn contains(&self, id: EntryId) -> bool {
+        self.set().contains_key(&id)
+    }
+
     pub(super) fn remove(&self, ids: impl IntoIterator<Item = EntryId>) {
         let mut set = self.set();
         for id in ids {

@@ -2,12 +2,14 @@
 
 mod codec;
 mod dead_letters;
+mod deferred;
 mod entry;
 mod group;
 mod history;
 mod in_flight;
 mod lag;
 mod lease;
+mod loss;
 mod presence;
 mod read;
 mod reclaim;
@@ -227,9 +229,12 @@ impl Inspect for RedisEventTransport {
         };
         let mut locations = Vec::new();
         for (stream, _) in self.streams(&[selector])? {
-            let groups = group::list(client, &stream).await?.into_iter();
-            let groups = groups.map(|group| Group::new(group.name, group.lag, group.pending));
-            locations.push(locate::stream(client, &stream, groups.collect()).await?);
+            let mut groups = Vec::new();
+            for info in group::list(client, &stream).await? {
+                let waiting = lag::known(client, &stream, &info).await?;
+                groups.push(Group::new(info.name, waiting, info.pending));
+            }
+            locations.push(locate::stream(client, &stream, groups).await?);
         }
         Ok(locations)
     }

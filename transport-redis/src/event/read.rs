@@ -1,6 +1,9 @@
 //! Reads the entries of a listener's streams: its own pending ones, abandoned ones, and new ones.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use lightbus_core::{Rejection, Result, json};
 use redis::{Pipeline, RedisError, Value};
@@ -8,10 +11,12 @@ use tokio::time::Instant;
 
 use super::{
     codec::{self, Read},
-    dead_letters,
+    dead_letters::Content,
+    deferred::Rejected,
     entry::{EntryId, RawEntry},
     group,
-    source::{EventSource, EventToken, Listener, State},
+    loss::{self, Lost},
+    source::{EntryRef, EventSource, Listener, State},
 };
 use crate::{
     error::{is_missing_group, odd_answer},
@@ -29,6 +34,19 @@ pub(super) struct Position {
     pub(super) own: Option<EntryId>,
     /// While abandoned entries are looked for: where to continue.
     pub(super) abandoned: Option<EntryId>,
+    /// When to check whether events were lost.
+    pub(super) next_check: Instant,
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self {
+            last: EntryId::ZERO,
+            own: Some(EntryId::ZERO),
+            abandoned: None,
+            next_check: Instant::now(),
+        }
+    }
 }
 
 impl EventSource {
@@ -72,7 +90,26 @@ impl EventSource {
         {
             return Ok(Err(error));
         }
-        if state.ready.is_empty() { self.read_new(link, state, max).await } else { Ok(Ok(())) }
+        if !state.ready.is_empty() {
+            return Ok(Ok(()));
+        }
+        for index in 0..state.streams.len() {
+            if state.streams[index].next_check <= Instant::now() {
+                state.streams[index].next_check = self.check_losses(link, index).await?;
+            }
+        }
+        self.read_new(link, state, max).await
+    }
+
+    /// Checks whether events of a stream were lost, and returns when to check again.
+    pub(super) async fn check_losses(&self, link: &Link, index: usize) -> Result<Instant> {
+        let stream = &self.listener.streams[index].key;
+        let check = loss::check(stream, &self.listener.group);
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(check);
+        let answer = self.reader.request(link, link.pipeline(&pipeline)).await?.pop();
+        let answer = answer.map_or(Ok(Value::Nil), link::answer);
+        Ok(self.losses.checked(&self.listener, stream, answer))
     }
 
     /// Reads a page of this consumer's pending entries.
@@ -166,9 +203,10 @@ impl EventSource {
     ) -> Result<()> {
         let stream = &self.listener.streams[index];
         let now = Instant::now();
-        let mut unreadable = Vec::new();
+        let mut unreadable = VecDeque::new();
+        let mut lost = 0;
         for RawEntry { id, fields } in entries.into_iter().filter_map(RawEntry::new) {
-            let token = EventToken { stream: index, id };
+            let entry = EntryRef { stream: index, id };
             state.streams[index].last = state.streams[index].last.max(id);
             if !stream.in_flight.insert(id, now) {
                 continue;
@@ -177,28 +215,44 @@ impl EventSource {
             let attempt = attempts.get(&id).copied().unwrap_or(usual_attempt);
             match fields.map(|fields| codec::read(id, fields, attempt, select)) {
                 Some(Read::Event(event)) => {
-                    state.ready.push_back((Arc::new(*event), token));
+                    state.ready.push_back((Arc::new(*event), entry));
                     continue;
                 }
+                Some(Read::Malformed(reason, fields)) => {
+                    unreadable.push_back((id, reason, fields));
+                    continue;
+                }
+                Some(Read::Other) => state.skipped.push(entry),
                 // Without fields: deleted or trimmed while it was pending.
-                Some(Read::Other) | None => state.skipped.push(token),
-                Some(Read::Malformed(reason, fields)) => unreadable.push((id, reason, fields)),
+                None => {
+                    lost += 1;
+                    state.skipped.push(entry);
+                }
             }
             stream.in_flight.remove([id]);
         }
-        for (id, reason, fields) in unreadable {
+        if lost > 0 {
+            self.losses.add(&self.listener, &stream.key, Lost::Pending, lost);
+        }
+        while let Some((id, reason, fields)) = unreadable.pop_front() {
             let entry = Value::Array(fields.clone());
             let entry = json::excerpt(format!("{entry:?}").as_bytes());
             tracing::warn!(stream = stream.key, group = self.listener.group, %id, reason, entry, "an event cannot be read and is dead-lettered");
-            dead_letters::add(
-                self.client(),
-                &stream.key,
-                &self.listener.group,
-                id,
-                &Rejection::from(reason),
-                Some(fields),
-            )
-            .await?;
+            let rejected = Rejected {
+                entry: EntryRef { stream: index, id },
+                rejection: Rejection::from(reason),
+                content: Content::Fields(fields),
+            };
+            match self.reject(rejected).await {
+                Ok(true) => stream.in_flight.remove([id]),
+                Ok(false) => {}
+                Err(error) => {
+                    // They are read again, as pending ones.
+                    stream.in_flight.remove([id]);
+                    stream.in_flight.remove(unreadable.into_iter().map(|(id, ..)| id));
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }

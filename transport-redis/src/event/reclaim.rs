@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::{
     entry::EntryId,
+    loss::Lost,
     read::{attempts, id_of},
     source::{EventSource, Listener, State},
 };
@@ -120,7 +121,8 @@ impl EventSource {
             Ok(answer) => answer,
             Err(error) => return Ok(Err(error)),
         };
-        let Claimed { next, entries } = Claimed::read(answer);
+        let Claimed { next, entries, deleted } = Claimed::read(answer);
+        self.note_deleted(index, &deleted);
         state.streams[index].abandoned = next;
         let (Some(first), Some(last)) =
             (entries.iter().find_map(id_of), entries.iter().rev().find_map(id_of))
@@ -153,7 +155,11 @@ impl EventSource {
         );
         page.arg("JUSTID");
         let next = match self.answer(link, page).await? {
-            Ok(answer) => Claimed::read(answer).next,
+            Ok(answer) => {
+                let Claimed { next, deleted, .. } = Claimed::read(answer);
+                self.note_deleted(index, &deleted);
+                next
+            }
             Err(error) => return Ok(Err(error)),
         };
         let mut abandoned = redis::cmd("XPENDING");
@@ -164,6 +170,16 @@ impl EventSource {
             let first = value::items(found).and_then(|found| found.into_iter().next());
             first.as_ref().and_then(id_of).or(next)
         }))
+    }
+
+    /// Notes pending entries that are not in their stream any more: Redis has dropped them from the group.
+    /// Those that this process handles are not lost.
+    fn note_deleted(&self, index: usize, deleted: &[EntryId]) {
+        let stream = &self.listener.streams[index];
+        let lost = deleted.iter().filter(|id| !stream.in_flight.contains(**id)).count();
+        if lost > 0 {
+            self.losses.add(&self.listener, &stream.key, Lost::Pending, lost as u64);
+        }
     }
 
     fn xautoclaim(&self, index: usize, idle: u64, from: EntryId, count: usize) -> Cmd {
@@ -188,6 +204,8 @@ struct Claimed {
     /// Where to continue; `None` at the end.
     next: Option<EntryId>,
     entries: Vec<Value>,
+    /// Those that were pending and are not in the stream any more. Redis 6 does not name them.
+    deleted: Vec<EntryId>,
 }
 
 impl Claimed {
@@ -197,6 +215,13 @@ impl Claimed {
         Self {
             next: next.filter(|next| *next != EntryId::ZERO),
             entries: parts.next().and_then(value::items).unwrap_or_default(),
+            deleted: parts
+                .next()
+                .and_then(value::items)
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|id| EntryId::parse(value::text(id)?))
+                .collect(),
         }
     }
 }

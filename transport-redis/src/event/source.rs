@@ -23,7 +23,7 @@
 //! restored at the newest entry seen: `a_group_that_vanishes_is_made_again_and_misses_nothing`.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -33,8 +33,16 @@ use redis::{Pipeline, RedisError};
 use tokio::time::Instant;
 
 use super::{
-    WHAT, dead_letters, entry::EntryId, in_flight::InFlight, lease::LeaseRenewer,
-    presence::Presence, read::Position, reclaim::Reclaim,
+    WHAT,
+    dead_letters::Content,
+    deferred::{Deferred, Rejected},
+    entry::EntryId,
+    in_flight::InFlight,
+    lease::LeaseRenewer,
+    loss::LossReport,
+    presence::Presence,
+    read::Position,
+    reclaim::Reclaim,
 };
 use crate::{
     client::Client,
@@ -62,6 +70,8 @@ pub(super) struct EventSource {
     pub(super) reader: Reader,
     pub(super) listener: Arc<Listener>,
     pub(super) reclaim: Reclaim,
+    pub(super) losses: LossReport,
+    pub(super) deferred: Deferred,
     state: Mutex<Option<State>>,
     _lease: LeaseRenewer,
     _presence: Option<Arc<Presence>>,
@@ -71,17 +81,25 @@ pub(super) struct EventSource {
 pub(super) struct State {
     pub(super) streams: Vec<Position>,
     /// Read and not handed out yet.
-    pub(super) ready: VecDeque<(Arc<EventMessage>, EventToken)>,
+    pub(super) ready: VecDeque<(Arc<EventMessage>, EntryRef)>,
     /// Skipped, and to be acknowledged with the next read.
-    pub(super) skipped: Vec<EventToken>,
+    pub(super) skipped: Vec<EntryRef>,
     pub(super) next_reclaim: Instant,
 }
 
-/// What settling an event needs.
+/// An entry of one of a listener's streams.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct EventToken {
+pub(super) struct EntryRef {
     pub(super) stream: usize,
     pub(super) id: EntryId,
+}
+
+/// What settling an event needs.
+#[derive(Clone, Debug)]
+pub(super) struct EventToken {
+    pub(super) entry: EntryRef,
+    /// For its dead letter, if the entry was trimmed.
+    event: Arc<EventMessage>,
 }
 
 impl EventSource {
@@ -100,24 +118,27 @@ impl EventSource {
             listener.streams.first().map_or("", |stream| &*stream.key),
         );
         let (link, _) = reader.take().await?;
-        reader.give_back(link);
-        let streams = last
-            .iter()
-            .map(|last| Position { last: *last, own: Some(EntryId::ZERO), abandoned: None })
-            .collect();
-        Ok(Self {
+        let streams = last.iter().map(|last| Position { last: *last, ..Position::default() });
+        let mut streams: Vec<Position> = streams.collect();
+        let source = Self {
             _lease: LeaseRenewer::start(Arc::clone(client), Arc::clone(&listener), reclaim.after),
             _presence: None,
+            losses: LossReport::default(),
+            deferred: Deferred::default(),
             reader,
             listener,
             reclaim,
-            state: Mutex::new(Some(State {
-                streams,
-                ready: VecDeque::new(),
-                skipped: Vec::new(),
-                next_reclaim: Instant::now(),
-            })),
-        })
+            state: Mutex::new(None),
+        };
+        for (index, position) in streams.iter_mut().enumerate() {
+            // From now on Redis counts how many events the group has passed.
+            position.next_check = source.check_losses(&link, index).await?;
+        }
+        source.reader.give_back(link);
+        let (ready, skipped) = (VecDeque::new(), Vec::new());
+        let state = State { streams, ready, skipped, next_reclaim: Instant::now() };
+        *source.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        Ok(source)
     }
 
     /// Keeps the task that compares the listener with others for as long as this lives.
@@ -130,14 +151,7 @@ impl EventSource {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Lost with a fetch that was dropped: what it had read is pending, and is read again.
         state.unwrap_or_else(|| State {
-            streams: vec![
-                Position {
-                    last: EntryId::ZERO,
-                    own: Some(EntryId::ZERO),
-                    abandoned: None
-                };
-                self.listener.streams.len()
-            ],
+            streams: vec![Position::default(); self.listener.streams.len()],
             ready: VecDeque::new(),
             skipped: Vec::new(),
             next_reclaim: Instant::now(),
@@ -156,54 +170,56 @@ impl EventSource {
     pub(super) fn acknowledge(
         &self,
         pipeline: &mut Pipeline,
-        tokens: impl Iterator<Item = EventToken> + Clone,
+        entries: impl Iterator<Item = EntryRef> + Clone,
     ) {
         use std::fmt::Write as _;
         let mut text = String::with_capacity(24);
         for (index, stream) in self.listener.streams.iter().enumerate() {
-            let mut ids = tokens.clone().filter(|token| token.stream == index).peekable();
+            let mut ids = entries.clone().filter(|entry| entry.stream == index).peekable();
             if ids.peek().is_none() {
                 continue;
             }
             pipeline.cmd("XACK").arg(&stream.key).arg(&self.listener.group);
-            for token in ids {
+            for entry in ids {
                 text.clear();
-                let _ = write!(text, "{}", token.id);
+                let _ = write!(text, "{}", entry.id);
                 pipeline.arg(&text);
             }
         }
     }
 
     /// Makes entries count as abandoned, so that any process of the group takes them over.
-    fn release(&self, pipeline: &mut Pipeline, tokens: impl Iterator<Item = EventToken> + Clone) {
+    fn release(&self, pipeline: &mut Pipeline, entries: impl Iterator<Item = EntryRef> + Clone) {
         for (index, stream) in self.listener.streams.iter().enumerate() {
-            let mut ids = tokens.clone().filter(|token| token.stream == index).peekable();
+            let mut ids = entries.clone().filter(|entry| entry.stream == index).peekable();
             if ids.peek().is_none() {
                 continue;
             }
             pipeline.cmd("XCLAIM").arg(&stream.key).arg(&self.listener.group);
             pipeline.arg(&self.listener.consumer).arg(0);
-            for token in ids {
-                pipeline.arg(token.id.to_string());
+            for entry in ids {
+                pipeline.arg(entry.id.to_string());
             }
             let idle = u64::try_from(self.reclaim.after.as_millis()).unwrap_or(u64::MAX);
             pipeline.arg("IDLE").arg(idle.saturating_add(1)).arg("JUSTID");
         }
     }
 
+    /// Acknowledges and releases entries. The answer for each stream counts for itself.
     async fn settle_all(&self, pipeline: &Pipeline) -> Result<()> {
         if pipeline.is_empty() {
             return Ok(());
         }
+        let mut refused = Ok(());
         for answer in self.client().pipeline(pipeline, Sent::Harmless).await? {
             match link::answer(answer) {
                 // The group has vanished: nothing is pending.
                 Err(error) if is_missing_group(&error) => {}
-                Err(error) => return Err(self.explain(error)),
+                Err(error) => refused = Err(self.explain(error)),
                 Ok(_) => {}
             }
         }
-        Ok(())
+        refused
     }
 }
 
@@ -214,10 +230,15 @@ impl Source for EventSource {
 
     async fn fetch(&self, max: usize) -> Result<Vec<(Arc<EventMessage>, EventToken)>> {
         self.reader.check_open(WHAT)?;
+        self.retry_deferred().await;
         let mut state = self.take_state();
         let filled = if state.ready.is_empty() { self.fill(&mut state, max).await } else { Ok(()) };
         let count = state.ready.len().min(max);
-        let events: Vec<_> = state.ready.drain(..count).collect();
+        let events: Vec<_> = state
+            .ready
+            .drain(..count)
+            .map(|(event, entry)| (Arc::clone(&event), EventToken { entry, event }))
+            .collect();
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
         match filled {
             Err(error) if events.is_empty() => Err(error),
@@ -227,31 +248,32 @@ impl Source for EventSource {
 
     async fn settle(&self, settled: &[(EventToken, Outcome)]) -> Result<()> {
         let with = |wanted: Outcome| {
-            settled.iter().filter(move |(_, outcome)| *outcome == wanted).map(|(token, _)| *token)
+            let settled = settled.iter().filter(move |(_, outcome)| *outcome == wanted);
+            settled.map(|(token, _)| token.entry)
         };
         let mut pipeline = Pipeline::with_capacity(self.listener.streams.len());
         self.acknowledge(&mut pipeline, with(Outcome::Done));
         self.release(&mut pipeline, with(Outcome::Retry));
-        self.settle_all(&pipeline).await?;
-        for (token, outcome) in settled {
-            if let Outcome::Reject(reason) = outcome {
-                let stream = &self.listener.streams[token.stream].key;
-                dead_letters::add(
-                    self.client(),
-                    stream,
-                    &self.listener.group,
-                    token.id,
-                    reason,
-                    None,
-                )
-                .await?;
+        let answered = match self.settle_all(&pipeline).await {
+            Err(error) if error.is_temporary() => return Err(error),
+            // A refusal for good: what it concerns is redelivered, and the rest is settled.
+            answered => answered,
+        };
+        let mut kept = HashSet::new();
+        for (EventToken { entry, event }, outcome) in settled {
+            if let Outcome::Reject(rejection) = outcome {
+                let (rejection, content) = (rejection.clone(), Content::Event(Arc::clone(event)));
+                if !self.reject(Rejected { entry: *entry, rejection, content }).await? {
+                    kept.insert((entry.stream, entry.id));
+                }
             }
         }
         for (index, stream) in self.listener.streams.iter().enumerate() {
-            let ids = settled.iter().filter(|(token, _)| token.stream == index);
-            stream.in_flight.remove(ids.map(|(token, _)| token.id));
+            let ids = settled.iter().map(|(token, _)| token.entry);
+            let ids = ids.filter(|entry| entry.stream == index).map(|entry| entry.id);
+            stream.in_flight.remove(ids.filter(|id| !kept.contains(&(index, *id))));
         }
-        Ok(())
+        answered
     }
 
     fn is_suspect(&self, message: &EventMessage, _: &EventToken) -> bool {
@@ -270,10 +292,12 @@ impl Source for EventSource {
         let state = self.take_state();
         let mut pipeline = Pipeline::new();
         self.acknowledge(&mut pipeline, state.skipped.iter().copied());
-        self.release(&mut pipeline, state.ready.iter().map(|(_, token)| *token));
+        let unseen = state.ready.iter().map(|(_, entry)| *entry);
+        let held: Vec<EntryRef> = unseen.chain(self.deferred.drain()).collect();
+        self.release(&mut pipeline, held.iter().copied());
         let settled = self.settle_all(&pipeline).await;
-        for (_, token) in &state.ready {
-            self.listener.streams[token.stream].in_flight.remove([token.id]);
+        for entry in &held {
+            self.listener.streams[entry.stream].in_flight.remove([entry.id]);
         }
         settled
     }

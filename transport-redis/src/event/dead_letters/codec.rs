@@ -30,7 +30,7 @@ pub(super) fn write(
     reason: &str,
     (stream, entry): (&str, &str),
     attempts: u32,
-    fields: Option<Vec<Value>>,
+    fields: Vec<Value>,
 ) {
     let mut end = reason.len().min(MAX_REASON);
     while !reason.is_char_boundary(end) {
@@ -38,7 +38,7 @@ pub(super) fn write(
     }
     add.arg(REASON).arg(&reason[..end]).arg(STREAM).arg(stream).arg(ENTRY).arg(entry);
     add.arg(ATTEMPTS).arg(attempts);
-    for field in fields.into_iter().flatten() {
+    for field in fields {
         add.arg(value::bytes(field).unwrap_or_default());
     }
 }

@@ -3,20 +3,22 @@
 mod codec;
 mod requeue;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use lightbus_core::{
-    Error, ErrorKind, Name, Rejection, Result,
+    Error, ErrorKind, EventMessage, Name, Rejection, Result,
     transport::{DeadLetter, DeadLetters, GroupSpec},
 };
 use redis::{Cmd, Pipeline, Value};
 
 use super::{
-    RedisEventTransport,
+    RedisEventTransport, codec as event_codec,
     entry::{EntryId, RawEntry},
 };
 use crate::{
     client::Client,
-    error::{Sent, is_missing_group, odd_answer},
+    error::{Sent, breaks_connection, cause, is_missing_group, odd_answer},
     value,
 };
 
@@ -24,23 +26,66 @@ use crate::{
 const KEPT: u32 = 10_000;
 /// The most dead letters that one command removes.
 const BATCH: usize = 1000;
+/// How many dead letters are read to find out whether there is one of an entry already.
+const LATEST: usize = 50;
+
+/// What is known of a rejected entry.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Its event. The entry has more, if it is still in its stream.
+    Event(Arc<EventMessage>),
+    /// All its fields.
+    Fields(Vec<Value>),
+}
+
+impl Content {
+    /// Returns about how many bytes it holds.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Event(event) => event.fields.size(),
+            Self::Fields(fields) => fields
+                .iter()
+                .map(|field| match field {
+                    Value::BulkString(bytes) => bytes.len(),
+                    _ => 0,
+                })
+                .sum(),
+        }
+    }
+
+    fn attempt(&self) -> u32 {
+        match self {
+            Self::Event(event) => event.attempt,
+            Self::Fields(_) => 0,
+        }
+    }
+}
+
+/// Whether a dead letter is stored.
+#[derive(Debug)]
+pub(super) enum Stored {
+    Yes,
+    /// The server refused it, and answers otherwise.
+    Refused(Error),
+}
 
 /// Returns the stream of a group's dead letters.
 pub(super) fn key(group: &str) -> String {
     format!("{group}:dead_letters")
 }
 
-/// Dead-letters an entry and acknowledges it, in one step. Without `fields` they are read again. An
-/// entry that is not pending any more was dead-lettered before, or settled by another process: it is
-/// left alone.
+/// Dead-letters an entry and acknowledges it, in one step.
+///
+/// An entry that is not pending any more was dead-lettered before, or settled by another process: it is
+/// left alone. One that was trimmed may not be pending either, because whoever looks for abandoned
+/// entries then drops it from the group. This process has its event, and dead-letters it unless that has
+/// happened.
 pub(super) async fn add(
     client: &Client,
-    stream: &str,
-    group: &str,
-    id: EntryId,
+    (stream, group, id): (&str, &str, EntryId),
     rejection: &Rejection,
-    fields: Option<Vec<Value>>,
-) -> Result<()> {
+    content: &Content,
+) -> Result<Stored> {
     let link = client.shared().await?;
     let entry_id = id.to_string();
     let mut look = Pipeline::with_capacity(2);
@@ -54,16 +99,29 @@ pub(super) async fn add(
     let pending = match answers.next().map(crate::link::answer) {
         Some(Ok(pending)) => value::items(pending).unwrap_or_default().pop(),
         Some(Err(error)) if is_missing_group(&error) => None,
-        Some(Err(error)) => return Err(client.explain(&link, error, Sent::Harmless)),
+        Some(Err(error)) => {
+            return Ok(Stored::Refused(client.explain(&link, error, Sent::Harmless)));
+        }
         None => None,
     };
-    let Some(pending) = pending.and_then(value::items) else { return Ok(()) };
-    let delivery = pending.get(3).and_then(value::int).unwrap_or(0);
+    let pending = pending.and_then(value::items);
+    let entry = answers
+        .next()
+        .and_then(value::items)
+        .and_then(|entries| RawEntry::new(entries.into_iter().next()?)?.fields);
+    let delivery = match &pending {
+        Some(pending) => pending.get(3).and_then(value::int).unwrap_or(0),
+        None if entry.is_none() && !is_known(client, group, (stream, id)).await? => {
+            i64::from(content.attempt())
+        }
+        None => return Ok(Stored::Yes),
+    };
     let attempts = rejection.attempts(u32::try_from(delivery).unwrap_or(0));
-    let fields = fields.or_else(|| {
-        let entries = value::items(answers.next()?)?;
-        RawEntry::new(entries.into_iter().next()?)?.fields
-    });
+    let fields = match (content, entry) {
+        (Content::Fields(fields), _) => fields.clone(),
+        (Content::Event(_), Some(entry)) => entry,
+        (Content::Event(event), None) => event_codec::fields(event),
+    };
     let mut add = redis::cmd("XADD");
     add.arg(key(group)).arg("MAXLEN").arg("~").arg(KEPT).arg("*");
     codec::write(&mut add, rejection.reason(), (stream, &entry_id), attempts, fields);
@@ -71,10 +129,23 @@ pub(super) async fn add(
     acknowledge.arg(stream).arg(group).arg(&entry_id);
     let mut both = Pipeline::with_capacity(2);
     both.add_command(add).add_command(acknowledge);
-    link.transaction(&mut both)
-        .await
-        .map(drop)
-        .map_err(|error| client.explain(&link, error, Sent::Harmless))
+    match link.transaction(&mut both).await {
+        Ok(_) => Ok(Stored::Yes),
+        Err(error) if breaks_connection(&error) => {
+            Err(client.explain(&link, error, Sent::Harmless))
+        }
+        Err(error) => Ok(Stored::Refused(client.explain(&link, cause(error), Sent::Harmless))),
+    }
+}
+
+/// Whether one of the latest dead letters is this entry's.
+async fn is_known(client: &Client, group: &str, (stream, id): (&str, EntryId)) -> Result<bool> {
+    let mut latest = redis::cmd("XREVRANGE");
+    latest.arg(key(group)).arg("+").arg("-").arg("COUNT").arg(LATEST);
+    let answer = client.command(&latest, Sent::Harmless).await?;
+    let fields = value::items(answer).unwrap_or_default().into_iter().filter_map(RawEntry::new);
+    let mut origins = fields.filter_map(|raw| codec::origin(raw.fields?));
+    Ok(origins.any(|origin| origin == (stream.to_owned(), id)))
 }
 
 /// Removes dead letters by their ids, and returns how many there were.
