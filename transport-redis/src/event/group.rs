@@ -23,6 +23,21 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
 end
 return 0";
 
+/// Removes a consumer, if it holds nothing and the group has another one, atomically: a process of the
+/// same name may just have read something. If it waits for events, its next read creates the consumer again.
+const LEAVE: &str = "\
+local consumers = redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
+if #consumers < 2 then return 0 end
+for _, consumer in ipairs(consumers) do
+  local is = {}
+  for i = 1, #consumer, 2 do is[consumer[i]] = consumer[i + 1] end
+  if is['name'] == ARGV[2] and is['pending'] == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+    return 1
+  end
+end
+return 0";
+
 /// A group in `XINFO GROUPS`.
 pub(super) struct GroupInfo {
     pub(super) name: String,
@@ -175,6 +190,25 @@ pub(super) async fn clean_up(
         }
     }
     Ok(())
+}
+
+/// Removes the consumer of a process that ends in order, and returns whether it did. One that has pending
+/// events stays, and so does the last one of a group: Python's Lightbus destroys groups without consumers,
+/// and the listener would lose its position.
+pub(super) async fn leave(
+    client: &Client,
+    stream: &str,
+    group: &str,
+    consumer: &str,
+) -> Result<bool> {
+    let mut leave = redis::cmd("EVAL");
+    leave.arg(LEAVE).arg(1).arg(stream).arg(group).arg(consumer);
+    let link = client.shared().await?;
+    match link.command(&leave).await {
+        Ok(answer) => Ok(value::int(&answer) == Some(1)),
+        Err(error) if is_missing_group(&error) => Ok(false),
+        Err(error) => Err(client.explain(&link, error, Sent::Harmless)),
+    }
 }
 
 /// Returns the position of a new group for `XGROUP CREATE`.

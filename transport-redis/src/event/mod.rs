@@ -160,6 +160,7 @@ impl EventTransport for RedisEventTransport {
         let mut flow = spec.flow;
         flow.batch = flow.batch.min(self.config.batch_size.max(1));
         let (closing, reclaim) = (self.handle.closing(), self.reclaim());
+        let leaves = !self.config.consumer_ttl.0.is_zero();
         let presence = Arc::new(Presence::start(
             Arc::clone(client),
             self.spec_of(&spec.group),
@@ -173,14 +174,14 @@ impl EventTransport for RedisEventTransport {
             for (stream, last) in listened.into_iter().zip(last) {
                 let (group, consumer) = (group.clone(), consumer.clone());
                 let events = spec.events.clone();
-                let listener = Listener { group, consumer, events, streams: vec![stream] };
+                let listener = Listener { group, consumer, events, streams: vec![stream], leaves };
                 let source =
                     EventSource::start(client, closing, listener, reclaim, &[last]).await?;
                 sources.push(source.with_presence(&presence));
             }
             return Ok(Subscription::spawn(lightbus_core::Merge::new(sources), flow));
         }
-        let listener = Listener { group, consumer, events: spec.events, streams: listened };
+        let listener = Listener { group, consumer, events: spec.events, streams: listened, leaves };
         let source = EventSource::start(client, closing, listener, reclaim, &last).await?;
         Ok(Subscription::spawn(source.with_presence(&presence), flow))
     }

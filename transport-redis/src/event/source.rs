@@ -37,6 +37,7 @@ use super::{
     dead_letters::Content,
     deferred::{Deferred, Rejected},
     entry::EntryId,
+    group,
     in_flight::InFlight,
     lease::LeaseRenewer,
     loss::LossReport,
@@ -57,6 +58,8 @@ pub(super) struct Listener {
     pub(super) consumer: String,
     pub(super) events: Vec<EventSelector>,
     pub(super) streams: Vec<Stream>,
+    /// Whether the consumer is removed at close, if it holds nothing.
+    pub(super) leaves: bool,
 }
 
 /// One of its streams.
@@ -221,6 +224,20 @@ impl EventSource {
         }
         refused
     }
+
+    /// Removes the consumer from groups in which it holds nothing.
+    async fn leave(&self) {
+        let Listener { group, consumer, streams, .. } = &*self.listener;
+        for stream in streams {
+            match group::leave(self.client(), &stream.key, group, consumer).await {
+                Ok(true) => tracing::debug!(stream = stream.key, group, consumer, "left the group"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(%error, stream = stream.key, group, consumer, "the consumer could not be removed");
+                }
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -298,6 +315,9 @@ impl Source for EventSource {
         let settled = self.settle_all(&pipeline).await;
         for entry in &held {
             self.listener.streams[entry.stream].in_flight.remove([entry.id]);
+        }
+        if settled.is_ok() && self.listener.leaves {
+            self.leave().await;
         }
         settled
     }

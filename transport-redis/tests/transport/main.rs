@@ -5,6 +5,7 @@ mod basic;
 mod conformance;
 mod events;
 mod installations;
+mod leaving;
 mod logs;
 mod losses;
 mod reclaim;
