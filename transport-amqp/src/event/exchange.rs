@@ -1,7 +1,7 @@
 //! The exchange of events, as a process that fires sees it.
 //!
 //! Declared by whoever needs it first. Declared again after it was deleted, it would have no bindings: events
-//! would be confirmed and reach nobody. So a process that finds that its exchange is gone holds events back
+//! would be confirmed and reach no listener. So a process that finds that its exchange is gone holds events back
 //! until the listeners have bound their queues again; see [`super::watch`] for how they do.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

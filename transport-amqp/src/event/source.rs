@@ -134,7 +134,7 @@ impl EventSource {
             prefetch: Arc::clone(&self.prefetch),
             reports: Arc::clone(&self.reports),
         };
-        *self.watch() = Some(watched.spawn());
+        *self.watch() = Some(watched.start());
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Watches the exchange for a listener.
 //!
-//! RabbitMQ tells a consumer that its queue was deleted, but nobody that an exchange was. Its bindings
+//! RabbitMQ tells a consumer that its queue was deleted, but no client that an exchange was. Its bindings
 //! are gone then; publishing fails until some process declares it again, and from then on events reach no
 //! queue, although each is confirmed. So every listener looks for the exchange each [`LOOK`].
 //!
@@ -73,7 +73,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn spawn(self) -> Watch {
+    pub(super) fn start(self) -> Watch {
         Watch(tokio::spawn(self.watch()))
     }
 

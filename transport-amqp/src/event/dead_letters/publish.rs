@@ -11,7 +11,7 @@ use crate::{
     topology::{QueueSpec, group_of_dead_letters},
 };
 
-/// How often a queue is declared for one dead letter: somebody may delete it again.
+/// How often a queue is declared for one dead letter: it may be deleted again.
 const DECLARATIONS: u32 = 3;
 
 /// Publishes a message to the dead letters of a group. Repeated, it is there twice.
