@@ -36,6 +36,7 @@ mod shared_client;
 mod subscription;
 pub mod time;
 pub mod transport;
+mod upkeep;
 
 pub use codec::Args;
 pub use error::{Error, ErrorKind, Result, Retry, nearest};
@@ -50,6 +51,7 @@ pub use subscription::{
     Subscription,
 };
 pub use transport::{Capabilities, FlowControl, Transport};
+pub use upkeep::{Upkeep, catch_panic};
 
 /// For [`impl_transport!`] alone.
 #[doc(hidden)]

@@ -14,13 +14,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::JoinHandle, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 use super::{
     Broker, Consumer, ConsumerSpec, Received,
     shared::{Handle, Shared},
 };
-use crate::{Closing, Error, Result};
+use crate::{Closing, Error, Result, Upkeep};
 
 pub(super) type Token<B> = <<B as Broker>::Consumer as Consumer>::Token;
 
@@ -30,7 +30,7 @@ pub(super) struct Member<B: Broker> {
     held: Arc<Held<Token<B>>>,
     shared: Arc<Shared<B>>,
     closing: Arc<Closing>,
-    renewing: Option<JoinHandle<()>>,
+    renewing: Option<Upkeep>,
     doing: &'static str,
 }
 
@@ -50,10 +50,11 @@ impl<B: Broker> Member<B> {
         let shared = Arc::clone(handle.open_shared()?);
         let consumer = Arc::new(shared.limit(shared.broker.subscribe(spec)).await?);
         let held = Arc::new(Held { tokens: Mutex::default(), last: AtomicU64::new(0) });
-        let renewing = shared
-            .broker
-            .lease()
-            .map(|lease| tokio::spawn(renew(Arc::clone(&consumer), Arc::clone(&held), lease / 3)));
+        let renewing = shared.broker.lease().map(|lease| {
+            let (consumer, held) = (Arc::clone(&consumer), Arc::clone(&held));
+            let renew = move || renew(Arc::clone(&consumer), Arc::clone(&held), lease / 3);
+            Upkeep::start("renewing the leases of messages", renew)
+        });
         Ok(Self { consumer, held, shared, closing: Arc::clone(handle.closing()), renewing, doing })
     }
 
@@ -102,7 +103,7 @@ impl<B: Broker> Member<B> {
 
     pub(super) async fn close(&self) {
         if let Some(renewing) = &self.renewing {
-            renewing.abort();
+            renewing.stop();
         }
         if tokio::time::timeout(B::TIMEOUT, self.consumer.close()).await.is_err() {
             tracing::debug!(broker = B::NAME, "leaving a group took too long");
@@ -112,14 +113,6 @@ impl<B: Broker> Member<B> {
     async fn settle(&self, work: impl Future<Output = Result<()>>) -> Result<()> {
         let settled = self.shared.limit(work).await;
         settled.map_err(|error| error.during("settling messages"))
-    }
-}
-
-impl<B: Broker> Drop for Member<B> {
-    fn drop(&mut self) {
-        if let Some(renewing) = &self.renewing {
-            renewing.abort();
-        }
     }
 }
 

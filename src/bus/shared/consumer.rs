@@ -1,5 +1,5 @@
 //! What workers and listeners share: consuming from a subscription until the bus drains, restarting
-//! after the transport has given up, and running user code that may panic.
+//! after the transport has given up.
 //!
 //! Each worker and each listener has one task that runs [`consume`]. It owns the subscription. `take`
 //! receives a batch of deliveries and owns them; whatever it drops unsettled is returned to the broker.
@@ -18,9 +18,8 @@
 //! dropped *while* the subscription closes, hence [`until_cut_off`], which polls both
 //! (test `what_outlives_the_drain_timeout_is_cut_off_and_told`).
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+use std::sync::Arc;
 
-use futures_util::FutureExt;
 use lightbus_core::{Backoff, Delivery, Error, ErrorKind, Result, Subscription};
 use tokio::sync::watch;
 
@@ -28,19 +27,6 @@ use super::{
     Inner, Phase, Progress,
     supervise::{FIRST_RESTART, LONGEST_RESTART, supervise},
 };
-
-/// Runs user code. A panic becomes an error with its text.
-pub(crate) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| panic_text(&*panic).to_owned())
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text")
-}
 
 /// Consumes from a subscription until the bus drains, batch by batch. If the transport gives up, or
 /// `progress.renew` is notified, it subscribes again with exponential backoff, without a limit: losing

@@ -22,11 +22,12 @@ pub use inner::Bus;
 pub use progress::{Condition, PartHealth, PartKind};
 
 pub(crate) use apis::{ApiEntry, Apis, at, check_named, schema_transport};
-pub(crate) use consumer::{catch_panic, consume, cut_off, drained, until_cut_off};
+pub(crate) use consumer::{consume, cut_off, drained, until_cut_off};
 pub(crate) use ids::Ids;
 #[cfg(feature = "testing")]
 pub(crate) use inner::TestProbe;
 pub(crate) use inner::{GRACE, Hook, Inner, Phase, State};
+pub(crate) use lightbus_core::catch_panic;
 pub(crate) use listening::Listening;
 pub(crate) use plugin_chain::PluginChain;
 pub(crate) use progress::{Held, InProgress, Progress};

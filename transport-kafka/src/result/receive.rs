@@ -57,7 +57,11 @@ impl Receiver {
         let flag = Arc::clone(&running);
         std::thread::Builder::new()
             .name("lightbus-kafka-results".into())
-            .spawn(move || receive(&consumer, &flag, &pending))
+            .spawn(move || {
+                // If it panics, the next call starts receiving again.
+                let _ended = Ended(Arc::clone(&flag));
+                receive(&consumer, &flag, &pending);
+            })
             .map_err(|error| {
                 Error::new(ErrorKind::Unavailable, "no thread could be started to receive results")
                     .because(error)
@@ -73,6 +77,15 @@ impl Receives for Receiver {
 
     fn is_running(&self) -> bool {
         self.running.load(Ordering::Relaxed)
+    }
+}
+
+/// Notes the end of the thread, however it ends.
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 

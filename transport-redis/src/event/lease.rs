@@ -4,8 +4,8 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use lightbus_core::Result;
-use tokio::{task::JoinHandle, time::Instant};
+use lightbus_core::{Result, Upkeep};
+use tokio::time::Instant;
 
 use super::{entry::EntryId, source::Listener};
 use crate::{client::Client, error::Sent, value};
@@ -13,28 +13,24 @@ use crate::{client::Client, error::Sent, value};
 /// The most entries that one command renews.
 const PAGE: usize = 1000;
 
-/// The task that renews leases. It ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct LeaseRenewer(JoinHandle<()>);
-
-impl LeaseRenewer {
-    pub(super) fn start(client: Arc<Client>, listener: Arc<Listener>, timeout: Duration) -> Self {
-        let interval = (timeout / 3).max(Duration::from_millis(5));
-        Self(tokio::spawn(async move {
+/// Starts to renew, until what it returns is dropped.
+pub(super) fn keep_leases(
+    client: Arc<Client>,
+    listener: Arc<Listener>,
+    timeout: Duration,
+) -> Upkeep {
+    let interval = (timeout / 3).max(Duration::from_millis(5));
+    Upkeep::start("renewing the leases of events", move || {
+        let (client, listener) = (Arc::clone(&client), Arc::clone(&listener));
+        async move {
             loop {
                 tokio::time::sleep(interval).await;
                 if let Err(error) = renew(&client, &listener, interval).await {
                     tracing::debug!(%error, "the leases of events in flight could not be renewed");
                 }
             }
-        }))
-    }
-}
-
-impl Drop for LeaseRenewer {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+        }
+    })
 }
 
 async fn renew(client: &Client, listener: &Listener, interval: Duration) -> Result<()> {

@@ -39,7 +39,7 @@ use crate::{
     diagnose, locate,
 };
 use in_flight::InFlightSets;
-use presence::Presence;
+use presence::compare_presence;
 use reclaim::Reclaim;
 use send::{EventSender, Outgoing};
 use source::{EventSource, Listener, Stream};
@@ -161,10 +161,10 @@ impl EventTransport for RedisEventTransport {
         flow.batch = flow.batch.min(self.config.batch_size.max(1));
         let (closing, reclaim) = (self.handle.closing(), self.reclaim());
         let leaves = !self.config.consumer_ttl.0.is_zero();
-        let presence = Arc::new(Presence::start(
+        let presence = Arc::new(compare_presence(
             Arc::clone(client),
-            self.spec_of(&spec.group),
-            consumer.clone(),
+            &self.spec_of(&spec.group),
+            &consumer,
             self.token.clone(),
             reclaim.interval,
         ));

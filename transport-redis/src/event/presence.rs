@@ -14,8 +14,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lightbus_core::{Result, transport::GroupSpec};
-use tokio::task::JoinHandle;
+use lightbus_core::{Result, Upkeep, transport::GroupSpec};
 
 use crate::{client::Client, error::Sent, value};
 
@@ -25,70 +24,80 @@ const EXPIRE: Duration = Duration::from_secs(600);
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// The task that compares. It ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct Presence(JoinHandle<()>);
-
-impl Presence {
-    /// `token` tells this process from others of its name.
-    pub(super) fn start(
-        client: Arc<Client>,
-        group: GroupSpec,
-        consumer: String,
-        token: String,
-        interval: Duration,
-    ) -> Self {
-        let interval = interval.clamp(SHORTEST, LONGEST);
-        let joined = group.to_string();
-        let mut group = Mark {
+/// Starts to compare, until what it returns is dropped. `token` tells this process from others of its
+/// name.
+pub(super) fn compare_presence(
+    client: Arc<Client>,
+    group: &GroupSpec,
+    consumer: &str,
+    token: String,
+    interval: Duration,
+) -> Upkeep {
+    let interval = interval.clamp(SHORTEST, LONGEST);
+    let joined = group.to_string();
+    let ours = Presence {
+        group: Mark {
             key: format!("{joined}:listener"),
             value: format!("{}\n{}", group.service, group.listener),
             warned: false,
-        };
-        let mut consumer =
-            Mark { key: format!("{joined}:consumer:{consumer}"), value: token, warned: false };
-        Self(tokio::spawn(async move {
-            let mut takes_over = true;
+        },
+        consumer: Mark {
+            key: format!("{joined}:consumer:{consumer}"),
+            value: token,
+            warned: false,
+        },
+        joined,
+        takes_over: true,
+    };
+    Upkeep::start("comparing the keys of listeners", move || {
+        let (client, mut ours) = (Arc::clone(&client), ours.clone());
+        async move {
             loop {
-                let compared = async {
-                    if let Some(other) = group.renew(&client, false).await? {
-                        let (service, listener) = other.split_once('\n').unwrap_or((&other, ""));
-                        tracing::warn!(
-                            group = joined,
-                            service,
-                            listener,
-                            "another service and listener have a consumer group of the same name: each receives only a part of the events. Rename one of them"
-                        );
-                    }
-                    if consumer.renew(&client, takes_over).await?.is_some() {
-                        tracing::warn!(
-                            group = joined,
-                            key = consumer.key,
-                            "another process listens under the same process name: events are handled twice. Give each process a name of its own"
-                        );
-                    }
-                    Ok::<(), lightbus_core::Error>(())
-                };
-                match compared.await {
-                    Ok(()) => takes_over = false,
-                    // The user may have no right to these keys, which nothing else needs.
-                    Err(error) => {
-                        tracing::debug!(%error, "the keys of a listener cannot be compared")
-                    }
+                // The user may have no right to these keys, which nothing else needs.
+                if let Err(error) = ours.compare(&client).await {
+                    tracing::debug!(%error, "the keys of a listener cannot be compared");
                 }
                 tokio::time::sleep(interval).await;
             }
-        }))
-    }
+        }
+    })
 }
 
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.0.abort();
+/// What a listener says of itself.
+#[derive(Clone)]
+struct Presence {
+    joined: String,
+    group: Mark,
+    consumer: Mark,
+    takes_over: bool,
+}
+
+impl Presence {
+    /// Renews both keys, and warns of whoever else has one.
+    async fn compare(&mut self, client: &Client) -> Result<()> {
+        if let Some(other) = self.group.renew(client, false).await? {
+            let (service, listener) = other.split_once('\n').unwrap_or((&other, ""));
+            tracing::warn!(
+                group = self.joined,
+                service,
+                listener,
+                "another service and listener have a consumer group of the same name: each receives only a part of the events. Rename one of them"
+            );
+        }
+        if self.consumer.renew(client, self.takes_over).await?.is_some() {
+            tracing::warn!(
+                group = self.joined,
+                key = self.consumer.key,
+                "another process listens under the same process name: events are handled twice. Give each process a name of its own"
+            );
+        }
+        self.takes_over = false;
+        Ok(())
     }
 }
 
 /// A key that says whose something is.
+#[derive(Clone)]
 struct Mark {
     key: String,
     value: String,

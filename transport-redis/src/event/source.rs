@@ -14,7 +14,7 @@
 //!
 //! So an entry may be read while its handler still runs: as one's own (1), or as abandoned, if the
 //! handler takes longer than `acknowledgement_timeout` (2). [`InFlight`] has all entries that this
-//! process has handed out, and those are skipped; the [`LeaseRenewer`]'s task keeps other processes from
+//! process has handed out, and those are skipped; the task of [`keep_leases`] keeps other processes from
 //! taking them over. An entry leaves `InFlight` only after Redis has acknowledged it. Held by
 //! `a_slow_handler_keeps_its_event_and_a_dead_one_loses_it` and
 //! `listeners_survive_a_restart_and_killed_connections` (tests/transport/events.rs).
@@ -28,7 +28,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lightbus_core::{Closing, EventMessage, Outcome, Result, Source, transport::EventSelector};
+use lightbus_core::{
+    Closing, EventMessage, Outcome, Result, Source, Upkeep, transport::EventSelector,
+};
 use redis::{Pipeline, RedisError};
 use tokio::time::Instant;
 
@@ -39,9 +41,8 @@ use super::{
     entry::EntryId,
     group,
     in_flight::InFlight,
-    lease::LeaseRenewer,
+    lease::keep_leases,
     loss::LossReport,
-    presence::Presence,
     read::Position,
     reclaim::Reclaim,
 };
@@ -76,8 +77,8 @@ pub(super) struct EventSource {
     pub(super) losses: LossReport,
     pub(super) deferred: Deferred,
     state: Mutex<Option<State>>,
-    _lease: LeaseRenewer,
-    _presence: Option<Arc<Presence>>,
+    _lease: Upkeep,
+    _presence: Option<Arc<Upkeep>>,
 }
 
 /// What is known between one fetch and the next.
@@ -124,7 +125,7 @@ impl EventSource {
         let streams = last.iter().map(|last| Position { last: *last, ..Position::default() });
         let mut streams: Vec<Position> = streams.collect();
         let source = Self {
-            _lease: LeaseRenewer::start(Arc::clone(client), Arc::clone(&listener), reclaim.after),
+            _lease: keep_leases(Arc::clone(client), Arc::clone(&listener), reclaim.after),
             _presence: None,
             losses: LossReport::default(),
             deferred: Deferred::default(),
@@ -145,7 +146,7 @@ impl EventSource {
     }
 
     /// Keeps the task that compares the listener with others for as long as this lives.
-    pub(super) fn with_presence(mut self, presence: &Arc<Presence>) -> Self {
+    pub(super) fn with_presence(mut self, presence: &Arc<Upkeep>) -> Self {
         self._presence = Some(Arc::clone(presence));
         self
     }
