@@ -558,6 +558,29 @@ async fn what_belongs_to_a_session_that_is_gone_does_not_begin() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_when_its_session_ends_does_not_go_on() {
+    let script = Script::new([Step::Give(vec![1, 2])]);
+    let mut subscription = events(&script, FlowControl::new(8, 8));
+    let mut one = next(&mut subscription).await.begin().await.expect("may begin");
+    let mut two = next(&mut subscription).await.begin().await.expect("may begin");
+    one.ack.hold_back();
+    assert_eq!(script.session.at_work(), 1, "what waits is not waited for");
+    assert!(one.ack.go_on() && two.ack.go_on());
+    assert_eq!(script.session.at_work(), 2);
+    one.ack.hold_back();
+    script.session.revoke();
+    assert!(!one.ack.go_on(), "left to whoever has it now");
+    assert!(!one.ack.go_on());
+    assert!(two.ack.go_on(), "it was at work when the session ended");
+    drop(one);
+    settle_down().await;
+    assert_eq!(script.outcomes(), []);
+    two.ack.settle(Outcome::Done).await.unwrap();
+    settle_down().await;
+    assert_eq!(script.session.at_work(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn bytes_fill_the_window_too() {
     let script = Script::new([Step::Give(vec![900; 20])]);
     let mut flow = FlowControl::new(4, 100);
@@ -587,7 +610,7 @@ async fn another_is_taken_in_the_place_of_one_that_waits() {
     let mut three = next(&mut subscription).await;
     three.ack.hold_back();
     assert!(soon_empty(&mut subscription).await, "never more than may be in flight");
-    one.ack.go_on();
+    assert!(one.ack.go_on());
     one.ack.settle(Outcome::Done).await.unwrap();
     assert_eq!(*next(&mut subscription).await.message, 4);
 }

@@ -150,17 +150,37 @@ impl AckHandle {
     }
 
     /// Says that the message waits for something, such as its next try: meanwhile another may be
-    /// taken in the place of it, as far as [`FlowControl::max_in_flight`](crate::FlowControl) allows.
+    /// taken in the place of it, as far as [`FlowControl::max_in_flight`](crate::FlowControl) allows. The
+    /// broker may take it back meanwhile. Not for one that was handled and is about to be settled.
     pub fn hold_back(&mut self) {
         if let (Some(driver), false) = (&self.driver, self.held_back) {
             self.held_back = true;
+            self.at_work = None;
             driver.held_back.fetch_add(1, Ordering::Relaxed);
             driver.room.notify_one();
         }
     }
 
-    /// Says that the message is worked on again after [`hold_back`](Self::hold_back).
-    pub fn go_on(&mut self) {
+    /// Says that the message is worked on again after [`hold_back`](Self::hold_back). Returns `false` if
+    /// it must not, because the broker has taken it back meanwhile: then the handle is of no use any more.
+    #[must_use]
+    pub fn go_on(&mut self) -> bool {
+        if !self.held_back {
+            return self.driver.is_some();
+        }
+        self.count_as_held();
+        if let (Some(session), None) = (&self.session, &self.at_work) {
+            self.at_work = session.begin();
+            if self.at_work.is_none() {
+                self.send(Fate::Gone, None);
+                return false;
+            }
+        }
+        self.driver.is_some()
+    }
+
+    /// Takes back the place that another may have taken.
+    fn count_as_held(&mut self) {
         if let (Some(driver), true) = (&self.driver, self.held_back) {
             self.held_back = false;
             driver.held_back.fetch_sub(1, Ordering::Relaxed);
@@ -204,7 +224,7 @@ impl AckHandle {
     }
 
     fn send(&mut self, fate: Fate, confirm: Option<oneshot::Sender<Result<()>>>) {
-        self.go_on();
+        self.count_as_held();
         if let Some(driver) = self.driver.take() {
             // Never full: it has room for the beginning and the settlement of each delivery in
             // flight. Closed: the subscription has ended and has given the message back.

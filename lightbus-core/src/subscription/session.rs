@@ -43,7 +43,8 @@ impl Session {
         self.0.load(Ordering::SeqCst) & REVOKED != 0
     }
 
-    /// How many deliveries of it have begun and are not settled. After [`revoke`](Self::revoke) the
+    /// How many deliveries of it have begun, are not settled, and do not wait for another try
+    /// ([`hold_back`](crate::AckHandle::hold_back)). After [`revoke`](Self::revoke) the
     /// number only falls.
     #[must_use]
     pub fn at_work(&self) -> u64 {

@@ -120,10 +120,9 @@ impl Listener {
     ) {
         let Exhausted { reason, attempts, successes, tried_for } = exhausted;
         if event.compared || !self.breaker.is_enabled() || self.breaker.successes() > successes {
-            let end = self.give_up(&event.delivery.message, reason, attempts);
-            return self.end(event, end);
+            return self.give_up_waiting(event, reason, attempts);
         }
-        release(&mut event.delivery, permit);
+        event.hold_back();
         let patience = Breaker::patience(tried_for, &self.policy());
         let other = match queue.pop_front() {
             Some(next) => Compared::With(next),
@@ -134,8 +133,7 @@ impl Listener {
             // Something behind the handlers is away: as if it had not been tried yet.
             Compared::Open => return queue.push_front(event),
             Compared::Handled | Compared::Nothing => {
-                let end = self.give_up(&event.delivery.message, reason, attempts);
-                return self.end(event, end);
+                return self.give_up_waiting(event, reason, attempts);
             }
             Compared::Drained => return self.end(event, End::Return),
         };
@@ -143,8 +141,12 @@ impl Listener {
         match self.probe(&mut other, permit, phase).await {
             Probe::Ended(end) => {
                 self.end(other, end);
-                let end = self.give_up(&event.delivery.message, reason, attempts);
-                self.end(event, end);
+                self.give_up_waiting(event, reason, attempts);
+            }
+            // There will be something else to compare with.
+            Probe::Gone => {
+                self.end(other, End::Return);
+                queue.push_front(event);
             }
             Probe::Drained => {
                 self.end(event, End::Return);
@@ -155,6 +157,16 @@ impl Listener {
                 self.wait_out_before(queue, compared, lane, permit, phase).await;
             }
         }
+    }
+
+    /// Dead-letters an event that is held back, unless the broker has taken it back meanwhile.
+    fn give_up_waiting(&self, mut event: AtWork, reason: String, attempts: u32) {
+        let end = if event.go_on() {
+            self.give_up(&event.delivery.message, reason, attempts)
+        } else {
+            End::Return
+        };
+        self.end(event, end);
     }
 
     /// Waits until one of them is handled, and puts the others in front of the queue: in their order,
@@ -257,7 +269,9 @@ impl Listener {
                 pass = self.breaker.pass() => pass,
                 () = drained(phase) => return Tried::Settled(End::Return),
             };
-            event.delivery.ack.go_on();
+            if !event.go_on() {
+                return Tried::Settled(End::Return);
+            }
             if self.breaker.round() != round {
                 round = self.breaker.round();
                 event.compared = true;
@@ -287,7 +301,7 @@ impl Listener {
             let open = !event.compared && self.breaker.failed(&message.id, &reason, exhausted);
             drop(pass);
             event.failed();
-            release(&mut event.delivery, permit);
+            event.release(permit);
             if open {
                 return Tried::Open;
             }
@@ -343,6 +357,7 @@ impl Listener {
         permit: &mut Option<Permit>,
         phase: &mut watch::Receiver<Phase>,
     ) {
+        compared.iter_mut().for_each(AtWork::hold_back);
         let mut probes = 0;
         let most = compared.len().saturating_add(MOST_JOINING);
         while self.breaker.is_open() && !compared.is_empty() {
@@ -358,13 +373,21 @@ impl Listener {
                         self.end(event, end);
                     }
                 }
+                Probe::Gone => {
+                    if let Some(event) = compared.remove(index) {
+                        self.end(event, End::Return);
+                    }
+                    continue;
+                }
                 Probe::Drained => return,
             }
             probes += 1;
             let each = PROBES_EACH * compared.len().min(MOST_COUNTED);
             let due = probes >= each && compared.len() < most;
             if due && let Some(next) = lane.next_now() {
-                compared.extend(self.begin(next, permit, phase).await);
+                let mut joining = self.begin(next, permit, phase).await;
+                joining.iter_mut().for_each(AtWork::hold_back);
+                compared.extend(joining);
             }
         }
     }
@@ -385,7 +408,9 @@ impl Listener {
             pass = self.breaker.pass() => pass,
             () = drained(phase) => return Probe::Drained,
         };
-        event.delivery.ack.go_on();
+        if !event.go_on() {
+            return Probe::Gone;
+        }
         if let Err(error) = self.check(&message) {
             return Probe::Ended(self.unreadable(&message, &error));
         }
@@ -403,12 +428,15 @@ impl Listener {
                 if event.outlasts(self.policy().longest_outage) {
                     Probe::Ended(self.give_up(&message, reason, event.failures.count))
                 } else {
+                    event.hold_back();
                     Probe::Failed
                 }
             }
         };
         drop(pass);
-        release(&mut event.delivery, permit);
+        if let Some(permit) = permit {
+            permit.release();
+        }
         probe
     }
 }
@@ -429,12 +457,32 @@ enum Compared {
 enum Probe {
     Ended(End),
     Failed,
+    /// The broker has taken the event back.
+    Gone,
     Drained,
 }
 
 impl AtWork {
     pub(super) fn message(&self) -> &Arc<EventMessage> {
         &self.delivery.message
+    }
+
+    /// Leaves its place to others while it waits.
+    fn release(&mut self, permit: &mut Option<Permit>) {
+        if let Some(permit) = permit {
+            permit.release();
+        }
+        self.hold_back();
+    }
+
+    /// Notes that it waits: another event may be taken in its place, and the broker may take it back.
+    pub(super) fn hold_back(&mut self) {
+        self.delivery.ack.hold_back();
+    }
+
+    /// Whether it may be tried again: `false` if the broker has taken it back.
+    pub(super) fn go_on(&mut self) -> bool {
+        self.delivery.ack.go_on()
     }
 
     /// Notes a failed try.
@@ -464,12 +512,4 @@ impl AtWork {
         }
         true
     }
-}
-
-/// Leaves the place to others while the event waits.
-fn release(delivery: &mut Delivery<EventMessage>, permit: &mut Option<Permit>) {
-    if let Some(permit) = permit {
-        permit.release();
-    }
-    delivery.ack.hold_back();
 }

@@ -178,6 +178,10 @@ impl Listener {
                 pass = self.breaker.pass() => pass,
                 () = drained(phase) => return,
             };
+            self.go_on(batch);
+            if batch.is_empty() {
+                return;
+            }
             if self.breaker.round() != round {
                 round = self.breaker.round();
                 waits.succeeded();
@@ -212,6 +216,7 @@ impl Listener {
             }
             drop(pass);
             if open {
+                batch.iter_mut().for_each(AtWork::hold_back);
                 if last {
                     self.wait_out_batch(batch, lane, phase).await;
                     again = true;
@@ -232,11 +237,25 @@ impl Listener {
                 });
                 return;
             }
+            batch.iter_mut().for_each(AtWork::hold_back);
             tokio::select! {
                 () = drained(phase) => return,
                 () = sleep(wait) => {}
             }
         }
+    }
+
+    /// Goes on with events that were held back, without those that the broker has taken back meanwhile.
+    fn go_on(&self, batch: &mut Vec<AtWork>) {
+        let mut ours = Vec::with_capacity(batch.len());
+        for mut event in batch.drain(..) {
+            if event.go_on() {
+                ours.push(event);
+            } else {
+                self.end(event, End::Return);
+            }
+        }
+        *batch = ours;
     }
 
     /// One try of all of them. Ends those that are handled or cannot be read; why the others failed, or
