@@ -26,10 +26,16 @@ impl Admin {
     ) -> Result<()> {
         let inner = self.bus.inner();
         inner.ensure_open()?;
-        let events: Vec<_> =
-            events.into_iter().map(|path| inner.selector(path)).collect::<Result<_>>()?;
+        let mut each = Vec::new();
+        for path in events {
+            let selector = inner.selector(path)?;
+            match selector.event {
+                Some(_) => each.push(selector),
+                None => each.extend(inner.each_event(&selector.api).await),
+            }
+        }
         let group = GroupSpec::new(service, listener);
-        for (entry, events) in by_transport(inner, events) {
+        for (entry, events) in by_transport(inner, each) {
             let forgotten = async {
                 entry.open().await?;
                 entry.event.forget(&group, &events).await

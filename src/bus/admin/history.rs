@@ -3,7 +3,7 @@
 use futures_util::stream::BoxStream;
 use lightbus_core::{
     EventMessage, Name, Result,
-    transport::{EventSelector, EventTransport, GroupSpec, HistorySpec, Lag},
+    transport::{EventTransport, GroupSpec, HistorySpec, Lag},
 };
 use std::{sync::Arc, time::SystemTime};
 
@@ -46,7 +46,7 @@ impl Admin {
         let group = GroupSpec::new(service, listener);
         let lag = async {
             transport.open().await?;
-            transport.lag(&group, &[EventSelector::all(api)]).await
+            transport.lag(&group, &self.bus.inner().each_event(api).await).await
         };
         lag.await
             .map_err(|error| at(&*transport, error).during(format!("measuring the lag of {group}")))

@@ -33,6 +33,18 @@ impl Inner {
         Ok(EventSelector::one(api, event))
     }
 
+    /// Returns the events of an API one by one, as far as its schema is known, otherwise all of them at
+    /// once: where each event has a stream or topic of its own, the transport cannot name them.
+    pub(crate) async fn each_event(&self, api: &str) -> Vec<EventSelector> {
+        let schema = self.schema.find(api).await.ok().flatten();
+        let events = schema.iter().flat_map(|schema| schema.events());
+        let mut each: Vec<_> = events.map(|event| EventSelector::one(api, event)).collect();
+        if each.is_empty() {
+            each.push(EventSelector::all(api));
+        }
+        each
+    }
+
     fn no_pattern(&self, pattern: &str) -> Error {
         const RULE: &str = "`*` stands for all events of one API, as in `auth.*`";
         let error = Error::new(

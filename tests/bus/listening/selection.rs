@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use lightbus::{ErrorKind, EventMessage, FromEvent, prelude::*};
+use lightbus::{ErrorKind, EventMessage, FromEvent, config::Config, prelude::*};
 
-use lightbus_tests::{Place, eventually, on_every_transport};
+use lightbus_tests::{Place, RedisServer, eventually, on_every_transport, redis_yaml};
 
 use crate::log::log;
 
@@ -53,6 +53,29 @@ async fn every_event_of_an_api_and_events_of_others_go_to_one_listener(place: Pl
         let lag = bus.admin().lag(api, "shop", "watch").await.unwrap();
         assert_eq!((lag.waiting, lag.pending), (0, 0), "{api}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lag_of_events_with_streams_of_their_own_is_their_sum() {
+    let Some(redis) = RedisServer::start() else { return };
+    let yaml = redis_yaml(&redis.url(), ", stream_use: per_event");
+    let connect = async |service: &str| {
+        let config = Config::from_yaml(&yaml).unwrap();
+        Bus::builder().config(config).service_name(service).connect().await.unwrap()
+    };
+    let shop = connect("shop").await;
+    register(&shop).await;
+    let nothing = |_| async { Ok(()) };
+    shop.listen_to("watch", ["shop.ordered", "shop.shipped"], nothing).await.unwrap();
+    shop.stop_listening("watch").await.unwrap();
+    fire_one_of_each(&shop).await;
+    // Another process knows the events from the schema.
+    let operator = connect("operator").await;
+    let lag = operator.admin().lag("shop", "shop", "watch").await.unwrap();
+    assert_eq!((lag.waiting, lag.pending), (2, 0));
+    operator.admin().forget_listener("shop", "watch", ["shop.*"]).await.unwrap();
+    let lag = operator.admin().lag("shop", "shop", "watch").await.unwrap();
+    assert_eq!((lag.waiting, lag.pending), (0, 0));
 }
 
 async fn several_events_by_name_and_no_others(place: Place) {
