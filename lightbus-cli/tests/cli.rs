@@ -399,7 +399,7 @@ apis:
     cast_value: true
     max_message_size: -1
     result_transport: { redis: { url: "not a url" } }
-plugins: { internal_state: { enabled: 7 }, nothing: {} }
+plugins: { internal_state: { enabled: 7 }, internal_sate: {} }
 nonsense: 1
 "#,
     );
@@ -417,7 +417,7 @@ nonsense: 1
         "apis.auth.max_message_size",
         "apis.auth.result_transport.redis.url",
         "plugins.internal_state.enabled",
-        "plugins.nothing",
+        "plugins.internal_sate",
         "nonsense",
     ];
     let check = tool.run(&["config", "check", "--json"]).await;

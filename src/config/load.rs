@@ -1,6 +1,6 @@
 //! Loading a configuration: files merged in order, then the environment.
 
-use lightbus_core::{ConfigSection, Error, ErrorKind, Registry, Result};
+use lightbus_core::{ConfigSection, Error, ErrorKind, Registry, Result, nearest};
 use serde_json::Value;
 
 #[cfg(not(feature = "yaml"))]
@@ -11,7 +11,7 @@ use super::{
     expand::expand,
     explain::{READING, explain},
     fetch::fetch,
-    json_schema_for,
+    json_schema_for, schema,
     tree::Tree,
 };
 
@@ -216,6 +216,7 @@ pub(super) fn finish(
     })?;
     let mut value = tree.value();
     drop_empty_sections(&mut value);
+    drop_foreign_plugins(&mut value, known);
     let parsed: Result<Config> = ConfigSection::new("", value).parse();
     let checked = parsed.and_then(|config| {
         for (key, name) in [
@@ -231,6 +232,23 @@ pub(super) fn finish(
     let mut config = checked.map_err(|error| explain(&error, &tree, known))?;
     config.sources = Sources { kind: source, tree };
     Ok(config)
+}
+
+/// Leaves out the sections of plugins that only Python's services have, which share the file. A name that
+/// is near to a known one is taken for a mistake, and refused.
+fn drop_foreign_plugins(value: &mut Value, known: &Value) {
+    if let Some(plugins) = value.get_mut("plugins").and_then(Value::as_object_mut) {
+        plugins.retain(|name, _| {
+            let names = || plugin_names(known);
+            names().any(|known| known == name) || nearest(name, names()).is_some()
+        });
+    }
+}
+
+/// Returns the names of the plugins that can be configured.
+pub(super) fn plugin_names(known: &Value) -> impl Iterator<Item = &str> {
+    let plugins = schema::at(known, ["plugins"]).into_iter();
+    plugins.flat_map(schema::properties).map(|(name, _)| name.as_str())
 }
 
 fn parse_json(text: &str) -> Result<Value> {

@@ -5,7 +5,7 @@ use std::fmt;
 use lightbus_core::Registry;
 use serde_json::Value;
 
-use super::{Config, Origin, json_schema_for, schema};
+use super::{Config, Origin, json_schema_for, load::plugin_names, schema, tree::Tree};
 
 /// A warning about the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +50,13 @@ impl Config {
             }
         });
         warnings.append(&mut idle);
+        let plugins = self.sources.tree.get("plugins").and_then(Tree::entries);
+        for name in plugins.into_iter().flatten().map(|(name, _)| name) {
+            if !plugin_names(&known).any(|known| known == name) {
+                let message = "is passed over: no plugin of this name can be configured here, and those of Python are not loaded";
+                warnings.push(self.warning(&format!("plugins.{name}"), message.to_owned()));
+            }
+        }
         for (api, settings) in &self.apis {
             if settings.strict_validation
                 && !settings.validate.outgoing

@@ -596,6 +596,46 @@ fn values_that_contradict_each_other_are_warned_about() {
     assert_eq!(texts.len(), 2);
 }
 
+#[test]
+fn sections_of_plugins_that_only_python_has_are_passed_over_with_a_warning() {
+    let config = read(
+        "plugins: { sentry: { enabled: true, dsn: 'https://k@s/1' }, internal_state: { enabled: true } }",
+        &NONE,
+    )
+    .unwrap();
+    assert!(config.plugins.internal_state.enabled);
+    let warnings = config.warnings(&lightbus::registry());
+    let texts: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), 1, "{texts:#?}");
+    assert!(
+        texts[0].starts_with("plugins.sentry: is passed over: no plugin of this name"),
+        "{texts:#?}"
+    );
+}
+
+/// Its end would be taken for the host, which is resolved and logged.
+#[test]
+fn a_password_of_any_characters_reaches_the_broker_and_no_error() {
+    let url = "redis://:${PW}@127.0.0.1:1/0";
+    let yaml = format!("bus: {{ schema: {{ transport: {{ redis: {{ url: '{url}' }} }} }} }}");
+    let config = read(&yaml, &[("PW", "ab@hunter2#x")]).unwrap();
+    let said = format!(
+        "{config:?} {:?} {}",
+        config.settings(&lightbus::registry()),
+        Bus::builder().config(config.clone()).check().is_ok()
+    );
+    assert!(said.ends_with("true"), "{said}");
+    for part in ["hunter2", "ab@", "ab%40"] {
+        assert!(!said.contains(part), "{part} in {said}");
+    }
+    let error = read(&yaml.replace("${PW}", "ab@hunter2#x"), &NONE).unwrap_err().to_string();
+    assert!(
+        error.contains("behind its host") && error.contains("bus.schema.transport.redis.url"),
+        "{error}"
+    );
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
 mod over_http {
     use std::{
         io::{Read, Write},
