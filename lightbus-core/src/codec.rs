@@ -92,7 +92,7 @@ const SCRATCH_LIMIT: usize = 64 * 1024;
 /// [`ErrorKind::Malformed`] with the reason and the place in the text, if the bytes are not JSON
 /// or not of this type. Nesting deeper than 128 levels is refused.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| malformed(&error))
+    serde_json::from_slice(bytes).map_err(|error| malformed(bytes, &error))
 }
 
 /// Decodes the argument `name` of a message. One that was not sent counts as `null`, so that it
@@ -127,7 +127,7 @@ pub fn decode_field_or<T: DeserializeOwned>(
             true => format!("the argument `{name}` is {}", json_error(&error)),
             false => format!("the argument `{name}` is of another type: {error}"),
         };
-        Error::new(ErrorKind::Invalid, message)
+        hinted(Error::new(ErrorKind::Invalid, message), bytes, &error)
     })
 }
 
@@ -146,12 +146,45 @@ pub fn refuse_others(fields: &Arguments, known: &[&str]) -> Result<()> {
     }
 }
 
-fn malformed(error: &serde_json::Error) -> Error {
+fn malformed(bytes: &[u8], error: &serde_json::Error) -> Error {
     let message = match too_deep(error) {
         true => format!("the JSON is {}", json_error(error)),
         false => format!("not the JSON that was expected: {error}"),
     };
-    Error::new(ErrorKind::Malformed, message)
+    hinted(Error::new(ErrorKind::Malformed, message), bytes, error)
+}
+
+/// Explains what Python does more often than others.
+fn hinted(told: Error, bytes: &[u8], error: &serde_json::Error) -> Error {
+    if !error.is_data() || !text_before(bytes, error).is_some_and(is_without_zone) {
+        return told;
+    }
+    told.hint("The date and time has no time zone: Python's `datetime.utcnow()` writes none. Send `datetime.now(timezone.utc)`, or read it as a type without a zone, such as `chrono::NaiveDateTime`")
+}
+
+/// Returns the text that ends where reading JSON failed, or all of it where the place is not known.
+fn text_before<'b>(bytes: &'b [u8], error: &serde_json::Error) -> Option<&'b str> {
+    if error.line() == 0 {
+        return std::str::from_utf8(bytes).ok().map(|text| text.trim().trim_matches('"'));
+    }
+    let line = bytes.split(|byte| *byte == b'\n').nth(error.line().checked_sub(1)?)?;
+    let read = std::str::from_utf8(line.get(..error.column())?).ok()?;
+    read.rsplit('"').find(|part| !part.is_empty())
+}
+
+/// Whether this is a date and time of ISO 8601 that does not say where: `2026-11-29T12:40:47.5`.
+fn is_without_zone(text: &str) -> bool {
+    const FORM: &[u8] = b"0000-00-00T00:00:00";
+    let (time, fraction) = text.split_at_checked(FORM.len()).unwrap_or(("", text));
+    let fits = |(byte, form): (u8, &u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        b'T' => byte == b'T' || byte == b' ',
+        form => byte == *form,
+    };
+    let digits = fraction.strip_prefix('.').unwrap_or(fraction);
+    time.len() == FORM.len()
+        && time.bytes().zip(FORM).all(fits)
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether JSON was refused because it is nested more than 128 levels deep.
@@ -170,4 +203,71 @@ pub fn json_error(error: &serde_json::Error) -> String {
         );
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use serde::{Deserialize, Deserializer, de};
+
+    use super::*;
+
+    /// As `chrono::DateTime<Utc>` does.
+    #[derive(Debug)]
+    struct Zoned;
+
+    impl<'de> Deserialize<'de> for Zoned {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Reading;
+            impl de::Visitor<'_> for Reading {
+                type Value = Zoned;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a time")
+                }
+
+                fn visit_str<E: de::Error>(self, text: &str) -> Result<Zoned, E> {
+                    let zoned = text.ends_with('Z');
+                    zoned.then_some(Zoned).ok_or_else(|| E::custom("premature end of input"))
+                }
+            }
+            deserializer.deserialize_str(Reading)
+        }
+    }
+
+    /// As a type does that converts a text it has read.
+    #[derive(Debug)]
+    struct Converted;
+
+    impl<'de> Deserialize<'de> for Converted {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            let zoned = text.ends_with('Z');
+            zoned.then_some(Self).ok_or_else(|| de::Error::custom("premature end of input"))
+        }
+    }
+
+    #[test]
+    fn a_time_without_a_zone_is_told_from_other_mistakes() {
+        for (json, explained) in [
+            (r#""2026-11-29T12:40:47""#, true),
+            (r#""2026-11-29 12:40:47.123456""#, true),
+            (r#""2026-11-29T12:40:47+01""#, false),
+            (r#""2026-11-29""#, false),
+            (r#""""#, false),
+            (r#""no time""#, false),
+            ("12", false),
+            ("\"é☃", false),
+        ] {
+            let fields = Arguments::from_iter([("at".into(), Bytes::from(json))]);
+            let told = decode_field::<Zoned>(&fields, "at").unwrap_err().to_string();
+            assert_eq!(told.contains("utcnow"), explained, "{json}: {told}");
+            let told = decode::<Converted>(json.as_bytes()).unwrap_err().to_string();
+            assert_eq!(told.contains("utcnow"), explained, "{json}: {told}");
+            let told = decode::<Vec<Zoned>>(format!("[\"éZ\",\n\"éZ\", {json}]").as_bytes());
+            assert_eq!(told.unwrap_err().to_string().contains("utcnow"), explained, "{json}");
+        }
+        assert!(decode::<Zoned>(br#""2026-11-29T12:40:47Z""#).is_ok());
+    }
 }
