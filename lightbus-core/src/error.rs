@@ -143,6 +143,20 @@ impl Error {
         Self::new(ErrorKind::Timeout, message).with("limit", format!("{limit:?}"))
     }
 
+    /// What a transport answers for a call that was not sent before its deadline.
+    #[must_use]
+    pub fn too_late() -> Self {
+        Self::new(ErrorKind::Timeout, "the deadline of the call passed before it was sent")
+            .retry(Retry::Safe)
+    }
+
+    /// What a transport answers for a call whose deadline passed while it was sent: it may run.
+    #[must_use]
+    pub fn unconfirmed() -> Self {
+        Self::new(ErrorKind::Timeout, "the broker did not confirm the call before its deadline")
+            .retry(Retry::MayDuplicate)
+    }
+
     /// A failure that the code at the other end reported.
     #[must_use]
     pub fn from_remote(remote: RemoteError) -> Self {

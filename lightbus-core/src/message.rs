@@ -5,6 +5,8 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::{Result, json::malformed};
+
 /// A name or an id: cheap to clone, never changed.
 pub type Name = Arc<str>;
 
@@ -178,6 +180,21 @@ pub struct RpcMessage {
     pub return_path: ReturnPath,
     /// When the caller gives up. A transport must not hand the call to a worker later than this.
     pub deadline: Instant,
+}
+
+impl RpcMessage {
+    /// Checks that a call that came as one of the API `served` names this API: the worker of an API
+    /// must not run calls of another, which may have a procedure of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`](crate::ErrorKind::Malformed) with both names.
+    pub fn check_api(named: &str, served: &str) -> Result<()> {
+        if named == served {
+            return Ok(());
+        }
+        Err(malformed(format!("it is for the API `{named}` and came as one of `{served}`")))
+    }
 }
 
 /// The answer to one call.

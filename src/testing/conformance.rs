@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, ConfigSection, Name, Registry, ReturnPath,
+    Capabilities, ConfigSection, Name, Registry, ReturnPath, RpcMessage,
     conformance::{Able, Breakable, Harness, Transports},
 };
 
@@ -73,6 +73,10 @@ impl Harness for Layered {
     }
 
     async fn malformed_call(&self, _api: &str) -> Able {
+        Able::NotApplicable(TYPED)
+    }
+
+    async fn misdirected_call(&self, _as_of: &str, _call: &RpcMessage) -> Able {
         Able::NotApplicable(TYPED)
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus_core::{Error, ErrorKind, Name, Retry};
+use lightbus_core::{Error, Name};
 use rdkafka::{
     ClientContext, Message,
     config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel},
@@ -208,7 +208,5 @@ impl ProducerContext for DeliveryReports {
 
 /// The error of a call whose deadline passed while it was sent.
 pub(crate) fn cut_short(broker: &str) -> Error {
-    Error::new(ErrorKind::Unavailable, "Kafka did not confirm the call before its deadline")
-        .with("broker", format_args!("kafka {broker}"))
-        .retry(Retry::MayDuplicate)
+    Error::unconfirmed().with("broker", format_args!("kafka {broker}"))
 }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Name, ReturnPath,
-    broker::{Channel, ChannelKind, safe_name},
+    Capabilities, Name, ReturnPath, RpcMessage,
+    broker::{Channel, ChannelKind, safe_name, wire},
     conformance::{Able, Breakable, Harness, Transports},
 };
 use lightbus_transport_pigeon::{
@@ -83,6 +83,14 @@ impl Harness for Pigeons {
 
     async fn malformed_call(&self, api: &str) -> Able {
         self.publish(ChannelKind::Calls, api).await
+    }
+
+    async fn misdirected_call(&self, as_of: &str, call: &RpcMessage) -> Able {
+        let channel = Channel { kind: ChannelKind::Calls, name: safe_name(as_of) };
+        let form = wire::encode_call(call, Duration::from_secs(60)).expect("the form of a call");
+        let form = String::from_utf8(form).expect("text");
+        self.0.loft.publish(&channel.to_string(), &form);
+        Able::Yes(())
     }
 
     async fn malformed_result(&self, to: &ReturnPath, call: &Name) -> Able {

@@ -19,8 +19,8 @@ use super::{
     unique, wire,
 };
 use crate::{
-    Error, ErrorKind, Merge, Name, Outcome, RemoteError, Result, ResultMessage, Retry, RpcMessage,
-    Source, Subscription, User,
+    Error, ErrorKind, Merge, Name, Outcome, RemoteError, Result, ResultMessage, RpcMessage, Source,
+    Subscription, User,
     transport::{RpcTransport, ServeSpec, Start},
 };
 
@@ -47,13 +47,10 @@ impl<B: Broker> BrokerRpcTransport<B> {
         let shared = self.handle.open_shared()?;
         let now = Instant::now();
         if call.deadline <= now {
-            return Err(Error::new(ErrorKind::Timeout, "the deadline of the call has passed"));
+            return Err(Error::too_late());
         }
         let published = timeout_at(call.deadline, shared.publish(vec![message(&call, now)?]));
-        published.await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Unavailable, "the broker did not confirm the call in time")
-                .retry(Retry::MayDuplicate))
-        })?;
+        published.await.unwrap_or_else(|_| Err(Error::unconfirmed()))?;
         Ok(())
     }
 
@@ -75,7 +72,7 @@ impl<B: Broker> BrokerRpcTransport<B> {
                 start: Start::Earliest,
             };
             let member = Member::join(&self.handle, spec, "taking calls").await?;
-            sources.push(CallSource { member, shared: Arc::clone(shared) });
+            sources.push(CallSource { api, member, shared: Arc::clone(shared) });
         }
         Ok(match sources.pop() {
             Some(source) if sources.is_empty() => Subscription::spawn(source, spec.flow),
@@ -112,6 +109,7 @@ fn message(call: &RpcMessage, now: Instant) -> Result<Message> {
 
 /// A worker's side of one channel.
 struct CallSource<B: Broker> {
+    api: Name,
     member: Member<B>,
     shared: Arc<Shared<B>>,
 }
@@ -119,7 +117,11 @@ struct CallSource<B: Broker> {
 impl<B: Broker> CallSource<B> {
     /// The call, if it can be read and its caller still waits.
     async fn accept(&self, received: Received<Token<B>>) -> Option<Arc<RpcMessage>> {
-        match wire::decode_call(&received.payload, received.age) {
+        let read = wire::decode_call(&received.payload, received.age).and_then(|call| {
+            RpcMessage::check_api(&call.api, &self.api)?;
+            Ok(call)
+        });
+        match read {
             Ok(call) if call.deadline > Instant::now() => Some(Arc::new(call)),
             Ok(call) => {
                 tracing::debug!(api = %call.api, id = %call.id, "a call expired before a worker took it");

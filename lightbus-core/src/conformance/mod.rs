@@ -35,7 +35,8 @@ use futures_util::future::LocalBoxFuture;
 use serde_json::Value;
 
 use crate::{
-    Capabilities, ConfigSection, Name, Result, ReturnPath, TransportFactory, TransportKind,
+    Capabilities, ConfigSection, Name, Result, ReturnPath, RpcMessage, TransportFactory,
+    TransportKind,
     transport::{DeadLetters, EventTransport, ResultTransport, RpcTransport, SchemaTransport},
 };
 
@@ -201,6 +202,12 @@ pub trait Harness: Send + Sync {
         Able::NotWritten
     }
 
+    /// Puts this call where one of the API `as_of` would be.
+    async fn misdirected_call(&self, as_of: &str, call: &RpcMessage) -> Able {
+        let _ = (as_of, call);
+        Able::NotWritten
+    }
+
     /// Sends something to this return path that names this call and cannot be read as its result.
     async fn malformed_result(&self, to: &ReturnPath, call: &Name) -> Able {
         let _ = (to, call);
@@ -338,6 +345,7 @@ macro_rules! conformance {
             a_call_that_was_handed_out_never_comes_again
             a_worker_takes_no_more_than_asked
             a_malformed_call_is_set_aside
+            a_call_in_the_queue_of_another_api_is_refused
             // results
             a_call_gets_its_result
             a_thousand_calls_get_their_own_results

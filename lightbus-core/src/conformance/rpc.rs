@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Harness,
     kit::{
-        Bus, Numbered, assert_same_fields, done, eventually, fails, fields_of_every_kind, flow,
-        next, nothing, ok, serving, value, within,
+        Bus, Numbered, assert_same_fields, call_id, done, eventually, fails, fields_of_every_kind,
+        flow, next, nothing, ok, serving, value, within,
     },
 };
-use crate::{ErrorKind, Name, Outcome, RpcMessage, Subscription, transport::ServeSpec};
+use crate::{ErrorKind, Name, Outcome, Retry, RpcMessage, Subscription, transport::ServeSpec};
 
 /// Each call reaches one worker of all, once.
 pub async fn each_call_runs_once(harness: &dyn Harness) {
@@ -158,7 +158,8 @@ pub async fn a_call_past_its_deadline_is_refused(harness: &dyn Harness) {
     let pending = ok("expecting", process.result.expect(&super::kit::call_id(&api, 1))).await;
     let deadline = Instant::now();
     let call = RpcMessage { deadline, ..bus.call(&api, 1, pending.return_path()) };
-    fails("calling too late", ErrorKind::Timeout, process.rpc.call(call)).await;
+    let error = fails("calling too late", ErrorKind::Timeout, process.rpc.call(call)).await;
+    assert_eq!(error.retryable(), Retry::Safe, "nothing was sent: {error:?}");
     nothing("the call was refused", &mut calls).await;
 }
 
@@ -309,6 +310,30 @@ pub async fn a_worker_takes_no_more_than_asked(harness: &dyn Harness) {
     for call in held {
         done(call).await;
     }
+}
+
+/// A call of another API, which may have a procedure of the same name, does not run. Its caller is told.
+pub async fn a_call_in_the_queue_of_another_api_is_refused(harness: &dyn Harness) {
+    let bus = Bus::new(harness);
+    let (api, other) = (bus.name("auth"), bus.name("admin"));
+    let process = bus.process().await;
+    let mut calls = process.serve(serving(&api)).await;
+    let pending = ok("expecting a result", process.result.expect(&call_id(&other, 1))).await;
+    let call = bus.call(&other, 1, pending.return_path());
+    let misdirected = harness.misdirected_call(&api, &call).await;
+    if misdirected.or_say("putting a call into the queue of another API").is_none() {
+        return;
+    }
+    let refusal = ok("waiting for the refusal", pending).await;
+    let error = refusal.body.expect_err("a refusal");
+    assert!(error.message.contains(&*other), "what it was for: {error:?}");
+    let right = process.call(&bus, &api, 2).await;
+    let call = next(&mut calls).await;
+    process.answer(&call.message).await;
+    done(call).await;
+    assert_eq!(value(right).await, "2");
+    nothing("a call of another API is not delivered", &mut calls).await;
+    ok("closing", calls.close()).await;
 }
 
 /// A call that cannot be read is rejected, and the worker goes on.

@@ -31,10 +31,10 @@ pub trait RpcTransport: Transport {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the broker cannot be reached before the
-    /// deadline: [`Retry::Safe`](crate::Retry) if nothing was sent, else
-    /// [`Retry::MayDuplicate`](crate::Retry). [`Timeout`](crate::ErrorKind::Timeout) if the deadline
-    /// has passed. [`TooLarge`](crate::ErrorKind::TooLarge) where the broker limits size.
+    /// [`Error::too_late`](crate::Error::too_late) if the deadline passes before the call is sent,
+    /// [`Error::unconfirmed`](crate::Error::unconfirmed) if it passes before the broker has confirmed it.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the broker cannot be reached, and that is known
+    /// earlier. [`TooLarge`](crate::ErrorKind::TooLarge) where the broker limits size.
     ///
     /// # Cancel safety
     ///

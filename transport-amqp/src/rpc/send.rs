@@ -44,13 +44,11 @@ pub(super) async fn call(
 }
 
 async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> Result<()> {
-    let refused = || Error::new(ErrorKind::Timeout, "the deadline of the call has passed");
     if call.deadline <= Instant::now() {
-        return Err(refused());
+        return Err(Error::too_late());
     }
-    let late = |what: &'static str| {
-        Error::new(ErrorKind::Timeout, what)
-            .with("broker", format_args!("rabbitmq {}", publisher.client().broker()))
+    let late = |error: Error| {
+        error.with("broker", format_args!("rabbitmq {}", publisher.client().broker()))
     };
     let prepare = async {
         let out = publisher.channel().await?;
@@ -58,13 +56,13 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
         out.link.unblocked(call.deadline).await?;
         Ok(out)
     };
-    let out = tokio::time::timeout_at(call.deadline, prepare).await.unwrap_or_else(|_| {
-        Err(late("RabbitMQ could not be reached before the deadline of the call"))
-    })?;
+    let out = tokio::time::timeout_at(call.deadline, prepare)
+        .await
+        .unwrap_or_else(|_| Err(late(Error::too_late())))?;
     let left = call.deadline.saturating_duration_since(Instant::now());
     // It would expire as it arrives.
     if left < Duration::from_millis(1) {
-        return Err(refused());
+        return Err(late(Error::too_late()));
     }
     let (properties, body) = codec::encode_call(call, left)?;
     let queue = short("the name of the API", &calls_of(config, &call.api))?;
@@ -73,9 +71,7 @@ async fn once(publisher: &Publisher, config: &RpcConfig, call: &RpcMessage) -> R
     match publisher.publish(&out, message, deadline).await {
         Ok(None) => Ok(()),
         Ok(Some(returned)) => returned_call(publisher, &out, config, call, returned).await,
-        Err(_) if Instant::now() >= call.deadline => {
-            Err(late("RabbitMQ did not confirm the call before its deadline"))
-        }
+        Err(_) if Instant::now() >= call.deadline => Err(late(Error::unconfirmed())),
         Err(error) => Err(error),
     }
 }

@@ -13,7 +13,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use lightbus_core::{
-    Capabilities, Name, ReturnPath,
+    Capabilities, Name, ReturnPath, RpcMessage,
     conformance::{Able, Breakable, Harness, Transports},
 };
 use lightbus_test_brokers::RabbitServer;
@@ -92,6 +92,10 @@ impl Harness for AmqpHarness {
         crate::support::publish(&self.url, "", &queue, BasicProperties::default(), b"{not json")
             .await;
         Able::Yes(())
+    }
+
+    async fn misdirected_call(&self, _as_of: &str, _call: &RpcMessage) -> Able {
+        Able::NotApplicable("the queue alone names the API of a call")
     }
 
     async fn malformed_result(&self, to: &ReturnPath, call: &Name) -> Able {

@@ -1,9 +1,6 @@
 //! Calls as records: arguments in the value, everything else in headers.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use lightbus_core::{Headers, Name, ReturnPath, RpcMessage, json, time::deadline_after};
@@ -77,6 +74,11 @@ pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read 
         Ok(names) => names,
         Err(reason) => return Read::Malformed(reason, None),
     };
+    if let Some(named) = found.get(header::API)
+        && let Err(error) = RpcMessage::check_api(named, api)
+    {
+        return Read::Malformed(error.message().to_owned(), Some((id, return_path)));
+    }
     let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
     let fields = match json::decode_arguments(&payload) {
         Ok(fields) => fields,
@@ -84,13 +86,9 @@ pub(super) fn read<M: Message>(record: &M, api: &Name, usual: Duration) -> Read 
             return Read::Malformed(error.message().to_owned(), Some((id, return_path)));
         }
     };
-    let api = match found.get(header::API) {
-        Some(named) if *named != **api => Name::from(named),
-        _ => Arc::clone(api),
-    };
     Read::Call(Box::new(RpcMessage {
         id,
-        api,
+        api: Name::clone(api),
         procedure,
         fields,
         headers: found.others,

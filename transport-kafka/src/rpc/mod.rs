@@ -22,7 +22,7 @@ use crate::{
     locate::{self, Readers},
     producer::cut_short,
 };
-use send::{Queues, too_late};
+use send::Queues;
 use source::CallSource;
 
 const WHAT: &str = "the RPC transport";
@@ -48,7 +48,7 @@ impl RpcTransport for KafkaRpcTransport {
     async fn call(&self, call: RpcMessage) -> Result<()> {
         self.handle.client()?;
         if call.deadline <= Instant::now() {
-            return Err(too_late());
+            return Err(Error::too_late());
         }
         timeout_at(call.deadline, self.queues.send(&call))
             .await

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use lightbus_core::{Error, ErrorKind, Name, Result, RpcMessage};
+use lightbus_core::{Error, Name, Result, RpcMessage};
 use tokio::time::Instant;
 
 use super::codec;
@@ -51,7 +51,7 @@ impl Queues {
         let count = self.client.topic(&topic, &self.spec).await?;
         let left = call.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(too_late());
+            return Err(Error::too_late());
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let partition =
@@ -65,8 +65,4 @@ fn rand() -> usize {
     use std::hash::{BuildHasher, Hasher};
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     usize::try_from(random & 0xffff).unwrap_or(0)
-}
-
-pub(super) fn too_late() -> Error {
-    Error::new(ErrorKind::Timeout, "the deadline passed before the call could be sent")
 }

@@ -5,7 +5,7 @@ use std::{env, time::Duration};
 use crate::support::{LIMIT, SESSION, on, options, put, transports};
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Name, ReturnPath,
+    Capabilities, Name, ReturnPath, RpcMessage,
     conformance::{Able, Breakable, Harness, Transports},
 };
 use lightbus_test_brokers::{Fault, KafkaServer, Proxy, free_port};
@@ -79,6 +79,18 @@ impl Harness for KafkaHarness {
         let headers =
             [("lightbus-id", "bad"), ("lightbus-procedure", "run"), ("time-left-ms", "60000")];
         put(self.brokers(), &format!("{api}.rpc_queue"), 0, "", "{not json", &headers).await;
+        Able::Yes(())
+    }
+
+    async fn misdirected_call(&self, as_of: &str, call: &RpcMessage) -> Able {
+        let headers = [
+            ("lightbus-id", &*call.id),
+            ("lightbus-api", &*call.api),
+            ("lightbus-procedure", &*call.procedure),
+            ("lightbus-return-path", call.return_path.as_str()),
+            ("time-left-ms", "60000"),
+        ];
+        put(self.brokers(), &format!("{as_of}.rpc_queue"), 0, "", "{}", &headers).await;
         Able::Yes(())
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, ConfigSection, Name, ReturnPath, TransportFactory,
+    Capabilities, ConfigSection, Name, ReturnPath, RpcMessage, TransportFactory,
     conformance::{Able, Breakable, Harness, Transports},
 };
 use lightbus_transport_memory::MemoryFactory;
@@ -49,6 +49,10 @@ impl Harness for Memory {
     }
 
     async fn malformed_call(&self, _api: &str) -> Able {
+        Able::NotApplicable(TYPED)
+    }
+
+    async fn misdirected_call(&self, _as_of: &str, _call: &RpcMessage) -> Able {
         Able::NotApplicable(TYPED)
     }
 

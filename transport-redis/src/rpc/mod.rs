@@ -71,7 +71,7 @@ impl RedisRpcTransport {
         self.handle.client()?;
         let left = call.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(send::too_late());
+            return Err(Error::too_late());
         }
         Ok(Arc::new(Outgoing {
             payload: codec::encode_call(&call, left),
@@ -82,9 +82,7 @@ impl RedisRpcTransport {
     }
 
     fn late(&self) -> Error {
-        Error::new(ErrorKind::Unavailable, "Redis did not take the call before its deadline")
-            .with("broker", format_args!("redis {}", self.handle.address()))
-            .retry(Retry::MayDuplicate)
+        Error::unconfirmed().with("broker", format_args!("redis {}", self.handle.address()))
     }
 }
 

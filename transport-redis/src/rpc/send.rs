@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lightbus_core::{Error, ErrorKind, Name, Result};
+use lightbus_core::{Error, Name, Result};
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::time::Instant;
 
@@ -45,7 +45,7 @@ impl CallSender {
                     pipeline.add_command(set_expiry(&call.id, left));
                     answers.push(Ok(()));
                 }
-                None => answers.push(Err(too_late())),
+                None => answers.push(Err(Error::too_late())),
             }
         }
         // The queues, and which calls go to each. Mostly one.
@@ -148,7 +148,7 @@ impl BatchSender for CallSender {
     async fn one(&self, call: Arc<Outgoing>) -> Result<()> {
         let link = self.0.shared().await?;
         let call = std::slice::from_ref(&call);
-        self.push(&link, call).await.pop().unwrap_or_else(|| Err(too_late()))
+        self.push(&link, call).await.pop().unwrap_or_else(|| Err(Error::too_late()))
     }
 
     async fn many(&self, calls: Vec<Arc<Outgoing>>) -> Vec<Result<()>> {
@@ -157,8 +157,4 @@ impl BatchSender for CallSender {
             Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
         }
     }
-}
-
-pub(super) fn too_late() -> Error {
-    Error::new(ErrorKind::Timeout, "the deadline passed before the call could be sent")
 }

@@ -43,6 +43,8 @@ const ANSWER_TTL: u32 = 60;
 /// Takes calls.
 pub(super) struct CallSource {
     reader: Reader,
+    apis: Vec<Name>,
+    /// The queue of each.
     queues: Vec<String>,
     /// The queue that is first in the next read, so that a busy one does not starve the others.
     first: AtomicUsize,
@@ -88,6 +90,7 @@ impl CallSource {
                 Arc::clone(closing),
                 &apis.first().map(|api| queue_key(api)).unwrap_or_default(),
             ),
+            apis: apis.to_vec(),
             queues: apis.iter().map(|api| queue_key(api)).collect(),
             first: AtomicUsize::new(0),
             usual_timeout: config.rpc_timeout.0,
@@ -196,7 +199,12 @@ impl CallSource {
         let mut calls: Vec<(DecodedCall, Raw)> = Vec::with_capacity(batch.len());
         let mut unreadable = Vec::new();
         for raw in batch {
-            match codec::decode_call(&raw.message) {
+            let api = &self.apis[raw.queue];
+            let read = codec::decode_call(&raw.message).and_then(|call| {
+                RpcMessage::check_api(&call.api, api)?;
+                Ok(call)
+            });
+            match read {
                 Ok(call) => calls.push((call, raw)),
                 Err(error) => unreadable.push((raw, error)),
             }

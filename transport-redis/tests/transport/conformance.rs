@@ -6,7 +6,7 @@ use std::{env, time::Duration};
 use crate::support::{Redis, connect, transports};
 use async_trait::async_trait;
 use lightbus_core::{
-    Capabilities, Name, ReturnPath,
+    Capabilities, Name, ReturnPath, RpcMessage,
     conformance::{Able, Breakable, Harness, Transports},
 };
 use lightbus_test_brokers::RedisServer;
@@ -88,6 +88,21 @@ impl Harness for RedisHarness {
     async fn malformed_call(&self, api: &str) -> Able {
         let _: i64 =
             self.redis().await.run(&["RPUSH", &format!("{api}:rpc_queue"), "{not json"]).await;
+        Able::Yes(())
+    }
+
+    async fn misdirected_call(&self, as_of: &str, call: &RpcMessage) -> Able {
+        let message = json!({
+            "metadata": {
+                "id": &*call.id,
+                "api_name": &*call.api,
+                "procedure_name": &*call.procedure,
+                "return_path": call.return_path.as_str(),
+            },
+            "kwargs": {},
+        });
+        let queue = format!("{as_of}:rpc_queue");
+        let _: i64 = self.redis().await.run(&["RPUSH", &queue, &message.to_string()]).await;
         Able::Yes(())
     }
 

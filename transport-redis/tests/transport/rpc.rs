@@ -164,7 +164,8 @@ async fn python_calls_are_taken_and_expired_ones_are_not() {
         let _: () = redis
             .run(&["RPUSH", "shop.till:rpc_queue", &python_call("p1", "redis+key://back")])
             .await;
-        queue(&mut redis, "shop.orders", "p2", &python_call("p2", "redis+key://back")).await;
+        let of_orders = python_call("p2", "redis+key://back").replace("shop.till", "shop.orders");
+        queue(&mut redis, "shop.orders", "p2", &of_orders).await;
         let mut calls = serve(&process, &["internal.state", "shop.till", "shop.orders"], 100).await;
         let mut seen = Vec::new();
         for _ in 0..2 {
