@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +14,10 @@ use std::{
 use futures_util::stream::{self, StreamExt};
 use lightbus_core::{Error, Name, Result, codec, time::LONGEST, transport::SchemaTransport};
 use serde_json::value::RawValue;
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, Notify},
+    time::sleep,
+};
 
 use super::{ApiSchema, Schema, document_text, policy};
 use crate::{
@@ -32,6 +36,10 @@ pub(crate) struct SchemaStore {
     reads: AtomicU64,
     /// The number of the last read that succeeded. Locked while the bus is read.
     last_read: Mutex<u64>,
+    /// Locked by the one who reads the bus again and again, of all who wait for a schema.
+    looking: Mutex<()>,
+    /// Rung when the bus has been read.
+    looked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +59,8 @@ struct Known {
 const MOST_GONE: usize = 1_000;
 /// How many schemas are renewed concurrently.
 const AT_ONCE: usize = 8;
+/// How often the bus is read while a schema is waited for.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl SchemaStore {
     pub(crate) fn new(transport: Arc<dyn SchemaTransport>, config: &SchemaConfig) -> Self {
@@ -61,6 +71,8 @@ impl SchemaStore {
             known: RwLock::default(),
             reads: AtomicU64::new(0),
             last_read: Mutex::new(0),
+            looking: Mutex::new(()),
+            looked: Notify::new(),
         }
     }
 
@@ -200,6 +212,28 @@ impl SchemaStore {
             self.load_locked(&mut last_read).await?;
         }
         Ok(self.get(api))
+    }
+
+    /// Waits until the schema of an API is on the bus. However many wait, one of them reads the bus.
+    pub(crate) async fn arrival(&self, api: &str) -> Arc<ApiSchema> {
+        loop {
+            let mut looked = pin!(self.looked.notified());
+            looked.as_mut().enable();
+            if let Some(schema) = self.get(api) {
+                return schema;
+            }
+            tokio::select! {
+                biased;
+                () = looked => {}
+                _looking = self.looking.lock() => {
+                    sleep(LOOK).await;
+                    if let Err(error) = self.load().await {
+                        tracing::debug!(%error, api, "cannot read the schema that is waited for");
+                    }
+                    self.looked.notify_waiters();
+                }
+            }
+        }
     }
 
     /// Returns the names of all APIs with a known schema, sorted.

@@ -113,6 +113,7 @@ async fn a_nested_call_waits_no_longer_than_the_outermost_caller(place: Place) {
     let ask = FrontClient::new(&caller).ask(1).timeout(Duration::from_secs(2));
     let error = soon("giving up", ask.into_future()).await.unwrap_err();
     assert!(error.to_string().contains("no result arrived in time"), "{error}");
+    assert_eq!(lightbus::Error::from(error).retryable(), Retry::MayDuplicate);
     assert_eq!(soon("the nested call", seen.begun.recv()).await, Some(1));
     let (took, kind) = soon("giving up inside", answered.recv()).await.unwrap();
     assert_eq!(kind, ErrorKind::Timeout);

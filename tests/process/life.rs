@@ -419,7 +419,7 @@ async fn a_schema_that_expired_does_not_mean_that_the_api_is_not_served() {
     scripted.script.store.pass();
     sleep(11 * SECOND).await;
     assert_eq!(live(&caller).await, ["bank"]);
-    // What was never seen is refused at once.
+    // What was never seen is not sent.
     let error = caller.call::<u64>("vault.open", args! {}).await.unwrap_err();
     assert!(error.to_string().contains("no process serves `vault`"), "{error}");
     server.close().await.unwrap();

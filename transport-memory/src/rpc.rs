@@ -118,8 +118,7 @@ impl RpcTransport for MemoryRpcTransport {
     async fn call(&self, call: RpcMessage) -> Result<()> {
         let broker = self.handle.client()?;
         if call.deadline <= Instant::now() {
-            return Err(Error::new(ErrorKind::Timeout, "the deadline of the call has passed")
-                .with("api", &call.api));
+            return Err(Error::too_late().with("api", &call.api));
         }
         let limit = self.config.max_queue_length.get();
         let queue = broker.calls.of(&call.api);

@@ -175,7 +175,7 @@ async fn calls(place: Place) {
     check("call-remote-error-json", &tool, &["call", "auth.boom", "--json"]).await;
     check("call-unknown-procedure", &tool, &["call", "auth.bom"]).await;
     check("call-unknown-procedure-json", &tool, &["call", "auth.bom", "--json"]).await;
-    check("call-unknown-api", &tool, &["call", "auht.boom"]).await;
+    check("call-unknown-api", &tool, &["call", "--timeout", "0.5", "auht.boom"]).await;
     check(
         "call-wrong-argument",
         &tool,

@@ -1,12 +1,18 @@
 //! Calling a procedure of any API on the bus.
 
-use std::{fmt, future::IntoFuture, marker::PhantomData, time::Duration};
+use std::{
+    fmt,
+    future::IntoFuture,
+    marker::PhantomData,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lightbus_core::{
     Args, Arguments, Error, ErrorKind, Headers, Name, Result, ResultMessage, Retry, RpcMessage,
-    codec, name, time::deadline_after,
+    codec, name, time::after,
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -117,6 +123,27 @@ impl<T: DeserializeOwned + 'static, E: CallFailure + 'static> IntoFuture for Cal
     }
 }
 
+/// How far a call has come.
+#[derive(Default)]
+struct Stage(AtomicU8);
+
+impl Stage {
+    /// It may have reached the broker.
+    const SENDING: u8 = 1;
+    /// The broker has it, or its handler.
+    const SENT: u8 = 2;
+    /// No process serves the API yet.
+    const UNSERVED: u8 = 3;
+
+    fn reach(&self, stage: u8) {
+        self.0.store(stage, Ordering::Relaxed);
+    }
+
+    fn reached(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl<T, E> fmt::Debug for Call<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
@@ -136,7 +163,8 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// [`Timeout`](ErrorKind::Timeout) if no result arrives before the deadline;
+    /// [`Timeout`](ErrorKind::Timeout) if no result arrives before the deadline, with the time that was
+    /// waited: [`retryable`](Error::retryable) says whether the procedure may have run;
     /// [`Unavailable`](ErrorKind::Unavailable) if the broker does not answer or no process serves the
     /// API; [`Unknown`](ErrorKind::Unknown) and [`Invalid`](ErrorKind::Invalid) if the call does not
     /// match the API's schema; [`Remote`](ErrorKind::Remote) if the procedure failed.
@@ -177,11 +205,15 @@ impl Inner {
             None => None,
         };
         let entry = self.apis.entry(api);
-        let limit = timeout.unwrap_or(entry.config.rpc_timeout);
-        let mut deadline = deadline_after(limit);
+        let now = Instant::now();
+        let mut limit = timeout.unwrap_or(entry.config.rpc_timeout);
+        let mut deadline = after(now, limit);
         let current = Current::get();
-        if let Some(outer) = current.and_then(|current| current.deadline) {
-            deadline = deadline.min(outer);
+        if let Some(outer) =
+            current.and_then(|current| current.deadline).filter(|at| *at < deadline)
+        {
+            deadline = outer;
+            limit = outer.saturating_duration_since(now);
         }
         let permit = self.calls.try_acquire().ok();
         let in_place = InPlace::of(self, api, current)
@@ -190,13 +222,14 @@ impl Inner {
             None if in_place.is_none() => Some(self.wait_for_permit(limit, deadline).await?),
             permit => permit,
         };
-        let call = self.exchange(&entry, procedure, fields, headers, deadline, in_place);
+        let stage = Stage::default();
+        let call = self.exchange(&entry, procedure, fields, headers, deadline, in_place, &stage);
         match timeout_at(deadline, call).await {
             Ok(result) => result.map_err(|error| match error.kind() {
                 ErrorKind::Unavailable | ErrorKind::Unexpected => at(&*entry.rpc, error),
                 _ => error,
             }),
-            Err(_) => Err(self.no_answer(&entry, limit)),
+            Err(_) => Err(self.no_answer(&entry, &stage, limit)),
         }
     }
 
@@ -216,6 +249,7 @@ impl Inner {
         permit.map_err(|_| Error::closed("the bus"))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a call consists of")]
     async fn exchange(
         &self,
         entry: &ApiEntry,
@@ -224,6 +258,7 @@ impl Inner {
         headers: Headers,
         deadline: Instant,
         in_place: Option<InPlace>,
+        stage: &Stage,
     ) -> Result<Bytes> {
         let mut call = RpcMessage {
             id: self.ids.next(),
@@ -242,20 +277,27 @@ impl Inner {
         entry.check_size(&call.fields)?;
         entry.open().await?;
         let schema = self
-            .schema_for(entry, entry.config.validate.outgoing || entry.config.validate.incoming)
+            .schema_for(
+                entry,
+                entry.config.validate.outgoing || entry.config.validate.incoming,
+                stage,
+            )
             .await?;
         if let (true, Some(schema)) = (entry.config.validate.outgoing, &schema) {
             schema.check_call(procedure, &call.fields)?;
         }
         let kept = (!self.plugins.is_empty()).then(|| Box::new(call.clone()));
         let mut message = match in_place {
-            None => self.send(entry, call).await?,
-            Some(in_place) => ResultMessage {
-                id: self.ids.next(),
-                rpc_id: Name::clone(&call.id),
-                headers: Headers::new(),
-                body: in_place.run(call).await?,
-            },
+            None => self.send(entry, call, stage).await?,
+            Some(in_place) => {
+                stage.reach(Stage::SENT);
+                ResultMessage {
+                    id: self.ids.next(),
+                    rpc_id: Name::clone(&call.id),
+                    headers: Headers::new(),
+                    body: in_place.run(call).await?,
+                }
+            }
         };
         if let Some(call) = kept {
             Box::pin(self.plugins.after_rpc_call(&call, &mut message)).await?;
@@ -269,9 +311,15 @@ impl Inner {
     }
 
     /// Sends a call, and waits for its result.
-    async fn send(&self, entry: &ApiEntry, mut call: RpcMessage) -> Result<ResultMessage> {
+    async fn send(
+        &self,
+        entry: &ApiEntry,
+        mut call: RpcMessage,
+        stage: &Stage,
+    ) -> Result<ResultMessage> {
         let mut result = entry.result.expect(&call.id).await?;
         call.return_path = result.return_path().clone();
+        stage.reach(Stage::SENDING);
         let mut sending = entry.rpc.call(call);
         let mut sent = false;
         // The result may arrive before the broker has confirmed the call.
@@ -282,24 +330,31 @@ impl Inner {
                 confirmed = &mut sending, if !sent => {
                     confirmed?;
                     sent = true;
+                    stage.reach(Stage::SENT);
                 }
             }
         }
     }
 
-    /// The schema to validate messages of an API against. An API without one has not been served for
-    /// a while, so a call would only time out.
+    /// The schema to validate messages of an API against. An API without one is not served yet: its
+    /// service may be starting.
     async fn schema_for(
         &self,
         entry: &ApiEntry,
         checks: bool,
+        stage: &Stage,
     ) -> Result<Option<std::sync::Arc<crate::schema::ApiSchema>>> {
         if !checks {
             return Ok(None);
         }
         match self.schema.find(&entry.name).await {
             Ok(Some(schema)) => Ok(Some(schema)),
-            Ok(None) => Err(self.not_served(entry)),
+            Ok(None) => {
+                stage.reach(Stage::UNSERVED);
+                let schema = self.schema.arrival(&entry.name).await;
+                stage.reach(Stage::default().reached());
+                Ok(Some(schema))
+            }
             Err(error) if entry.config.strict_validation => Err(error),
             Err(error) => {
                 tracing::warn!(api = %entry.name, %error, "cannot read the schema; the call is sent without validation");
@@ -320,9 +375,28 @@ impl Inner {
             .did_you_mean(&entry.name, known.iter().map(|name| &**name))
     }
 
-    fn no_answer(&self, entry: &ApiEntry, limit: Duration) -> Error {
-        let error = Error::timeout("no result arrived in time", limit);
-        at(&*entry.rpc, error).hint(if self.schema.is_live(&entry.name) {
+    fn no_answer(&self, entry: &ApiEntry, stage: &Stage, limit: Duration) -> Error {
+        // The rest is the clock's.
+        let limit = Duration::from_micros(u64::try_from(limit.as_micros()).unwrap_or(u64::MAX));
+        let (what, retry, hint) = match stage.reached() {
+            Stage::UNSERVED => return self.not_served(entry).with("limit", format!("{limit:?}")),
+            Stage::SENT => ("no result arrived in time", Retry::MayDuplicate, None),
+            Stage::SENDING => (
+                "the broker did not confirm the call in time",
+                Retry::MayDuplicate,
+                Some("It may run nevertheless"),
+            ),
+            _ => (
+                "the call was not sent in time",
+                Retry::Safe,
+                Some("Nothing was sent: is the broker slow to answer, or the timeout too short?"),
+            ),
+        };
+        let error = at(&*entry.rpc, Error::timeout(what, limit).retry(retry));
+        if let Some(hint) = hint {
+            return error.hint(hint);
+        }
+        error.hint(if self.schema.is_live(&entry.name) {
             "A process served the API within the last minute: has it stopped, is it overloaded, or is the procedure slow?"
         } else if self.schema.get(&entry.name).is_some() {
             "The API's schema is not on the bus any more: has its service stopped, or can it not reach the broker?"

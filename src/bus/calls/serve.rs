@@ -416,6 +416,7 @@ impl Worker {
             body,
         };
         let mut tries = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let began = Instant::now();
         let error = loop {
             let reply = self.entry.result.reply(&call.return_path, message.clone());
             let limit = call.deadline.max(deadline_after(Duration::from_secs(1)));
@@ -426,10 +427,7 @@ impl Worker {
                 }
                 Ok(Err(error)) => break error,
                 Err(_) => {
-                    break Error::timeout(
-                        "the broker did not accept the result",
-                        limit.saturating_duration_since(call.deadline),
-                    );
+                    break Error::timeout("the broker did not accept the result", began.elapsed());
                 }
             }
         };
