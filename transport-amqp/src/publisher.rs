@@ -240,8 +240,8 @@ impl Publisher {
             }
             let from = results.len();
             results.extend(self.publish_batch(out, large, batch, deadline).await);
-            let failed = results[from..].iter().filter_map(|result| result.as_ref().err());
-            if let Some(error) = failed.filter(|error| error.is_temporary()).next_back() {
+            let mut failed = results[from..].iter().filter_map(|result| result.as_ref().err());
+            if let Some(error) = failed.rfind(|error| error.is_temporary()) {
                 let error = error.clone().retry(Retry::Safe);
                 results.extend(messages.map(|_| Err(error.clone())));
                 return results;
