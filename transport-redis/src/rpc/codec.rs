@@ -99,6 +99,21 @@ pub(crate) fn decode_call(raw: &Bytes) -> Result<DecodedCall> {
     })
 }
 
+/// Returns the id of a call, if it can be read.
+pub(crate) fn call_id(raw: &[u8]) -> Option<Name> {
+    #[derive(Deserialize)]
+    struct Document<'a> {
+        #[serde(borrow)]
+        metadata: Metadata<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Metadata<'a> {
+        #[serde(borrow)]
+        id: Text<'a>,
+    }
+    serde_json::from_slice::<Document<'_>>(raw).ok().map(|document| document.metadata.id.into())
+}
+
 /// Returns the id and return path of a call that cannot be read, if these can be, to answer it.
 pub(crate) fn salvage_call(raw: &[u8]) -> Option<(Name, ReturnPath)> {
     let [id, path] = salvage_section(raw, "metadata", ["id", "return_path"])?;

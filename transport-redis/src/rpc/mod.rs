@@ -3,6 +3,7 @@
 
 mod codec;
 mod expiry;
+mod prune;
 mod send;
 mod source;
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     expiry::{milliseconds_until, set_expiry},
+    prune::Pruner,
     queue_key,
 };
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     client::Client,
     error::Sent,
     link::{self, Link},
+    value,
 };
 
 /// An encoded call.
@@ -27,11 +29,14 @@ pub(super) struct Outgoing {
 
 /// Sends calls: first their expiry keys, then the calls, so that no worker can find a call without its
 /// key.
-pub(super) struct CallSender(Arc<Client>);
+pub(super) struct CallSender {
+    client: Arc<Client>,
+    pruner: Pruner,
+}
 
 impl CallSender {
     pub(super) fn new(client: Arc<Client>) -> Self {
-        Self(client)
+        Self { pruner: Pruner::new(Arc::clone(&client)), client }
     }
 
     /// Sends one `SET` for each call, then one `RPUSH` for each queue. Returns one answer for each call.
@@ -70,7 +75,7 @@ impl CallSender {
             return answers;
         }
         let mut members = Vec::with_capacity(queues.len());
-        if self.0.is_cluster() {
+        if self.client.is_cluster() {
             // The keys live on other servers: all must be set before the first call is sent.
             let mut pushes = Pipeline::with_capacity(queues.len());
             for (_, push, of) in queues {
@@ -85,14 +90,14 @@ impl CallSender {
                 }),
                 Err(error) => Err(error),
             };
-            self.assign(link, sent, keys, &members, &mut answers);
+            self.assign(link, calls, sent, (keys, &members), &mut answers);
         } else {
             for (_, push, of) in queues {
                 pipeline.add_command(push);
                 members.push(of);
             }
             let sent = link.pipeline(&pipeline).await;
-            self.assign(link, sent, keys, &members, &mut answers);
+            self.assign(link, calls, sent, (keys, &members), &mut answers);
         }
         answers
     }
@@ -101,15 +106,15 @@ impl CallSender {
     fn assign(
         &self,
         link: &Arc<Link>,
+        calls: &[Arc<Outgoing>],
         sent: redis::RedisResult<Vec<Value>>,
-        keys: usize,
-        queues: &[Vec<usize>],
+        (keys, queues): (usize, &[Vec<usize>]),
         answers: &mut [Result<()>],
     ) {
         let sent = match sent {
             Ok(sent) => sent,
             Err(error) => {
-                let error = self.0.explain(link, error, Sent::Maybe);
+                let error = self.client.explain(link, error, Sent::Maybe);
                 for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
                     *answer = Err(error.clone());
                 }
@@ -118,7 +123,7 @@ impl CallSender {
         };
         let mut sent = sent.into_iter();
         let refused = |error: RedisError, answer: &mut Result<()>| {
-            *answer = Err(self.0.explain(link, error, Sent::No));
+            *answer = Err(self.client.explain(link, error, Sent::No));
         };
         for (answer, set) in
             answers.iter_mut().filter(|answer| answer.is_ok()).zip(sent.by_ref().take(keys))
@@ -128,9 +133,16 @@ impl CallSender {
             }
         }
         for (members, pushed) in queues.iter().zip(sent) {
-            if let Err(error) = link::answer(pushed) {
-                for index in members {
-                    refused(error.clone(), &mut answers[*index]);
+            match link::answer(pushed) {
+                Ok(length) => {
+                    if let (Some(length), Some(first)) = (value::int(&length), members.first()) {
+                        self.pruner.noticed(&calls[*first].api, length);
+                    }
+                }
+                Err(error) => {
+                    for index in members {
+                        refused(error.clone(), &mut answers[*index]);
+                    }
                 }
             }
         }
@@ -146,13 +158,13 @@ impl BatchSender for CallSender {
     }
 
     async fn one(&self, call: Arc<Outgoing>) -> Result<()> {
-        let link = self.0.shared().await?;
+        let link = self.client.shared().await?;
         let call = std::slice::from_ref(&call);
         self.push(&link, call).await.pop().unwrap_or_else(|| Err(Error::too_late()))
     }
 
     async fn many(&self, calls: Vec<Arc<Outgoing>>) -> Vec<Result<()>> {
-        match self.0.shared().await {
+        match self.client.shared().await {
             Ok(link) => self.push(&link, &calls).await,
             Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
         }

@@ -26,7 +26,7 @@ use super::{
     WHAT,
     codec::{self, DecodedCall},
     expiry::{Left, milliseconds_until, of_expiry_keys, set_expiry},
-    queue_key,
+    prune, queue_key,
 };
 use crate::{
     RpcConfig,
@@ -193,9 +193,7 @@ impl CallSource {
             let count = popped.len().min(max);
             popped.drain(..count).collect()
         };
-        if batch.is_empty() {
-            return Ok(Vec::new());
-        }
+        let Some(queue) = batch.first().map(|raw| raw.queue) else { return Ok(Vec::new()) };
         let mut calls: Vec<(DecodedCall, Raw)> = Vec::with_capacity(batch.len());
         let mut unreadable = Vec::new();
         for raw in batch {
@@ -251,11 +249,34 @@ impl CallSource {
                 CallToken { queue: raw.queue, id, message: raw.message, deadline },
             ));
         }
+        if dropped > 0 && fetched.is_empty() {
+            self.prune(queue).await;
+        }
         if dropped > 0 {
             let total = self.expired.fetch_add(dropped, Ordering::Relaxed) + dropped;
             tracing::debug!(dropped, total, "calls that have expired were dropped");
         }
         Ok(fetched)
+    }
+
+    /// Removes expired calls from the head of a queue, behind some that were: there may be many.
+    async fn prune(&self, queue: usize) {
+        let queue = &self.queues[queue];
+        // Boxed: it is rare, and would be part of every fetch's future.
+        match Box::pin(prune::prune(self.reader.client(), queue)).await {
+            Ok(0) => {}
+            Ok(removed) => {
+                let removed = removed as u64;
+                let total = self.expired.fetch_add(removed, Ordering::Relaxed) + removed;
+                tracing::debug!(
+                    dropped = removed,
+                    total,
+                    queue,
+                    "calls that have expired were dropped"
+                );
+            }
+            Err(error) => tracing::debug!(%error, queue, "expired calls could not be removed"),
+        }
     }
 
     /// Deletes the expiry keys, and returns what they had left. No other worker can run the calls then.

@@ -4,6 +4,7 @@
 mod basic;
 mod conformance;
 mod events;
+mod expired;
 mod installations;
 mod leaving;
 mod logs;
