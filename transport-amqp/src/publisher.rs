@@ -212,7 +212,6 @@ impl Publisher {
         message: Message,
         deadline: Instant,
     ) -> Result<Published> {
-        out.link.limits().check(&message.properties, message.body.len())?;
         let _room = self.room(out, message.cost(), deadline).await?;
         if message.is_large() {
             return self.large_channel(out, deadline).await?.publish(message, deadline).await;

@@ -1,9 +1,14 @@
 //! Sends records, many in flight. A batch is answered when its last record is confirmed.
+//!
+//! librdkafka puts records of one partition together, up to its own limit, and the topic's limit
+//! (`max.message.bytes`) may be lower. Kafka then refuses them all, though each may be small enough; it has
+//! stored none. So each is sent once more, in a request of its own, by [`Single`], and what is refused then
+//! is too large. Such records come behind others that were sent after them. Held by tests/transport/sizes.rs.
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -14,7 +19,7 @@ use rdkafka::{
     ClientContext, Message,
     config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode as Code},
-    message::OwnedHeaders,
+    message::{BorrowedMessage, OwnedHeaders},
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
 use tokio::sync::oneshot;
@@ -57,7 +62,8 @@ impl Producer {
         config: &ClientConfig,
         refusals: &Arc<Refusals>,
     ) -> std::result::Result<Self, KafkaError> {
-        let reports = DeliveryReports(Arc::clone(refusals));
+        let single = Single::new(config.clone(), Arc::clone(refusals));
+        let reports = DeliveryReports { refusals: Arc::clone(refusals), single: Some(single) };
         let threaded = ThreadedProducer::from_config_and_context(config, reports)?;
         Ok(Self { threaded, broken: AtomicBool::new(false) })
     }
@@ -176,17 +182,63 @@ impl Ticket {
     }
 }
 
+/// Sends records in requests of their own. Connects with the first.
+struct Single {
+    config: ClientConfig,
+    refusals: Arc<Refusals>,
+    producer: OnceLock<std::result::Result<ThreadedProducer<DeliveryReports>, KafkaError>>,
+}
+
+impl Single {
+    fn new(mut config: ClientConfig, refusals: Arc<Refusals>) -> Self {
+        config.set("batch.num.messages", "1");
+        Self { config, refusals, producer: OnceLock::new() }
+    }
+
+    /// Sends a record that was refused as part of a batch. Runs in the thread of the delivery reports, which
+    /// waits while the queue is full.
+    fn send(&self, refused: &BorrowedMessage<'_>, ticket: Box<Ticket>) {
+        let producer = self.producer.get_or_init(|| {
+            let reports = DeliveryReports { refusals: Arc::clone(&self.refusals), single: None };
+            ThreadedProducer::from_config_and_context(&self.config, reports)
+        });
+        let producer = match producer {
+            Ok(producer) => producer,
+            Err(error) => return ticket.complete(Err(error.clone())),
+        };
+        let mut record: BaseRecord<'_, [u8], [u8], Box<Ticket>> =
+            BaseRecord::with_opaque_to(refused.topic(), ticket).partition(refused.partition());
+        record.key = refused.key();
+        record.payload = refused.payload();
+        record.headers = refused.headers().map(|headers| headers.detach());
+        loop {
+            match producer.send(record) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
+                    record = back;
+                    std::thread::sleep(FULL);
+                }
+                Err((error, back)) => return back.delivery_opaque.complete(Err(error)),
+            }
+        }
+    }
+}
+
 /// The context of the producer: takes delivery reports.
-pub(crate) struct DeliveryReports(Arc<Refusals>);
+pub(crate) struct DeliveryReports {
+    refusals: Arc<Refusals>,
+    /// Where records that were refused as part of a batch are sent.
+    single: Option<Single>,
+}
 
 impl ClientContext for DeliveryReports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        self.0.read(facility, text);
+        self.refusals.read(facility, text);
         context::log(level, facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.note(&error, reason);
+        self.refusals.note(&error, reason);
         context::report(&error, reason);
     }
 
@@ -199,11 +251,19 @@ impl ProducerContext for DeliveryReports {
     type DeliveryOpaque = Box<Ticket>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
-        ticket.complete(match result {
-            Ok(record) => Ok(Placed { partition: record.partition(), offset: record.offset() }),
-            Err((error, _)) => Err(error.clone()),
-        });
+        match (result, &self.single) {
+            (Err((error, refused)), Some(single)) if is_too_large(error) => {
+                single.send(refused, ticket);
+            }
+            (Err((error, _)), _) => ticket.complete(Err(error.clone())),
+            (Ok(record), _) => ticket
+                .complete(Ok(Placed { partition: record.partition(), offset: record.offset() })),
+        }
     }
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    matches!(code(error), Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge))
 }
 
 /// The error of a call whose deadline passed while it was sent.

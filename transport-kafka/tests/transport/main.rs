@@ -6,4 +6,5 @@ mod faults;
 mod rebalance;
 mod security;
 mod share;
+mod sizes;
 mod support;
