@@ -117,7 +117,18 @@ impl LossReport {
         };
         let number = |index: usize| numbers.get(index).and_then(value::int).unwrap_or(0);
         self.add(listener, stream, Lost::Unread, u64::try_from(number(0)).unwrap_or(0));
+        // What was counted since the last warning.
+        self.add(listener, stream, Lost::Pending, 0);
         if number(0) > 0 || number(1) > 0 { now } else { after(now, INTERVAL) }
+    }
+
+    /// Warns of what was counted since the last warnings.
+    pub(super) fn finish(&self, listener: &Listener) {
+        let stream = listener.streams.first().map_or("", |stream| &*stream.key);
+        for (count, what) in [(&self.unread, Lost::Unread), (&self.pending, Lost::Pending)] {
+            count.lock().unwrap_or_else(PoisonError::into_inner).next = None;
+            self.add(listener, stream, what, 0);
+        }
     }
 
     /// Counts lost events.

@@ -97,7 +97,7 @@ impl EventSource {
             else {
                 break;
             };
-            match self.search(link, index, from).await? {
+            match self.search(link, state, index, from).await? {
                 Ok(next) => state.streams[index].abandoned = next,
                 Err(error) => return Ok(Err(error)),
             }
@@ -122,7 +122,7 @@ impl EventSource {
             Err(error) => return Ok(Err(error)),
         };
         let Claimed { next, entries, deleted } = Claimed::read(answer);
-        self.note_deleted(index, &deleted);
+        self.note_deleted(state, index, &deleted);
         state.streams[index].abandoned = next;
         let (Some(first), Some(last)) =
             (entries.iter().find_map(id_of), entries.iter().rev().find_map(id_of))
@@ -145,7 +145,13 @@ impl EventSource {
 
     /// Searches the next page of pending entries. Returns where to claim: at the first abandoned one, or
     /// behind the page; `None` at the end.
-    async fn search(&self, link: &Link, index: usize, from: EntryId) -> Answered<Option<EntryId>> {
+    async fn search(
+        &self,
+        link: &Link,
+        state: &State,
+        index: usize,
+        from: EntryId,
+    ) -> Answered<Option<EntryId>> {
         let mut page = self.xautoclaim(
             index,
             // Redis reads a signed number.
@@ -157,7 +163,7 @@ impl EventSource {
         let next = match self.answer(link, page).await? {
             Ok(answer) => {
                 let Claimed { next, deleted, .. } = Claimed::read(answer);
-                self.note_deleted(index, &deleted);
+                self.note_deleted(state, index, &deleted);
                 next
             }
             Err(error) => return Ok(Err(error)),
@@ -173,10 +179,13 @@ impl EventSource {
     }
 
     /// Notes pending entries that are not in their stream any more: Redis has dropped them from the group.
-    /// Those that this process handles are not lost.
-    fn note_deleted(&self, index: usize, deleted: &[EntryId]) {
+    /// Those that this process handles are not lost, and those that it is about to acknowledge are counted.
+    fn note_deleted(&self, state: &State, index: usize, deleted: &[EntryId]) {
         let stream = &self.listener.streams[index];
-        let lost = deleted.iter().filter(|id| !stream.in_flight.contains(**id)).count();
+        let skipped =
+            |id| state.skipped.iter().any(|entry| entry.stream == index && entry.id == id);
+        let lost = deleted.iter().filter(|id| !stream.in_flight.contains(**id) && !skipped(**id));
+        let lost = lost.count();
         if lost > 0 {
             self.losses.add(&self.listener, &stream.key, Lost::Pending, lost as u64);
         }

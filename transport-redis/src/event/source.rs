@@ -314,6 +314,7 @@ impl Source for EventSource {
         let held: Vec<EntryRef> = unseen.chain(self.deferred.drain()).collect();
         self.release(&mut pipeline, held.iter().copied());
         let settled = self.settle_all(&pipeline).await;
+        self.losses.finish(&self.listener);
         for entry in &held {
             self.listener.streams[entry.stream].in_flight.remove([entry.id]);
         }
