@@ -39,7 +39,7 @@ async fn an_abandoned_event_behind_many_pending_ones_is_taken_over() {
     let before = Instant::now();
     let mut heard = process.event.listen(spec).await.unwrap();
     let delivery = soon(heard.next()).await.unwrap().unwrap();
-    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
+    assert!(before.elapsed() < Duration::from_secs(30), "{:?}", before.elapsed());
     assert_eq!(&*delivery.message.id, "6/999");
     delivery.ack.settle(Outcome::Done).await.unwrap();
     // The others were left to their process, and no look has counted as a delivery.
