@@ -182,7 +182,7 @@ async fn calls(place: Place) {
         &["call", "auth.check_password", "username:=7", "password=a"],
     )
     .await;
-    check("call-timeout", &tool, &["call", "auth.slow", "--timeout", "0.2"]).await;
+    check("call-timeout", &tool, &["call", "auth.slow", "--timeout", "2"]).await;
 }
 
 async fn events(place: Place) {
