@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{Closing, Error, ErrorKind, Name, Result, ResultMessage, ReturnPath};
+use crate::{Closing, Error, ErrorKind, Name, Result, ResultMessage, Retry, ReturnPath};
 
 /// The calls of a process that wait for their results. A transport keeps one and feeds it from
 /// its one connection that receives results.
@@ -29,8 +29,14 @@ struct Inner {
 
 #[derive(Default)]
 struct Waiting {
-    senders: HashMap<Name, oneshot::Sender<Result<ResultMessage>>>,
+    senders: HashMap<Name, Waits>,
     closed: bool,
+}
+
+/// A call that waits.
+struct Waits {
+    sender: oneshot::Sender<Result<ResultMessage>>,
+    return_path: ReturnPath,
 }
 
 impl PendingResults {
@@ -51,7 +57,8 @@ impl PendingResults {
         if waiting.closed {
             return Err(Error::closed("the result transport"));
         }
-        waiting.senders.insert(Arc::clone(&id), sender);
+        let waits = Waits { sender, return_path: return_path.clone() };
+        waiting.senders.insert(Arc::clone(&id), waits);
         drop(waiting);
         Ok(PendingResult {
             return_path,
@@ -62,8 +69,8 @@ impl PendingResults {
 
     /// Hands a result to the call that it answers. Returns `false`, and counts it, if no caller waits.
     pub fn complete(&self, result: ResultMessage) -> bool {
-        let sender = self.waiting().senders.remove(&result.rpc_id);
-        let taken = sender.is_some_and(|sender| sender.send(Ok(result)).is_ok());
+        let waits = self.waiting().senders.remove(&result.rpc_id);
+        let taken = waits.is_some_and(|waits| waits.sender.send(Ok(result)).is_ok());
         if !taken {
             self.0.unclaimed.fetch_add(1, Ordering::Relaxed);
         }
@@ -73,15 +80,38 @@ impl PendingResults {
     /// Fails the call `id`, whose result arrived and cannot be read for this reason. Returns `false` if
     /// no caller waits.
     pub fn fail_unreadable(&self, id: &str, reason: &Error) -> bool {
-        let sender = self.waiting().senders.remove(id);
-        sender.is_some_and(|sender| {
+        let waits = self.waiting().senders.remove(id);
+        waits.is_some_and(|waits| {
             let error = Error::new(
                 ErrorKind::Malformed,
                 format!("the result cannot be read: {}", reason.message()),
             )
             .hint("The procedure has run. Does it return what JSON cannot hold, such as NaN?");
-            sender.send(Err(error)).is_ok()
+            waits.sender.send(Err(error)).is_ok()
         })
+    }
+
+    /// Fails the calls whose results were to be sent to this path, which leads nowhere any more: their
+    /// callers must not wait in vain. Returns how many they were.
+    ///
+    /// They fail with [`Unavailable`](ErrorKind::Unavailable) and
+    /// [`Retry::MayDuplicate`](crate::Retry), because their procedures may have run.
+    pub fn fail_lost(&self, return_path: &ReturnPath) -> usize {
+        let lost: Vec<_> = {
+            let mut waiting = self.waiting();
+            waiting.senders.extract_if(|_, waits| waits.return_path == *return_path).collect()
+        };
+        let count = lost.len();
+        for (_, waits) in lost {
+            let error = Error::new(
+                ErrorKind::Unavailable,
+                "the connection on which the result was to arrive was lost",
+            )
+            .retry(Retry::MayDuplicate)
+            .hint("The procedure may have run");
+            let _ = waits.sender.send(Err(error));
+        }
+        count
     }
 
     /// How many calls wait.
@@ -106,8 +136,8 @@ impl PendingResults {
     pub fn close(&self) {
         let mut waiting = self.waiting();
         waiting.closed = true;
-        for (_, sender) in waiting.senders.drain() {
-            let _ = sender.send(Err(Error::closed("the result transport")));
+        for (_, waits) in waiting.senders.drain() {
+            let _ = waits.sender.send(Err(Error::closed("the result transport")));
         }
     }
 
@@ -232,6 +262,11 @@ impl<R: Receives> ResultReceiver<R> {
             self.stop();
         }
         Ok(path)
+    }
+
+    /// Whether results that are sent to this path arrive.
+    pub fn is_at(&self, path: &ReturnPath) -> bool {
+        self.running_path().as_ref() == Some(path)
     }
 
     /// Drops the receiver, if there is one.

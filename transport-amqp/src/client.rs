@@ -1,8 +1,10 @@
-//! Connections: one for publishing and one for consuming, each opened when it is needed and replaced
-//! when it breaks.
+//! Connections: one for publishing, one for consuming, and one for the results of calls, each opened
+//! when it is needed and replaced when it breaks.
 //!
-//! Two, because RabbitMQ stops reading from a publishing connection during a resource alarm, and the
-//! acknowledgements of consumers must not wait behind that.
+//! RabbitMQ stops reading from a publishing connection during a resource alarm, and the acknowledgements
+//! of consumers must not wait behind that. It also closes a publishing connection for what is wrong with
+//! one message, or for a fault of its own, and the results of other calls must not be lost with it: where
+//! they go belongs to a channel.
 
 use std::{
     collections::HashSet,
@@ -37,6 +39,7 @@ pub(crate) struct Client {
     endpoint: Endpoint,
     sends: Slot,
     consumes: Slot,
+    receives: Slot,
     /// The node that is tried first; the next one when it does not answer.
     node: AtomicUsize,
     /// The queues that this process fills with past events.
@@ -97,6 +100,7 @@ impl Client {
             endpoint,
             sends: Slot::new("sends"),
             consumes: Slot::new("consumes"),
+            receives: Slot::new("receives"),
             node: AtomicUsize::new(node),
             filling: Mutex::default(),
             users: Users::default(),
@@ -129,6 +133,11 @@ impl Client {
     /// Returns the connection for consuming, and opens it if need be.
     pub(crate) async fn consumes(&self) -> Result<Arc<Link>> {
         self.link(&self.consumes).await
+    }
+
+    /// Returns the connection for the results of calls, and opens it if need be.
+    pub(crate) async fn receives(&self) -> Result<Arc<Link>> {
+        self.link(&self.receives).await
     }
 
     /// Returns the connection for consuming, if it is open.

@@ -13,7 +13,7 @@ use lapin::{
 use lightbus_core::{
     Backoff, Error, ErrorKind, Name, Result,
     time::deadline_after,
-    transport::{ListenSpec, Start},
+    transport::{EventSelector, ListenSpec, Start},
 };
 use tokio::time::sleep;
 
@@ -60,9 +60,16 @@ pub(super) async fn ensure(
     .await
 }
 
-/// Deletes the queues of a group with their messages. It is no error if they do not exist.
-pub(super) async fn remove(client: &Client, config: &EventConfig, group: &str) -> Result<()> {
+/// Deletes the queues of a group, which listened to these events, with their messages. It is no error if
+/// they do not exist.
+pub(super) async fn remove(
+    client: &Client,
+    config: &EventConfig,
+    group: &str,
+    events: &[EventSelector],
+) -> Result<()> {
     let link = client.consumes().await?;
+    unbind_all(&link, config, group, events).await?;
     let channel = link.channel().await?;
     for queue in [queue_of(config, group), topology::dead_letters_of(config, group)] {
         let name = short("the name of a queue", &queue)?;
@@ -84,6 +91,31 @@ async fn declare(link: &Link, channel: &Channel, config: &EventConfig, group: &s
     topology::declare_exchange(link, channel, &topology::exchange_of(config)).await?;
     QueueSpec::dead_letters(group, config).declare(link, channel).await?;
     QueueSpec::group(group, config).declare(link, channel).await
+}
+
+/// Takes a group's queue off the exchange. RabbitMQ 3.10 ends the connection of a process that fires an
+/// event while a quorum queue is deleted to which it is routed (INTERNAL_ERROR).
+async fn unbind_all(
+    link: &Link,
+    config: &EventConfig,
+    group: &str,
+    events: &[EventSelector],
+) -> Result<()> {
+    let exchange = short("the name of an exchange", &topology::exchange_of(config))?;
+    let queue = short("the name of a queue", &queue_of(config, group))?;
+    let each = events.iter().map(|event| routing_key(&event.api, event.event.as_ref()));
+    let all = events.iter().map(|event| routing_key(&event.api, None));
+    for key in each.chain(all) {
+        // One that does not exist may end the channel.
+        let channel = link.channel().await?;
+        let key = short("the name of an event", &key)?;
+        let unbind =
+            channel.queue_unbind(queue.clone(), exchange.clone(), key, FieldTable::default());
+        if let Err(error) = link.request(unbind, Sent::Harmless).await {
+            tracing::debug!(%error, group, "a queue that is to be deleted could not be unbound");
+        }
+    }
+    Ok(())
 }
 
 async fn bind_all(

@@ -125,8 +125,8 @@ impl EventTransport for AmqpEventTransport {
         Ok(self.lag(&spec.group, &spec.events).await?.waiting)
     }
 
-    async fn forget(&self, group: &GroupSpec, _events: &[EventSelector]) -> Result<()> {
-        group::remove(self.handle.client()?, &self.config, &group.name()).await
+    async fn forget(&self, group: &GroupSpec, events: &[EventSelector]) -> Result<()> {
+        group::remove(self.handle.client()?, &self.config, &group.name(), events).await
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {

@@ -47,8 +47,14 @@ impl ResultTransport for AmqpResultTransport {
     async fn expect(&self, id: &Name) -> Result<PendingResult> {
         let client = self.handle.client()?;
         let start = || Receiver::start(client, self.pending.clone());
-        let path = self.receiver.return_path(self.handle.closing(), start).await?;
-        self.pending.register(Name::clone(id), path)
+        loop {
+            let path = self.receiver.return_path(self.handle.closing(), start).await?;
+            let pending = self.pending.register(Name::clone(id), path.clone())?;
+            // Lost meanwhile, it has failed those that were registered before this one.
+            if self.receiver.is_at(&path) || self.handle.closing().is_closed() {
+                return Ok(pending);
+            }
+        }
     }
 
     async fn reply(&self, to: &ReturnPath, result: ResultMessage) -> Result<()> {

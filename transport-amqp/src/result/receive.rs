@@ -36,15 +36,14 @@ pub(super) struct Receiver {
 impl Receiver {
     /// Starts receiving.
     pub(super) async fn start(client: &Client, pending: PendingResults) -> Result<Self> {
-        // On the connection for publishing, because it publishes, if only one message.
-        let link = client.sends().await?;
+        let link = client.receives().await?;
         let channel = link.channel().await?;
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consume =
             channel.basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default());
         let consumer = link.request(consume, Sent::Harmless).await?;
         let path = ReturnPath::new(own_name(&link, &channel).await?);
-        let task = tokio::spawn(receive(consumer, pending));
+        let task = tokio::spawn(receive(consumer, pending, path.clone()));
         Ok(Self { task, channel, path })
     }
 }
@@ -101,18 +100,23 @@ async fn own_name(link: &Link, channel: &Channel) -> Result<String> {
     })
 }
 
-async fn receive(mut consumer: Consumer, pending: PendingResults) {
+async fn receive(mut consumer: Consumer, pending: PendingResults, path: ReturnPath) {
+    receive_until_lost(&mut consumer, &pending).await;
+    // Its channel is gone, so that nothing that is registered from now on is sent here.
+    let lost = pending.fail_lost(&path);
+    if lost > 0 {
+        tracing::warn!(lost, "the results of waiting calls are lost: their callers are told");
+    }
+}
+
+async fn receive_until_lost(consumer: &mut Consumer, pending: &PendingResults) {
     let mut malformed = 0_u64;
     while let Some(delivery) = consumer.next().await {
         let delivery = match delivery {
             Ok(delivery) => delivery,
             Err(error) => {
                 // The next call starts receiving again, with another return path.
-                tracing::warn!(
-                    %error,
-                    lost = pending.len(),
-                    "receiving results was interrupted: the results of waiting calls are lost"
-                );
+                tracing::warn!(%error, "receiving results was interrupted");
                 return;
             }
         };

@@ -305,3 +305,25 @@ async fn a_cluster_goes_on_without_one_of_its_three() {
     }
     answers.abort();
 }
+
+/// A call that RabbitMQ has, whose result can no longer arrive: where it goes belongs to a channel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_result_cannot_arrive_any_more_fails_at_once() {
+    let _one = ONE.lock().await;
+    let Some(server) = RabbitServer::start().await else { return };
+    let process = on(&server);
+    let api = unique("auth");
+    let flow = lightbus_core::FlowControl::new(10, 10);
+    let _calls = soon(process.rpc.serve(ServeSpec { apis: vec![api.as_str().into()], flow })).await;
+    let minute = Duration::from_secs(60);
+    let id = "1".into();
+    let pending = soon(process.result.expect(&id)).await.unwrap();
+    let path = pending.return_path().clone();
+    soon(process.rpc.call(call(&api, &id, path.as_str(), minute))).await.unwrap();
+    server.ctl(&["close_all_connections", "a test"]).await;
+    let error = timeout(Duration::from_secs(20), pending).await.expect("at once").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert_eq!(error.retryable(), Retry::MayDuplicate, "it may have run");
+    let next = soon(process.result.expect(&"2".into())).await.unwrap();
+    assert_ne!(*next.return_path(), path, "results of later calls go elsewhere");
+}
