@@ -63,7 +63,7 @@ fn nothing_names_a_transport_but_the_registry_and_its_fallback() {
 }
 
 /// What is spawned, file by file: the handlers' side, and beside it what clients of brokers need.
-const SPAWN: [(&str, &str); 18] = [
+const SPAWN: [(&str, &str); 19] = [
     ("lightbus-core/src/subscription/merge.rs", "the fetches of merged sources"),
     ("lightbus-core/src/broker/", "what receives results over a simple broker"),
     ("examples/custom_transport/src/", "a client of its own, and the hub that it talks to"),
@@ -72,6 +72,7 @@ const SPAWN: [(&str, &str); 18] = [
     ("src/blocking.rs", "the runtime of code without async"),
     ("transport-redis/src/batcher.rs", "commands of many callers, sent together"),
     ("lightbus-core/src/upkeep.rs", "what a transport does beside its messages"),
+    ("transport-redis/src/rpc/prune.rs", "the removal of expired calls"),
     ("transport-redis/src/result/receive.rs", "results"),
     ("transport-amqp/src/publisher.rs", "confirms of what was published"),
     ("transport-amqp/src/link.rs", "connections"),
