@@ -9,16 +9,18 @@
 //! that come behind it: what opened it may have been dead-lettered long ago, and no other event may be
 //! at work.
 //!
-//! An event of which two deliveries came to nothing may have ended its processes. It is a suspect: it
-//! begins when no other suspect of this process is at work, and alone in its listener. After as many
-//! deliveries as [`deliveries`](super::on_error::RetryPolicy::deliveries) says it is dead-lettered
-//! unhandled.
+//! An event of which two deliveries came to nothing may have ended its processes. It is a suspect: it is
+//! tried when no other suspect of this process is, and alone in its listener. Between two tries it leaves
+//! both to others: in an outage they fail as well, which tells that it is no bad event. It always waits
+//! for its turn among the suspects first, with no place in its listener, and for the place then; two that
+//! did it the other way round would wait for each other. After as many deliveries as
+//! [`deliveries`](super::on_error::RetryPolicy::deliveries) says it is dead-lettered unhandled.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use lightbus_core::{Backoff, Delivery, EventMessage, Outcome, Rejection};
 use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep, timeout},
 };
 
@@ -44,14 +46,36 @@ const SUSPECT_LIMIT: Duration = Duration::from_secs(60);
 /// An event at work.
 pub(super) struct AtWork {
     delivery: Delivery<EventMessage>,
-    /// Held by a suspect.
-    suspect: Option<OwnedSemaphorePermit>,
+    /// Set for a suspect.
+    turn: Option<Turn>,
     /// It failed while the breaker was open, and another event was handled since: now it is bad if its
     /// tries are used up once more, and its failures say nothing of others.
     pub(super) compared: bool,
     failures: Failures,
     /// A listener that waits for a retry is not stalled.
     _held: Held,
+}
+
+/// The turn of a suspect among those of its process.
+struct Turn {
+    suspects: Arc<Semaphore>,
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    /// Waits until no other suspect is tried. Returns `false` if that takes too long.
+    async fn acquire(&mut self, permit: &mut Option<Permit>) -> bool {
+        if self.taken.is_some() {
+            return true;
+        }
+        // The one that has its turn may wait for a place: not for this one's.
+        if let Some(permit) = permit {
+            permit.release();
+        }
+        let turn = timeout(SUSPECT_LIMIT, Arc::clone(&self.suspects).acquire_owned()).await;
+        self.taken = turn.ok().and_then(Result::ok);
+        self.taken.is_some()
+    }
 }
 
 /// The failures of an event in all its tries, also those that do not count.
@@ -197,7 +221,7 @@ impl Listener {
         if self.takes_no_more(phase) {
             return None;
         }
-        let mut suspect = None;
+        let mut turn = None;
         if delivery.is_suspect() {
             let before = delivery.message.attempt.saturating_sub(1);
             let limit = self.policy().deliveries.max(1);
@@ -206,7 +230,11 @@ impl Listener {
                 return None;
             }
             let suspects = Arc::clone(&self.inner.upgrade()?.suspects);
-            suspect = timeout(SUSPECT_LIMIT, suspects.acquire_owned()).await.ok()?.ok();
+            let mut among = Turn { suspects, taken: None };
+            if !among.acquire(permit).await {
+                return None;
+            }
+            turn = Some(among);
         }
         if let Some(permit) = permit {
             permit.acquire(delivery.is_suspect()).await;
@@ -217,7 +245,7 @@ impl Listener {
         let delivery = delivery.begin().await?;
         Some(AtWork {
             delivery,
-            suspect,
+            turn,
             compared: false,
             failures: Failures::default(),
             _held: self.progress.hold(),
@@ -251,7 +279,6 @@ impl Listener {
         permit: &mut Option<Permit>,
         phase: &mut watch::Receiver<Phase>,
     ) -> Tried {
-        let alone = event.suspect.is_some();
         let message = Arc::clone(&event.delivery.message);
         if let Err(error) = self.check(&message) {
             return Tried::Settled(self.unreadable(&message, &error));
@@ -261,7 +288,7 @@ impl Listener {
         let (mut round, mut successes) = (self.breaker.round(), self.breaker.successes());
         let mut began = Instant::now();
         loop {
-            if !event.acquire(permit, alone, phase).await {
+            if !event.acquire(permit, phase).await {
                 return Tried::Settled(End::Return);
             }
             let pass = tokio::select! {
@@ -399,7 +426,7 @@ impl Listener {
         permit: &mut Option<Permit>,
         phase: &mut watch::Receiver<Phase>,
     ) -> Probe {
-        if !event.acquire(permit, event.suspect.is_some(), phase).await {
+        if !event.acquire(permit, phase).await {
             return Probe::Drained;
         }
         let message = Arc::clone(&event.delivery.message);
@@ -478,6 +505,9 @@ impl AtWork {
     /// Notes that it waits: another event may be taken in its place, and the broker may take it back.
     pub(super) fn hold_back(&mut self) {
         self.delivery.ack.hold_back();
+        if let Some(turn) = &mut self.turn {
+            turn.taken = None;
+        }
     }
 
     /// Whether it may be tried again: `false` if the broker has taken it back.
@@ -496,20 +526,27 @@ impl AtWork {
         self.failures.first.is_some_and(|first| first.elapsed() >= limit)
     }
 
-    /// Takes a place among those that work. `false` if the bus drains.
-    async fn acquire(
+    /// Takes a place among those that work. `false` if the bus drains, or another suspect takes too long.
+    pub(super) async fn acquire(
         &mut self,
         permit: &mut Option<Permit>,
-        alone: bool,
         phase: &mut watch::Receiver<Phase>,
     ) -> bool {
-        if let Some(permit) = permit {
-            tokio::select! {
-                biased;
-                () = permit.acquire(alone) => {}
-                () = drained(phase) => return false,
+        let work = async {
+            if let Some(turn) = &mut self.turn
+                && !turn.acquire(permit).await
+            {
+                return false;
             }
+            if let Some(permit) = permit {
+                permit.acquire(self.turn.is_some()).await;
+            }
+            true
+        };
+        tokio::select! {
+            biased;
+            acquired = work => acquired,
+            () = drained(phase) => false,
         }
-        true
     }
 }

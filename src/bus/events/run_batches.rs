@@ -178,7 +178,9 @@ impl Listener {
                 pass = self.breaker.pass() => pass,
                 () = drained(phase) => return,
             };
-            self.go_on(batch);
+            if !self.go_on(batch, phase).await {
+                return;
+            }
             if batch.is_empty() {
                 return;
             }
@@ -246,7 +248,13 @@ impl Listener {
     }
 
     /// Goes on with events that were held back, without those that the broker has taken back meanwhile.
-    fn go_on(&self, batch: &mut Vec<AtWork>) {
+    /// Returns `false` if none may be tried now.
+    async fn go_on(&self, batch: &mut Vec<AtWork>, phase: &mut watch::Receiver<Phase>) -> bool {
+        for event in batch.iter_mut() {
+            if !event.acquire(&mut None, phase).await {
+                return false;
+            }
+        }
         let mut ours = Vec::with_capacity(batch.len());
         for mut event in batch.drain(..) {
             if event.go_on() {
@@ -256,6 +264,7 @@ impl Listener {
             }
         }
         *batch = ours;
+        true
     }
 
     /// One try of all of them. Ends those that are handled or cannot be read; why the others failed, or

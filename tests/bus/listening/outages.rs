@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lightbus::{RetryPolicy, health::Condition, prelude::*};
+use lightbus::{RetryPolicy, health::Condition, prelude::*, testing::TestBus};
 
 use lightbus_tests::{Place, eventually, on_every_transport, soon};
 
@@ -458,5 +458,57 @@ async fn an_outage_of_two_minutes_dead_letters_nothing_with_default_settings() {
         assert_eq!(notes.sorted(), (0..100).collect::<Vec<_>>(), "{batches}");
         assert_eq!(letters(&bus).await, []);
         assert!(bus.health().healthy);
+    }
+}
+
+/// Events that were at work in processes that died are handled one after the other: the one that waits
+/// for what it needs and the one behind it must not wait for each other.
+#[tokio::test(start_paused = true)]
+async fn events_of_processes_that_died_go_on_as_soon_as_an_outage_is_over() {
+    for concurrency in [1, 4] {
+        for outage in [3, 30, 100] {
+            let test = TestBus::start().await.unwrap();
+            for round in 0..2 {
+                let dying = test.process("shop").await.unwrap();
+                register(&dying).await;
+                let begun = Arc::new(AtomicUsize::new(0));
+                let count = Arc::clone(&begun);
+                let hangs = move |_: Ordered| {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    std::future::pending()
+                };
+                dying.listen("watch", hangs).concurrency(concurrency).await.unwrap();
+                if round == 0 {
+                    for number in 0..4 {
+                        order(&dying, &format!("customer {number}"), number).await;
+                    }
+                }
+                let at_work = async || begun.load(Ordering::SeqCst) == concurrency;
+                eventually("they are at work", at_work).await;
+                test.kill(dying);
+            }
+            let bus = test.process("shop").await.unwrap();
+            register(&bus).await;
+            let (database, notes) = (Database::away(), Notes::default());
+            let (asked, noted) = (database.clone(), notes.clone());
+            bus.listen("watch", move |event: Ordered| {
+                let (asked, noted) = (asked.clone(), noted.clone());
+                async move {
+                    asked.ask()?;
+                    noted.add(event.number.to_string());
+                    Ok(())
+                }
+            })
+            .concurrency(concurrency)
+            .await
+            .unwrap();
+            tokio::time::sleep(Duration::from_secs(outage)).await;
+            database.come_back();
+            let began = tokio::time::Instant::now();
+            eventually("all are handled", async || notes.all().len() == 4).await;
+            let took = began.elapsed();
+            assert!(took <= Duration::from_secs(21), "{concurrency}: {took:?} after {outage} s");
+            assert_eq!(letters(&bus).await, []);
+        }
     }
 }
