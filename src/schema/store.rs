@@ -12,7 +12,9 @@ use std::{
 };
 
 use futures_util::stream::{self, StreamExt};
-use lightbus_core::{Error, Name, Result, codec, time::LONGEST, transport::SchemaTransport};
+use lightbus_core::{
+    Error, ErrorKind, Name, Result, codec, time::LONGEST, transport::SchemaTransport,
+};
 use serde_json::value::RawValue;
 use tokio::{
     sync::{Mutex, Notify},
@@ -214,23 +216,30 @@ impl SchemaStore {
         Ok(self.get(api))
     }
 
-    /// Waits until the schema of an API is on the bus. However many wait, one of them reads the bus.
-    pub(crate) async fn arrival(&self, api: &str) -> Arc<ApiSchema> {
+    /// Waits until the schema of an API is on the bus. However many wait, one of them reads the bus. Fails
+    /// once the transport is closed.
+    pub(crate) async fn arrival(&self, api: &str) -> Result<Arc<ApiSchema>> {
         loop {
             let mut looked = pin!(self.looked.notified());
             looked.as_mut().enable();
             if let Some(schema) = self.get(api) {
-                return schema;
+                return Ok(schema);
             }
             tokio::select! {
                 biased;
                 () = looked => {}
                 _looking = self.looking.lock() => {
-                    sleep(LOOK).await;
-                    if let Err(error) = self.load().await {
-                        tracing::debug!(%error, api, "cannot read the schema that is waited for");
+                    match self.load().await {
+                        Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
+                        Err(error) => {
+                            tracing::debug!(%error, api, "cannot read the schema that is waited for");
+                        }
+                        Ok(()) => {}
                     }
                     self.looked.notify_waiters();
+                    if self.get(api).is_none() {
+                        sleep(LOOK).await;
+                    }
                 }
             }
         }

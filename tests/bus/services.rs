@@ -63,6 +63,7 @@ on_every_transport!(
     an_unknown_procedure_names_those_that_exist,
     nobody_serving_is_said,
     a_service_that_starts_later_is_waited_for,
+    a_call_that_waits_for_its_service_ends_with_the_bus,
     a_slow_procedure_is_a_timeout,
     two_workers_share_the_calls,
     an_event_reaches_each_listener_once,
@@ -175,6 +176,18 @@ async fn a_service_that_starts_later_is_waited_for(place: Place) {
     for answer in soon("the answers", calls).await {
         assert!(answer.unwrap());
     }
+}
+
+async fn a_call_that_waits_for_its_service_ends_with_the_bus(place: Place) {
+    let caller = place.bus("web").await;
+    let client = AuthClient::new(&caller);
+    let call = client.check_password("a", "b").timeout(Duration::from_secs(600)).into_future();
+    let mut call = tokio::spawn(call);
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut call).await;
+    assert!(early.is_err(), "no process serves it: {early:?}");
+    soon("closing", caller.close()).await.unwrap();
+    let error = soon("the call", call).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
 }
 
 async fn a_slow_procedure_is_a_timeout(place: Place) {

@@ -351,7 +351,7 @@ impl Inner {
             Ok(Some(schema)) => Ok(Some(schema)),
             Ok(None) => {
                 stage.reach(Stage::UNSERVED);
-                let schema = self.schema.arrival(&entry.name).await;
+                let schema = self.schema.arrival(&entry.name).await?;
                 stage.reach(Stage::default().reached());
                 Ok(Some(schema))
             }

@@ -27,7 +27,7 @@ use std::{
 use async_trait::async_trait;
 use lapin::message::Delivery;
 use lightbus_core::{
-    Closing, Error, ErrorKind, EventMessage, Name, Outcome, Result, Source, json,
+    Closing, Error, ErrorKind, EventMessage, Name, Outcome, Result, Source, Upkeep, json,
     time::deadline_after,
     transport::{EventSelector, ListenSpec},
 };
@@ -37,7 +37,7 @@ use super::{
     codec::{Raw, Read, wanted},
     dead_letters, group,
     prefetch::{Active, Gate, Held, Prefetch, Stop},
-    watch::{Report, Reports, Watch, Watched},
+    watch::{Report, Reports, Watched},
 };
 use crate::{
     EventConfig, QueueType, client::Client, error::Sent, link::Link, publisher::Publisher,
@@ -85,7 +85,7 @@ pub(super) struct EventSource {
     active: tokio::sync::Mutex<Option<Active>>,
     reports: Arc<Reports>,
     /// From the start to the end of the source.
-    watch: Mutex<Option<Watch>>,
+    watch: Mutex<Option<Upkeep>>,
     /// Messages that cannot be read, and are not dead-lettered yet.
     rejected: Mutex<VecDeque<Rejected>>,
 }
@@ -138,7 +138,7 @@ impl EventSource {
         Ok(())
     }
 
-    fn watch(&self) -> MutexGuard<'_, Option<Watch>> {
+    fn watch(&self) -> MutexGuard<'_, Option<Upkeep>> {
         // Nothing panics while it is locked.
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }

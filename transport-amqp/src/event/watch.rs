@@ -20,8 +20,8 @@ use std::{
 };
 
 use lapin::Channel;
-use lightbus_core::{Error, ErrorKind, Result, transport::ListenSpec};
-use tokio::{task::JoinHandle, time::sleep};
+use lightbus_core::{Error, ErrorKind, Result, Upkeep, transport::ListenSpec};
+use tokio::time::sleep;
 
 use super::{group, prefetch::Prefetch};
 use crate::{EventConfig, client::Client, link::Link, topology};
@@ -53,16 +53,6 @@ impl Reports {
     }
 }
 
-/// Watches until it is dropped.
-#[derive(Debug)]
-pub(super) struct Watch(JoinHandle<()>);
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// What a watch needs to restore a listener.
 pub(super) struct Watched {
     pub(super) client: Arc<Client>,
@@ -73,11 +63,16 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn start(self) -> Watch {
-        Watch(tokio::spawn(self.watch()))
+    /// Watches until what it returns is dropped.
+    pub(super) fn start(self) -> Upkeep {
+        let watched = Arc::new(self);
+        Upkeep::start("watching the exchange of events", move || {
+            let watched = Arc::clone(&watched);
+            async move { watched.watch().await }
+        })
     }
 
-    async fn watch(self) {
+    async fn watch(&self) {
         let mut channel = None;
         for look in 1_u32.. {
             sleep(LOOK).await;
