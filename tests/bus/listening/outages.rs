@@ -49,6 +49,27 @@ impl Database {
         self.is_back.store(true, Ordering::SeqCst);
     }
 
+    /// A handler that asks it, and notes the event.
+    fn needed_by_events(
+        &self,
+        notes: &Notes,
+    ) -> impl Fn(Ordered) -> std::future::Ready<HandlerResult> + Send + Sync + use<> {
+        let (asked, noted) = (self.clone(), notes.clone());
+        move |event| std::future::ready(asked.ask().map(|()| noted.add(event.number.to_string())))
+    }
+
+    /// The same for events in batches.
+    fn needed_by_batches(
+        &self,
+        notes: &Notes,
+    ) -> impl Fn(Vec<Ordered>) -> std::future::Ready<HandlerResult> + Send + Sync + use<> {
+        let (asked, noted) = (self.clone(), notes.clone());
+        move |events| {
+            let note = |event: &Ordered| noted.add(event.number.to_string());
+            std::future::ready(asked.ask().map(|()| events.iter().for_each(note)))
+        }
+    }
+
     /// Waits until handlers have asked so often that the tries of an event, three, are used up several
     /// times over, though one event at a time asks.
     async fn is_asked_for_more_than_all_tries(&self) {
@@ -79,20 +100,12 @@ async fn an_outage_dead_letters_nothing_and_is_seen_in_health(place: Place) {
         let bus = place.bus("shop").await;
         register(&bus).await;
         let (database, notes) = (Database::away(), Notes::default());
-        let (asked, noted) = (database.clone(), notes.clone());
         let name = format!("watch{concurrency}");
-        bus.listen(&name, move |event: Ordered| {
-            let (asked, noted) = (asked.clone(), noted.clone());
-            async move {
-                asked.ask()?;
-                noted.add(event.number.to_string());
-                Ok(())
-            }
-        })
-        .concurrency(concurrency)
-        .on_error(OnError::Retry(outlasting(3)))
-        .await
-        .unwrap();
+        bus.listen(&name, database.needed_by_events(&notes))
+            .concurrency(concurrency)
+            .on_error(OnError::Retry(outlasting(3)))
+            .await
+            .unwrap();
         for number in 0..20 {
             order(&bus, &format!("customer {number}"), number).await;
         }
@@ -188,19 +201,11 @@ async fn a_batch_waits_out_an_outage_too(place: Place) {
     let bus = place.bus("shop").await;
     register(&bus).await;
     let (database, notes) = (Database::away(), Notes::default());
-    let (asked, noted) = (database.clone(), notes.clone());
-    bus.listen_in_batches("watch", move |events: Vec<Ordered>| {
-        let (asked, noted) = (asked.clone(), noted.clone());
-        async move {
-            asked.ask()?;
-            events.iter().for_each(|event| noted.add(event.number.to_string()));
-            Ok(())
-        }
-    })
-    .batch(5, Duration::from_millis(20))
-    .on_error(OnError::Retry(outlasting(3)))
-    .await
-    .unwrap();
+    bus.listen_in_batches("watch", database.needed_by_batches(&notes))
+        .batch(5, Duration::from_millis(20))
+        .on_error(OnError::Retry(outlasting(3)))
+        .await
+        .unwrap();
     for number in 0..20 {
         order(&bus, "anna", number).await;
     }
@@ -290,17 +295,7 @@ async fn a_listener_in_an_outage_is_not_restarted_as_stalled() {
     let bus = Place::memory().unwrap().bus("shop").await;
     register(&bus).await;
     let (database, notes) = (Database::away(), Notes::default());
-    let (asked, noted) = (database.clone(), notes.clone());
-    bus.listen("watch", move |event: Ordered| {
-        let (asked, noted) = (asked.clone(), noted.clone());
-        async move {
-            asked.ask()?;
-            noted.add(event.number.to_string());
-            Ok(())
-        }
-    })
-    .await
-    .unwrap();
+    bus.listen("watch", database.needed_by_events(&notes)).await.unwrap();
     for number in 0..1000 {
         order(&bus, "anna", number).await;
     }
@@ -391,18 +386,10 @@ async fn an_event_that_was_alone_in_its_batch_waits_out_an_outage() {
     let bus = Place::memory().unwrap().bus("shop").await;
     register(&bus).await;
     let (database, notes) = (Database::away(), Notes::default());
-    let (asked, noted) = (database.clone(), notes.clone());
-    bus.listen_in_batches("watch", move |events: Vec<Ordered>| {
-        let (asked, noted) = (asked.clone(), noted.clone());
-        async move {
-            asked.ask()?;
-            events.iter().for_each(|event| noted.add(event.number.to_string()));
-            Ok(())
-        }
-    })
-    .on_error(OnError::Retry(outlasting(3)))
-    .await
-    .unwrap();
+    bus.listen_in_batches("watch", database.needed_by_batches(&notes))
+        .on_error(OnError::Retry(outlasting(3)))
+        .await
+        .unwrap();
     order(&bus, "anna", 0).await;
     eventually("it is tried", async || database.refused.load(Ordering::SeqCst) > 0).await;
     order(&bus, "anna", 1).await;
@@ -490,18 +477,10 @@ async fn events_of_processes_that_died_go_on_as_soon_as_an_outage_is_over() {
             let bus = test.process("shop").await.unwrap();
             register(&bus).await;
             let (database, notes) = (Database::away(), Notes::default());
-            let (asked, noted) = (database.clone(), notes.clone());
-            bus.listen("watch", move |event: Ordered| {
-                let (asked, noted) = (asked.clone(), noted.clone());
-                async move {
-                    asked.ask()?;
-                    noted.add(event.number.to_string());
-                    Ok(())
-                }
-            })
-            .concurrency(concurrency)
-            .await
-            .unwrap();
+            bus.listen("watch", database.needed_by_events(&notes))
+                .concurrency(concurrency)
+                .await
+                .unwrap();
             tokio::time::sleep(Duration::from_secs(outage)).await;
             database.come_back();
             let began = tokio::time::Instant::now();
